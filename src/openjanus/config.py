@@ -1,0 +1,572 @@
+"""What a Janus is made of: frozen configurations, presets, and our own ``config.json``.
+
+Nothing here imports torch. A configuration is plain data: every size that a module needs is a
+field or a property of one of these classes, and no size is written anywhere else.
+
+A door (an encoder for understanding, a tokenizer for generation) is configured by a class whose
+``type`` names it. ``register_door_config`` adds a class of one's own, so that a new door is a
+configuration, not a change of this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+FORMAT_VERSION = 1
+"""Version of our own ``config.json``. A newer file is refused, an older one migrated."""
+
+UND_SYSTEM_PROMPT = (
+    "You are a helpful language and vision assistant. You are able to understand the visual "
+    "content that the user provides, and assist the user with a variety of tasks using natural "
+    "language."
+)
+"""System prompt of the released models when they answer (none when they draw)."""
+
+
+def _require(rule: bool, message: str) -> None:
+    if not rule:
+        raise ValueError(message)
+
+
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(
+            value > 0,
+            f"{type(config).__name__}.{name} must be > 0, got {value}: give a positive size",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderConfig:
+    """The language model in the middle: a Llama-style decoder."""
+
+    vocab_size: int
+    """Text vocabulary V, special tokens included."""
+    hidden_size: int
+    """Width D of the residual stream."""
+    intermediate_size: int
+    """Width of the SwiGLU."""
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    """Heads of keys and values; fewer than ``num_attention_heads`` is grouped-query attention."""
+    head_dim: int | None = None
+    """Width of a head; None means hidden_size / num_attention_heads."""
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    max_position_embeddings: int = 4096
+    """Context in tokens."""
+    tie_word_embeddings: bool = False
+    """Whether lm_head is the embedding table."""
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "max_position_embeddings",
+            "rms_norm_eps",
+            "rope_theta",
+        )
+        _require(
+            self.num_attention_heads % self.num_key_value_heads == 0,
+            f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
+            f"num_key_value_heads ({self.num_key_value_heads}): change one of them",
+        )
+        if self.head_dim is None:
+            _require(
+                self.hidden_size % self.num_attention_heads == 0,
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads}): change one of them or set head_dim",
+            )
+        _require(
+            self.head_size % 2 == 0,
+            f"head_dim must be even for rotary positions, got {self.head_size}: change the heads",
+        )
+
+    @property
+    def head_size(self) -> int:
+        """Width K of a head."""
+        if self.head_dim is not None:
+            return self.head_dim
+        return self.hidden_size // self.num_attention_heads
+
+
+class DoorConfig(Protocol):
+    """What every door's configuration has: a type name, set once for its class."""
+
+    type: ClassVar[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiglipConfig:
+    """Understanding encoder: a SigLIP vision tower (Janus, section 3.1)."""
+
+    type: ClassVar[str] = "siglip"
+
+    image_size: int
+    """Side S of the square input, in pixels."""
+    patch_size: int
+    hidden_size: int
+    """Width C of the features."""
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    layer_norm_eps: float = 1e-6
+    select_layer: int = -1
+    """Which layer's output is used, counted as a list index; -1 is the last."""
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            "image_size",
+            "patch_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+        )
+        _require(
+            self.image_size % self.patch_size == 0,
+            f"image_size ({self.image_size}) must be a multiple of patch_size "
+            f"({self.patch_size}): change one of them",
+        )
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+            f"({self.num_attention_heads}): change one of them",
+        )
+        _require(
+            -self.num_hidden_layers <= self.select_layer < self.num_hidden_layers,
+            f"select_layer must be in [-{self.num_hidden_layers}, {self.num_hidden_layers - 1}], "
+            f"got {self.select_layer}: use -1 for the last layer",
+        )
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Features N an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def output_size(self) -> int:
+        """Width of a feature as it leaves the encoder."""
+        return self.hidden_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedEncoderConfig:
+    """Understanding through the other face's tokenizer (Exp-A and B of Janus, Table 5)."""
+
+    type: ClassVar[str] = "shared"
+
+    shared_with: str = "vq"
+    """Name of the module whose encoder serves both faces."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.shared_with == "vq",
+            f"shared_with must name the generation tokenizer 'vq', got {self.shared_with!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VQConfig:
+    """Generation tokenizer: LlamaGen's VQ-16 and its relatives (Janus, section 3.1)."""
+
+    type: ClassVar[str] = "vq"
+
+    image_size: int
+    """Side S of the square pictures, in pixels."""
+    base_channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    """One level each; every level but the last halves the side."""
+    num_res_blocks: int = 2
+    """Residual blocks a level in the encoder; the decoder has one more."""
+    z_channels: int = 256
+    codebook_size: int = 16384
+    """Codebook entries C."""
+    codebook_dim: int = 8
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self,
+            "image_size",
+            "base_channels",
+            "num_res_blocks",
+            "z_channels",
+            "codebook_size",
+            "codebook_dim",
+            "norm_groups",
+        )
+        _require(len(self.channel_multipliers) > 0, "channel_multipliers must name a level")
+        for multiplier in self.channel_multipliers:
+            width = self.base_channels * multiplier
+            _require(
+                width % self.norm_groups == 0,
+                f"every VQ width must be a multiple of norm_groups ({self.norm_groups}), "
+                f"got {width}: change base_channels or channel_multipliers",
+            )
+        _require(
+            self.image_size % self.downsample_factor == 0,
+            f"image_size ({self.image_size}) must be a multiple of {self.downsample_factor} "
+            f"({len(self.channel_multipliers)} levels): change one of them",
+        )
+
+    @property
+    def downsample_factor(self) -> int:
+        """Pixels a side that one id stands for."""
+        return 2 ** (len(self.channel_multipliers) - 1)
+
+    @property
+    def grid_size(self) -> int:
+        """Ids a side."""
+        return self.image_size // self.downsample_factor
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Ids N an image."""
+        return self.grid_size**2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessorConfig:
+    """How words and pictures become model inputs; travels with the weights."""
+
+    user_role: str = "<|User|>"
+    assistant_role: str = "<|Assistant|>"
+    und_system_prompt: str = UND_SYSTEM_PROMPT
+    """System prompt when answering; drawing has none."""
+    bos_token: str = "<｜begin▁of▁sentence｜>"
+    eos_token: str = "<｜end▁of▁sentence｜>"
+    pad_token: str = "<｜▁pad▁｜>"
+    boi_token: str = "<begin_of_image>"
+    eoi_token: str = "<end_of_image>"
+    image_token: str = "<image_placeholder>"
+    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    min_size: int = 14
+    """Smallest side after resizing, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JanusConfig:
+    """A whole Janus: one decoder, a door for each face, and how its inputs are made."""
+
+    language: DecoderConfig
+    und_encoder: DoorConfig
+    """Pixels to features; chosen by ``type``."""
+    gen_tokenizer: DoorConfig
+    """Pixels to codebook ids and back; chosen by ``type``."""
+    extra_doors: Mapping[str, DoorConfig] = field(default_factory=dict)
+    """Further inputs by name, each an encoder with an aligner of its own."""
+    processor: ProcessorConfig = field(default_factory=ProcessorConfig)
+
+    def __post_init__(self) -> None:
+        for attribute in ("codebook_size", "codebook_dim", "num_image_tokens"):
+            _require(
+                hasattr(self.gen_tokenizer, attribute),
+                f"gen_tokenizer of type {self.gen_tokenizer.type!r} lacks {attribute}: "
+                "a generation door must say its codebook and its number of ids an image",
+            )
+        if not isinstance(self.und_encoder, SharedEncoderConfig):
+            for attribute in ("image_size", "num_image_tokens"):
+                _require(
+                    hasattr(self.und_encoder, attribute),
+                    f"und_encoder of type {self.und_encoder.type!r} lacks {attribute}: an "
+                    "understanding door must say its picture size and its features an image",
+                )
+
+    @property
+    def num_gen_image_tokens(self) -> int:
+        """Codebook ids N that a drawing takes."""
+        return getattr(self.gen_tokenizer, "num_image_tokens")
+
+    @property
+    def num_und_image_tokens(self) -> int:
+        """Features N that an understood picture takes."""
+        if isinstance(self.und_encoder, SharedEncoderConfig):
+            return self.num_gen_image_tokens
+        return getattr(self.und_encoder, "num_image_tokens")
+
+    @property
+    def und_image_size(self) -> int:
+        """Side in pixels of the understanding input."""
+        if isinstance(self.und_encoder, SharedEncoderConfig):
+            return self.gen_image_size
+        return getattr(self.und_encoder, "image_size")
+
+    @property
+    def gen_image_size(self) -> int:
+        """Side in pixels of a drawing."""
+        return getattr(self.gen_tokenizer, "image_size")
+
+    @property
+    def codebook_size(self) -> int:
+        """Codebook entries C."""
+        return getattr(self.gen_tokenizer, "codebook_size")
+
+    @property
+    def codebook_dim(self) -> int:
+        """Width of a codebook vector."""
+        return getattr(self.gen_tokenizer, "codebook_dim")
+
+
+_DOOR_CONFIGS: dict[str, type] = {
+    cls.type: cls for cls in (SiglipConfig, SharedEncoderConfig, VQConfig)
+}
+
+
+def register_door_config(cls: type) -> type:
+    """Make a door's configuration class known by its ``type``; usable as a decorator.
+
+    Raises:
+        ValueError: The class has no ``type``, or another class has it.
+    """
+    name = getattr(cls, "type", None)
+    _require(isinstance(name, str), f"{cls.__name__} needs a class attribute type: str")
+    known = _DOOR_CONFIGS.setdefault(str(name), cls)
+    _require(known is cls, f"door type {name!r} is taken by {known.__name__}: choose another")
+    return cls
+
+
+def near(name: str, known: list[str]) -> str:
+    """The tail of a message about an unknown name: its near matches, or all that is known."""
+    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if matches:
+        return "did you mean " + " or ".join(repr(match) for match in matches) + "?"
+    return "known: " + ", ".join(sorted(known))
+
+
+def parse_dataclass(cls: type, data: Mapping[str, Any], where: str) -> Any:
+    """Build a frozen configuration from plain data, strictly.
+
+    Args:
+        cls: A dataclass of this module (or a registered door's).
+        data: Its fields by name; lists become tuples.
+        where: How the message names this place, for instance ``config.json: language``.
+
+    Raises:
+        ValueError: ``data`` is not a mapping, a key is unknown, a required one is missing, or a
+            value has the wrong type.
+    """
+    _require(isinstance(data, Mapping), f"{where} must be a mapping, got {type(data).__name__}")
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    for key in data:
+        _require(key in fields, f"{where}: unknown key {key!r}; {near(str(key), list(fields))}")
+    for name, item in fields.items():
+        has_default = not (
+            item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        )
+        _require(name in data or has_default, f"{where}: missing key {name!r}")
+    hints = _resolved_hints(cls)
+    for name, value in data.items():
+        _require(
+            _has_type(value, hints.get(name)),
+            f"{where}: {name} must be {fields[name].type}, got {value!r}",
+        )
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+def _resolved_hints(cls: type) -> dict[str, Any]:
+    """Types of a configuration's fields; empty where a door's module hides their names."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:  # imported for type checkers alone: such a door checks its own values
+        return {}
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether plain data fits a field of numbers, words and their tuples; others always do."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_has_type(value, argument) for argument in arguments)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            return False
+        return all(_has_type(item, arguments[0]) for item in value)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, int | float)
+    return isinstance(value, hint) if hint in (int, str, bool, types.NoneType) else True
+
+
+def parse_door(data: Mapping[str, Any], where: str) -> DoorConfig:
+    """Build a door's configuration from plain data; ``type`` chooses the class."""
+    _require(isinstance(data, Mapping), f"{where} must be a mapping, got {type(data).__name__}")
+    _require("type" in data, f"{where}: missing key 'type'; known: {sorted(_DOOR_CONFIGS)}")
+    kind = data["type"]
+    _require(
+        kind in _DOOR_CONFIGS, f"{where}: unknown type {kind!r}; {near(kind, list(_DOOR_CONFIGS))}"
+    )
+    rest = {key: value for key, value in data.items() if key != "type"}
+    return parse_dataclass(_DOOR_CONFIGS[kind], rest, where)
+
+
+def parse_config(data: Mapping[str, Any], where: str = "config.json") -> JanusConfig:
+    """Build a ``JanusConfig`` from the plain data of our own ``config.json``.
+
+    Raises:
+        ValueError: A newer ``format_version``, an unknown or missing key, or a value against a
+            rule; the message names the place.
+    """
+    _require(isinstance(data, Mapping), f"{where} must be a mapping, got {type(data).__name__}")
+    data = dict(data)
+    version = data.pop("format_version", None)
+    _require(
+        isinstance(version, int) and version >= 1,
+        f"{where}: missing format_version: this is not a config.json written by openjanus",
+    )
+    _require(
+        version <= FORMAT_VERSION,
+        f"{where}: format_version {version} is newer than {FORMAT_VERSION}: "
+        "install a newer openjanus (pip install -U openjanus)",
+    )
+    sections: dict[str, Any] = dict(data)
+    parsers = {
+        "language": lambda v: parse_dataclass(DecoderConfig, v, f"{where}: language"),
+        "und_encoder": lambda v: parse_door(v, f"{where}: und_encoder"),
+        "gen_tokenizer": lambda v: parse_door(v, f"{where}: gen_tokenizer"),
+        "processor": lambda v: parse_dataclass(ProcessorConfig, v, f"{where}: processor"),
+        "extra_doors": lambda v: {
+            name: parse_door(door, f"{where}: extra_doors.{name}") for name, door in v.items()
+        },
+    }
+    for name, parse in parsers.items():
+        if name in sections:
+            sections[name] = parse(sections[name])
+    return parse_dataclass(JanusConfig, sections, where)
+
+
+def config_to_dict(config: JanusConfig) -> dict[str, Any]:
+    """The plain data of our own ``config.json``; ``parse_config`` is its inverse."""
+    data: dict[str, Any] = {"format_version": FORMAT_VERSION}
+    data["language"] = dataclasses.asdict(config.language)
+    data["und_encoder"] = _door_to_dict(config.und_encoder)
+    data["gen_tokenizer"] = _door_to_dict(config.gen_tokenizer)
+    data["extra_doors"] = {k: _door_to_dict(v) for k, v in config.extra_doors.items()}
+    data["processor"] = dataclasses.asdict(config.processor)
+    return data
+
+
+def _door_to_dict(door: DoorConfig) -> dict[str, Any]:
+    return {"type": door.type, **dataclasses.asdict(door)}  # pyright: ignore[reportArgumentType]
+
+
+def load_config(path: Path) -> JanusConfig:
+    """Read our own ``config.json``.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not JSON, or refused by ``parse_config``.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no config.json at {path}: give a folder that openjanus wrote")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): write it again") from error
+    return parse_config(data, where=str(path))
+
+
+def save_config(config: JanusConfig, path: Path) -> None:
+    """Write our own ``config.json``."""
+    text = json.dumps(config_to_dict(config), indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _tiny() -> JanusConfig:
+    """Random weights in a second: for tests, recipes ``tiny/*`` and a look at the interface."""
+    return JanusConfig(
+        language=DecoderConfig(
+            vocab_size=384,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+        ),
+        und_encoder=SiglipConfig(
+            image_size=32,
+            patch_size=8,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+        ),
+        gen_tokenizer=VQConfig(
+            image_size=32,
+            base_channels=32,
+            channel_multipliers=(1, 1, 2, 2),
+            num_res_blocks=1,
+            z_channels=32,
+            codebook_size=64,
+            codebook_dim=8,
+        ),
+        processor=ProcessorConfig(und_system_prompt=""),
+    )
+
+
+def _nano_v0() -> JanusConfig:
+    """The first Janus trained here: 96 px, 144 ids a picture, 13.5 M parameters."""
+    return JanusConfig(
+        language=DecoderConfig(
+            vocab_size=2048,
+            hidden_size=320,
+            intermediate_size=896,
+            num_hidden_layers=6,
+            num_attention_heads=10,
+            num_key_value_heads=5,
+            max_position_embeddings=512,
+        ),
+        und_encoder=SiglipConfig(
+            image_size=96,
+            patch_size=8,
+            hidden_size=160,
+            intermediate_size=480,
+            num_hidden_layers=5,
+            num_attention_heads=5,
+        ),
+        gen_tokenizer=VQConfig(
+            image_size=96,
+            base_channels=32,
+            channel_multipliers=(1, 1, 2, 4),
+            num_res_blocks=1,
+            z_channels=64,
+            codebook_size=1024,
+            codebook_dim=8,
+        ),
+        processor=ProcessorConfig(und_system_prompt=""),
+    )
+
+
+PRESETS = {"tiny": _tiny, "nano-v0": _nano_v0}
+"""Architectures by name; each value builds a ``JanusConfig``."""
+
+
+def preset(name: str) -> JanusConfig:
+    """An architecture by name.
+
+    Raises:
+        KeyError: Unknown name; the message names near matches.
+    """
+    if name not in PRESETS:
+        raise KeyError(f"unknown preset {name!r}; {near(name, list(PRESETS))}")
+    return PRESETS[name]()

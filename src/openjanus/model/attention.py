@@ -1,0 +1,196 @@
+"""Rotary positions, the static KV cache, masks, and grouped-query attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openjanus.config import DecoderConfig
+
+
+def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions, in fp32 (bf16 angles are off after a few tokens).
+
+    Args:
+        positions: (B, T) integer positions.
+        head_dim: Width K of a head.
+        theta: Base of the frequencies.
+
+    Returns:
+        Two (B, 1, T, K) tensors; both halves of K hold the same frequencies.
+    """
+    exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
+    frequencies = 1.0 / theta ** (exponent / head_dim)  # (K/2,)
+    angles = positions[..., None].float() * frequencies  # (B, T, K/2)
+    angles = torch.cat([angles, angles], dim=-1)[:, None]  # (B, 1, T, K)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate (B, H, T, K) queries or keys by their positions; halves are paired, not neighbours."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
+
+
+def causal_mask(length: int, *, device: torch.device | None = None) -> Tensor:
+    """(1, 1, T, T) bool: each token sees itself and what is before it."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
+
+
+def padding_causal_mask(attention_mask: Tensor) -> Tensor:
+    """Causal attention among real tokens.
+
+    Args:
+        attention_mask: (B, T) bool, True = a real token; padding on either side.
+
+    Returns:
+        (B, 1, T, T) bool. A padding token sees itself alone, so that no softmax is empty.
+    """
+    length = attention_mask.shape[1]
+    causal = causal_mask(length, device=attention_mask.device)
+    eye = torch.eye(length, dtype=torch.bool, device=attention_mask.device)
+    return (causal & attention_mask[:, None, None, :]) | eye
+
+
+def document_mask(document_ids: Tensor) -> Tensor:
+    """Causal attention within each document of a packed row.
+
+    Args:
+        document_ids: (B, T) integers, one value a document; padding has a value of its own.
+
+    Returns:
+        (B, 1, T, T) bool.
+    """
+    same = document_ids[:, None, :, None] == document_ids[:, None, None, :]
+    return same & causal_mask(document_ids.shape[1], device=document_ids.device)
+
+
+@dataclass(slots=True)
+class KVCache:
+    """Keys and values of every layer in memory that is allocated once.
+
+    Row b holds the tokens at positions 0 .. its length - 1; who steps the model says where each
+    new token goes, so rows of different lengths share a batch.
+    """
+
+    keys: Tensor
+    """(layers, B, Hkv, capacity, K)."""
+    values: Tensor
+    """(layers, B, Hkv, capacity, K)."""
+
+    @classmethod
+    def allocate(
+        cls,
+        config: DecoderConfig,
+        batch_size: int,
+        capacity: int,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> KVCache:
+        """Zeroed memory for ``batch_size`` rows of up to ``capacity`` tokens."""
+        shape = (
+            config.num_hidden_layers,
+            batch_size,
+            config.num_key_value_heads,
+            capacity,
+            config.head_size,
+        )
+        return cls(
+            torch.zeros(shape, device=device, dtype=dtype),
+            torch.zeros(shape, device=device, dtype=dtype),
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Tokens a row can hold."""
+        return self.keys.shape[3]
+
+    def update(self, layer: int, positions: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values at their positions and return the whole rows.
+
+        Args:
+            layer: Which layer.
+            positions: (B, T) where each new token of each row goes, < capacity.
+            k: (B, Hkv, T, K).
+            v: (B, Hkv, T, K).
+
+        Returns:
+            Keys and values (B, Hkv, capacity, K).
+        """
+        index = positions[:, None, :, None].expand_as(k)
+        self.keys[layer].scatter_(2, index, k)
+        self.values[layer].scatter_(2, index, v)
+        return self.keys[layer], self.values[layer]
+
+    def mask(self, positions: Tensor) -> Tensor:
+        """(B, 1, T, capacity) bool: a token at position p sees positions 0 .. p of its row."""
+        slots = torch.arange(self.capacity, device=positions.device)
+        return slots <= positions[:, None, :, None]
+
+    def copy_row(self, source: KVCache, row: int, targets: list[int], length: int) -> None:
+        """Fork: copy the first ``length`` tokens of a row of ``source`` into rows of this cache."""
+        for target in targets:
+            self.keys[:, target, :, :length] = source.keys[:, row, :, :length]
+            self.values[:, target, :, :length] = source.values[:, row, :, :length]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions (Llama's)."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.head_size
+        self.num_heads = config.num_attention_heads
+        self.num_key_value_heads = config.num_key_value_heads
+        query_size = self.num_heads * self.head_dim
+        key_size = self.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=False)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
+
+    def _split(self, x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)  # (B, heads, T, K)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        *,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            hidden_states: (B, T, D).
+            rotary: From ``rotary_table`` at the tokens' positions.
+            mask: bool, broadcastable to (B, H, T, keys), True = attend; None is causal.
+            cache: Where keys and values are kept; then ``mask`` and ``positions`` are needed.
+            positions: (B, T) cache positions of these tokens.
+
+        Returns:
+            (B, T, D).
+        """
+        q = rotate(self._split(self.q_proj(hidden_states), self.num_heads), *rotary)
+        k = rotate(self._split(self.k_proj(hidden_states), self.num_key_value_heads), *rotary)
+        v = self._split(self.v_proj(hidden_states), self.num_key_value_heads)
+        if cache is not None:
+            assert positions is not None and mask is not None
+            k, v = cache.update(self.layer, positions, k, v)  # (B, Hkv, capacity, K)
+        attended = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            enable_gqa=self.num_heads != self.num_key_value_heads,
+        )  # (B, H, T, K)
+        return self.o_proj(attended.transpose(1, 2).flatten(2))  # (B, T, D)

@@ -1,0 +1,125 @@
+"""The language model in the middle: a Llama-style decoder."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openjanus.config import DecoderConfig
+from openjanus.model.attention import Attention, KVCache, rotary_table
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a gain, computed in fp32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D) in the dtype of ``x``."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """The gated feed-forward network."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    """Attention and feed-forward, each normalised before and added after."""
+
+    def __init__(self, config: DecoderConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        *,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        positions: Tensor,
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D); the arguments are ``Attention``'s."""
+        normed = self.input_layernorm(hidden_states)
+        hidden_states = hidden_states + self.self_attn(
+            normed, rotary, mask=mask, cache=cache, positions=positions
+        )
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class Decoder(nn.Module):
+    """The stack: embeddings in, normalised hidden states out. It has no head."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, layer) for layer in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Run the stack.
+
+        Args:
+            inputs_embeds: (B, T, D).
+            positions: (B, T) rotary positions, and cache positions where there is a cache; None
+                counts from 0.
+            mask: bool, broadcastable to (B, H, T, keys), True = attend. None is causal, or with a
+                cache everything up to each token's own position.
+            cache: Where keys and values are kept.
+
+        Returns:
+            (B, T, D) after the final norm.
+        """
+        if positions is None:
+            length = inputs_embeds.shape[1]
+            positions = torch.arange(length, device=inputs_embeds.device)
+            positions = positions.expand(inputs_embeds.shape[0], length)
+        if cache is not None and mask is None:
+            mask = cache.mask(positions)
+        rotary = rotary_table(positions, self.config.head_size, self.config.rope_theta)
+        hidden_states = inputs_embeds
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states, rotary, mask=mask, cache=cache, positions=positions
+            )
+        return self.norm(hidden_states)
+
+
+class LanguageModel(nn.Module):
+    """The decoder and its head for words, under the released checkpoint's names."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight

@@ -1,0 +1,231 @@
+"""Two faces, one mind: the table of contents of the paper (Janus, section 3.1 and Figure 2).
+
+Understanding:  pixels -> und_encoder -> und_aligner -> decoder -> lm_head  -> words
+Generation:     words  -> decoder     -> gen_head    -> ids     -> vq       -> pixels,
+                each id coming back in through gen_embed -> gen_aligner.
+
+Nothing but the decoder is shared. (The papers call the aligners "adaptors" and gen_head the
+"image head".) Here is no loss, no sampling and no text tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openjanus.config import JanusConfig
+from openjanus.model.decoder import LanguageModel
+from openjanus.model.doors import build_door, build_und_encoder
+
+INIT_STD = 0.02
+
+
+class Aligner(nn.Module):
+    """Two layers from an encoder's width to the decoder's (the papers' adaptor)."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(input_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., input_size) -> (..., D)."""
+        return self.layers(x)
+
+
+class GenHead(nn.Module):
+    """Hidden states to logits over the codebook (the papers' image head)."""
+
+    def __init__(self, hidden_size: int, codebook_size: int) -> None:
+        super().__init__()
+        self.output_mlp_projector = nn.Linear(hidden_size, hidden_size)
+        self.vision_head = nn.Linear(hidden_size, codebook_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., D) -> (..., C)."""
+        return self.vision_head(F.gelu(self.output_mlp_projector(hidden_states)))
+
+
+class JanusModel(nn.Module):
+    """A bare Janus: embeddings in by any door, logits out by one of two heads."""
+
+    def __init__(self, config: JanusConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden_size = config.language.hidden_size
+        self.language_model = LanguageModel(config.language)
+        self.vq = build_door(config.gen_tokenizer)
+        self.und_encoder = build_und_encoder(config.und_encoder, self.vq, config.codebook_dim)
+        self.und_aligner = Aligner(_output_size(self.und_encoder), hidden_size)
+        self.gen_embed = nn.Embedding(config.codebook_size, config.codebook_dim)
+        self.gen_aligner = Aligner(config.codebook_dim, hidden_size)
+        self.gen_head = GenHead(hidden_size, config.codebook_size)
+        self.extra_encoders = nn.ModuleDict(
+            {name: build_door(door) for name, door in config.extra_doors.items()}
+        )
+        self.extra_aligners = nn.ModuleDict(
+            {
+                name: Aligner(_output_size(encoder), hidden_size)
+                for name, encoder in self.extra_encoders.items()
+            }
+        )
+
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """(B, T) text ids -> (B, T, D)."""
+        return self.language_model.model.embed_tokens(input_ids)
+
+    def embed_und(self, pixel_values: Tensor) -> Tensor:
+        """Encode images for understanding (Janus, section 3.1).
+
+        Args:
+            pixel_values: (B, 3, S, S), normalised by the processor.
+
+        Returns:
+            (B, N, D) embeddings, in raster order, for the image slots.
+        """
+        return self.und_aligner(self.und_encoder(pixel_values))
+
+    def embed_gen(self, image_ids: Tensor) -> Tensor:
+        """Bring codebook ids back in (Janus, section 3.1).
+
+        Args:
+            image_ids: (B, N) in [0, C).
+
+        Returns:
+            (B, N, D).
+        """
+        return self.gen_aligner(self.gen_embed(image_ids))
+
+    def embed_extra(self, door: str, values: Tensor) -> Tensor:
+        """Encode the input of a further door.
+
+        Args:
+            door: Its name in ``config.extra_doors``.
+            values: Whatever its encoder takes, batch first.
+
+        Returns:
+            (B, N, D).
+
+        Raises:
+            KeyError: No such door.
+        """
+        if door not in self.extra_encoders:
+            raise KeyError(f"no door {door!r}: config.extra_doors has {list(self.extra_encoders)}")
+        return self.extra_aligners[door](self.extra_encoders[door](values))
+
+    def embed_sequence(
+        self, input_ids: Tensor, slots: Mapping[str, tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """Embed text and put other embeddings into its slots.
+
+        Args:
+            input_ids: (B, T) text ids; ids at slots are looked up and replaced.
+            slots: By any name: a bool mask (B, T), and the embeddings (..., D) that fill its True
+                places in row-major order.
+
+        Returns:
+            (B, T, D); the inputs are left as they were.
+
+        Raises:
+            ValueError: A mask has another number of places than there are embeddings.
+        """
+        embeds = self.embed_text(input_ids)
+        for name, (mask, values) in slots.items():
+            rows = values.reshape(-1, values.shape[-1]).to(embeds.dtype)
+            places = int(mask.sum())
+            if places != len(rows):
+                raise ValueError(
+                    f"{name}: {places} slots for {len(rows)} embeddings: "
+                    "each image needs exactly its own number of slots"
+                )
+            embeds = embeds.masked_scatter(mask[..., None], rows)
+        return embeds
+
+    def text_logits(self, hidden_states: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        return self.language_model.lm_head(hidden_states)
+
+    def image_logits(self, hidden_states: Tensor) -> Tensor:
+        """(..., D) -> (..., C); the state at ``<begin_of_image>`` predicts the first id."""
+        return self.gen_head(hidden_states)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Fill every parameter with fresh random values, the same for the same generator state.
+
+        Linear and embedding weights are normal with std 0.02; convolutions keep PyTorch's scale;
+        the outputs of attention and feed-forward are smaller by the depth, as in GPT-2. A door
+        with an ``init_weights(generator)`` of its own fills itself.
+
+        Raises:
+            ValueError: A door holds a parameter that none of these rules knows.
+        """
+        depth = 2 * self.config.language.num_hidden_layers
+        filled: set[int] = set()
+        for path, module in self.named_modules():
+            fill_itself = getattr(module, "init_weights", None)
+            if module is not self and callable(fill_itself):
+                fill_itself(generator)
+                filled.update(id(parameter) for parameter in module.parameters())
+                continue
+            std = INIT_STD
+            if path.endswith(("o_proj", "down_proj")):
+                std /= depth**0.5
+            for name, parameter in module.named_parameters(recurse=False):
+                if id(parameter) not in filled and not _fill(
+                    module, name, parameter, std, generator
+                ):
+                    raise ValueError(
+                        f"no rule fills {path}.{name}: give {type(module).__name__} a method "
+                        "init_weights(generator)"
+                    )
+
+
+def _fill(
+    module: nn.Module, name: str, parameter: Tensor, std: float, generator: torch.Generator
+) -> bool:
+    """Fill one parameter by its module's kind; False if no rule knows it."""
+    if name == "bias":
+        parameter.zero_()
+    elif isinstance(module, nn.Linear | nn.Embedding) or name == "pos_embed":
+        parameter.normal_(0.0, std, generator=generator)
+    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        bound = parameter[0].numel() ** -0.5
+        parameter.uniform_(-bound, bound, generator=generator)
+    elif name == "weight" and parameter.ndim == 1:
+        parameter.fill_(1.0)  # norms
+    else:
+        return False
+    return True
+
+
+def _output_size(encoder: nn.Module) -> int:
+    size = getattr(encoder, "output_size", None)
+    if not isinstance(size, int):
+        raise ValueError(
+            f"{type(encoder).__name__} needs output_size, the width of its features, to be a door"
+        )
+    return size
+
+
+def build_model(
+    config: JanusConfig,
+    *,
+    device: torch.device | str = "meta",
+    dtype: torch.dtype | None = None,
+) -> JanusModel:
+    """Build a bare model.
+
+    Args:
+        config: What to build.
+        device: ``meta`` builds shapes alone; elsewhere weights are PyTorch's random ones, to be
+            replaced by loading or by ``init_weights``.
+        dtype: Of the parameters; None is fp32.
+    """
+    with torch.device(device):
+        model = JanusModel(config)
+    return model if dtype is None else model.to(dtype)
