@@ -1,0 +1,76 @@
+"""The Janus family of unified multimodal models: define, load, train, run, serve and evaluate it.
+
+    import openjanus
+
+    janus = openjanus.load("nano")
+    janus.draw("two red apples").sheet().save("apples.png")
+    print(janus.chat("What is in the picture?", images=["apples.png"]).text)
+
+Names are imported when they are first used, so that ``import openjanus`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openjanus.config import JanusConfig
+    from openjanus.engine.engine import EngineOptions
+    from openjanus.model.janus import JanusModel
+    from openjanus.pipeline.janus import Janus
+    from openjanus.pipeline.load import build, load
+    from openjanus.pipeline.results import (
+        Drawing,
+        DrawOptions,
+        PartialDrawing,
+        Piece,
+        Reply,
+        Usage,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DrawOptions": "openjanus.pipeline.results",
+    "Drawing": "openjanus.pipeline.results",
+    "EngineOptions": "openjanus.engine.engine",
+    "Janus": "openjanus.pipeline.janus",
+    "JanusConfig": "openjanus.config",
+    "JanusModel": "openjanus.model.janus",
+    "PartialDrawing": "openjanus.pipeline.results",
+    "Piece": "openjanus.pipeline.results",
+    "Reply": "openjanus.pipeline.results",
+    "Usage": "openjanus.pipeline.results",
+    "build": "openjanus.pipeline.load",
+    "load": "openjanus.pipeline.load",
+}
+"""Public names, and the modules that they come from."""
+
+__all__ = [
+    "DrawOptions",
+    "Drawing",
+    "EngineOptions",
+    "Janus",
+    "JanusConfig",
+    "JanusModel",
+    "PartialDrawing",
+    "Piece",
+    "Reply",
+    "Usage",
+    "__version__",
+    "build",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'openjanus' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,284 @@
+"""The machine itself: ``add`` requests, ``step`` until there is no work, ``cancel`` at any time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openjanus.engine.page import ImagePage, Page, Prefix, PrefixCache, TextPage, run_prefill
+from openjanus.engine.request import (
+    ChatRequest,
+    DrawRequest,
+    Event,
+    FailedEvent,
+    FinishedEvent,
+    FinishReason,
+    ImageIdEvent,
+    Request,
+    TokenEvent,
+)
+from openjanus.engine.scheduler import Mode, Scheduler, Seat, capacity_class
+from openjanus.model.janus import JanusModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOptions:
+    """How much runs at once. Only ``rows_per_page`` can change a result, in its last bits."""
+
+    rows_per_page: int = 16
+    """Rows R of every decode step; a guided drawing takes two."""
+    max_pages: int = 8
+    """Batches that exist at once; requests that find no place wait."""
+    max_prefill_tokens: int = 4096
+    """Prompt tokens prefilled in one step before everybody else's next token (at least one
+    prompt is)."""
+    prefix_cache_size: int = 8
+    """Drawing prompts kept prefilled, unconditional ones included; 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows_per_page", "max_pages", "max_prefill_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.rows_per_page % 2 != 0:
+            raise ValueError(
+                f"rows_per_page must be even, got {self.rows_per_page}: guidance takes pairs"
+            )
+        if self.prefix_cache_size < 0:
+            raise ValueError(f"prefix_cache_size must be >= 0, got {self.prefix_cache_size}")
+
+
+@dataclass(slots=True)
+class _Job:
+    request: Request
+    limit: int
+    """Ids after which it ends."""
+    ids: list[int]
+
+
+class Engine:
+    """Draws and answers, many requests at once, one token of each a step.
+
+    Not thread-safe: whoever has threads gives it one of its own.
+
+    Args:
+        model: On its device, in its dtype; put into evaluation mode.
+        image_pad_id: The text id that stands for one feature of a picture to understand.
+        options: How much runs at once.
+    """
+
+    def __init__(
+        self, model: JanusModel, *, image_pad_id: int, options: EngineOptions | None = None
+    ) -> None:
+        self.options = EngineOptions() if options is None else options
+        self._model = model.eval()
+        self._image_pad_id = image_pad_id
+        rows = self.options.rows_per_page
+        self._scheduler = Scheduler({"image": rows // 2, "text": rows}, self.options.max_pages)
+        self._pages: dict[int, Page] = {}
+        self._jobs: dict[int, _Job] = {}
+        self._prefixes = PrefixCache(self.options.prefix_cache_size)
+        self._next_request_id = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request runs or waits."""
+        return bool(self._jobs)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return self._scheduler.num_waiting
+
+    @property
+    def num_running(self) -> int:
+        """Requests that have a slot."""
+        return self._scheduler.num_running
+
+    def __contains__(self, request_id: int) -> bool:
+        """Whether a request runs or waits."""
+        return request_id in self._jobs
+
+    def add(self, request: Request) -> int:
+        """Take a request.
+
+        Returns:
+            Its id, which every event of it carries.
+
+        Raises:
+            ValueError: It does not suit this model; nothing has changed.
+        """
+        mode, capacity, limit = self._plan(request)
+        request_id = self._next_request_id
+        self._next_request_id += 1
+        self._scheduler.submit(request_id, mode, capacity)
+        self._jobs[request_id] = _Job(request, limit, [])
+        return request_id
+
+    def check(self, request: Request) -> None:
+        """Raise what ``add`` would raise, and take nothing."""
+        self._plan(request)
+
+    def _plan(self, request: Request) -> tuple[Mode, int, int]:
+        """Mode, capacity class and number of ids of a request, after checking it."""
+        config = self._model.config
+        context = config.language.max_position_embeddings
+        mode: Mode
+        if isinstance(request, DrawRequest):
+            mode, limit = "image", config.num_gen_image_tokens
+            length = self._check_draw(request)
+        else:
+            self._check_ids(request.input_ids)
+            self._check_images(request)
+            mode, length = "text", len(request.input_ids)
+            limit = min(request.max_new_tokens, max(context - length, 1))
+        return mode, capacity_class(length + limit, context), limit
+
+    def _check_draw(self, request: DrawRequest) -> int:
+        """The length of the longer prompt of the guidance pair."""
+        prompts = [request.prompt_ids]
+        if request.guidance_scale != 1:
+            assert request.uncond_ids is not None  # DrawRequest's own rule
+            prompts.append(request.uncond_ids)
+        for ids in prompts:
+            self._check_ids(ids)
+            if self._image_pad_id in ids:
+                raise ValueError("a drawing prompt cannot hold pictures: describe them in words")
+        return max(len(ids) for ids in prompts)
+
+    def _check_ids(self, ids: tuple[int, ...]) -> None:
+        vocab_size = self._model.config.language.vocab_size
+        low, high = min(ids), max(ids)
+        if low < 0 or high >= vocab_size:
+            wrong = low if low < 0 else high
+            raise ValueError(
+                f"prompt id {wrong} is outside the vocabulary [0, {vocab_size}): "
+                "encode with the tokenizer of this model"
+            )
+
+    def _check_images(self, request: ChatRequest) -> None:
+        config = self._model.config
+        size, num_tokens = config.und_image_size, config.num_und_image_tokens
+        shape = (0, 3, size, size) if request.images is None else tuple(request.images.shape)
+        if len(shape) != 4 or shape[1:] != (3, size, size):
+            raise ValueError(f"images must be (I, 3, {size}, {size}), got {shape}")
+        if request.images is not None and not bool(request.images.isfinite().all()):
+            raise ValueError("images hold NaN or infinity: preprocess them again")
+        slots = request.input_ids.count(self._image_pad_id)
+        if slots != shape[0] * num_tokens:
+            raise ValueError(
+                f"{slots} image slots for {shape[0]} images of {num_tokens} each: "
+                "each image needs exactly its own number of slots"
+            )
+
+    @torch.inference_mode()
+    def cancel(self, request_id: int) -> bool:
+        """Drop a request at once, without any further event; False when it is not here."""
+        if self._jobs.pop(request_id, None) is None:
+            return False
+        self._leave(request_id)
+        return True
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Seat who waits, then decode one token of everybody who sits.
+
+        Returns:
+            What happened; empty when there is no work.
+        """
+        events: list[Event] = []
+        tokens = 0
+        while tokens < self.options.max_prefill_tokens and (seat := self._scheduler.admit()):
+            try:
+                first_id, prefilled = self._start(seat)
+            except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
+                self.cancel(seat.request_id)
+                events.append(FailedEvent(seat.request_id, error))
+                continue
+            tokens += prefilled
+            events += self._take(seat.request_id, first_id)
+        for page_id in self._scheduler.page_ids:
+            seated = self._scheduler.seated(page_id)
+            if seated:
+                ids = self._pages[page_id].step()
+                for slot, request_id in seated:
+                    events += self._take(request_id, ids[slot])
+        return events
+
+    def _start(self, seat: Seat) -> tuple[int, int]:
+        """Prefill a request that has just been seated: its first id, and the prompt tokens run."""
+        page = self._page(seat.page_id)
+        request = self._jobs[seat.request_id].request
+        if isinstance(request, DrawRequest):
+            assert isinstance(page, ImagePage)
+            cond, tokens = self._draw_prefix(request.prompt_ids)
+            if request.guidance_scale == 1:
+                return page.seat(seat.slot, request, cond, None), tokens
+            assert request.uncond_ids is not None
+            uncond, more = self._draw_prefix(request.uncond_ids)
+            return page.seat(seat.slot, request, cond, uncond), tokens + more
+        assert isinstance(page, TextPage)
+        cache, last = run_prefill(self._model, self._embed_chat(request))
+        prefix = Prefix(cache, self._model.text_logits(last))
+        return page.seat(seat.slot, request, prefix), prefix.length
+
+    def _page(self, page_id: int) -> Page:
+        if page_id not in self._pages:
+            for gone in self._pages.keys() - set(self._scheduler.page_ids):
+                del self._pages[gone]
+            mode, capacity = self._scheduler.page_shape(page_id)
+            kind = ImagePage if mode == "image" else TextPage
+            self._pages[page_id] = kind(self._model, capacity, self.options.rows_per_page)
+        return self._pages[page_id]
+
+    def _draw_prefix(self, ids: tuple[int, ...]) -> tuple[Prefix, int]:
+        """A drawing prompt's prefix, and how many tokens were run for it (0: it was kept)."""
+        prefix = self._prefixes.get(ids)
+        if prefix is not None:
+            return prefix, 0
+        cache, last = run_prefill(self._model, self._model.embed_text(self._tensor(ids)))
+        prefix = Prefix(cache, self._model.image_logits(last))
+        self._prefixes.put(ids, prefix)
+        return prefix, prefix.length
+
+    def _embed_chat(self, request: ChatRequest) -> Tensor:
+        """(1, T, D) embeddings of a chat prompt, its pictures in their slots."""
+        input_ids = self._tensor(request.input_ids)
+        if request.images is None or len(request.images) == 0:
+            return self._model.embed_text(input_ids)
+        features = self._model.embed_und(request.images.to(input_ids.device))
+        slots = {"und": (input_ids == self._image_pad_id, features)}
+        return self._model.embed_sequence(input_ids, slots)
+
+    def _tensor(self, ids: tuple[int, ...]) -> Tensor:
+        device = self._model.language_model.model.embed_tokens.weight.device
+        return torch.tensor([ids], dtype=torch.int64, device=device)
+
+    def _take(self, request_id: int, sampled: int) -> list[Event]:
+        """Record a sampled id, say so, and end the request if it was the last."""
+        job = self._jobs[request_id]
+        job.ids.append(sampled)
+        events: list[Event]
+        reason: FinishReason | None = None
+        if isinstance(job.request, DrawRequest):
+            events = [ImageIdEvent(request_id, len(job.ids) - 1, sampled)]
+            if len(job.ids) == job.limit:
+                reason = "complete"
+        else:
+            events = [TokenEvent(request_id, sampled)]
+            if sampled in job.request.stop_ids:
+                reason = "stop"
+            elif len(job.ids) == job.limit:
+                reason = "length"
+        if reason is not None:
+            events.append(FinishedEvent(request_id, tuple(job.ids), reason))
+            del self._jobs[request_id]
+            self._leave(request_id)
+        return events
+
+    def _leave(self, request_id: int) -> None:
+        seat = self._scheduler.seat(request_id)
+        self._scheduler.release(request_id)
+        if seat is not None and seat.page_id in self._pages:  # not where making the page failed
+            self._pages[seat.page_id].leave(seat.slot)

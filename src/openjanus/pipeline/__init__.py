@@ -1,0 +1,28 @@
+"""What ``load`` returns, and what it gives back: the library's face to Python programs.
+
+``load`` (where models come from), ``janus`` (what they do), ``results`` (frozen things that come
+out), ``text_stream`` (ids to words as they arrive).
+"""
+
+from openjanus.pipeline.janus import Janus
+from openjanus.pipeline.load import build, load
+from openjanus.pipeline.results import (
+    Drawing,
+    DrawOptions,
+    PartialDrawing,
+    Piece,
+    Reply,
+    Usage,
+)
+
+__all__ = [
+    "DrawOptions",
+    "Drawing",
+    "Janus",
+    "PartialDrawing",
+    "Piece",
+    "Reply",
+    "Usage",
+    "build",
+    "load",
+]

@@ -1,0 +1,169 @@
+"""Drawing: prompts to requests, and the engine's ids to pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from openjanus.engine.noise import seed_or_new
+from openjanus.engine.request import DrawRequest, FinishedEvent, ImageIdEvent
+from openjanus.model.doors import ImageTokenizer
+from openjanus.model.janus import JanusModel
+from openjanus.pipeline.driver import EngineDriver
+from openjanus.pipeline.results import Drawing, DrawOptions, PartialDrawing
+from openjanus.processor.image import ImageLike
+from openjanus.processor.prompt import Processor
+
+_GREY = (127, 127, 127)
+
+
+class Artist:
+    """What ``Janus`` draws with."""
+
+    def __init__(self, model: JanusModel, processor: Processor, driver: EngineDriver) -> None:
+        assert isinstance(model.vq, ImageTokenizer)
+        self._vq = model.vq
+        self._processor = processor
+        self._driver = driver
+        self._device = model.language_model.model.embed_tokens.weight.device
+        self._codebook_size = model.config.codebook_size
+        self._num_ids = model.config.num_gen_image_tokens
+        self._side = round(self._num_ids**0.5)
+
+    def draw(
+        self, prompts: list[str], n: int, seed: int | None, options: DrawOptions
+    ) -> list[Drawing]:
+        """Draw n pictures of every prompt; see ``Janus.draw_batch``."""
+        seeds = [seed_or_new(seed) for _ in prompts]
+        requests: list[DrawRequest] = []
+        for index, prompt in enumerate(prompts):
+            try:
+                requests += self._requests(prompt, n, seeds[index], options)
+            except ValueError as error:
+                if len(prompts) == 1:
+                    raise
+                raise ValueError(f"prompts[{index}]: {error}") from error
+        ids: list[tuple[int, ...]] = [()] * len(requests)
+        for index, event in self._driver.run(requests):
+            if isinstance(event, FinishedEvent):
+                ids[index] = event.ids
+        drawings = []
+        for index, prompt in enumerate(prompts):
+            image_ids = torch.tensor(ids[index * n : (index + 1) * n])  # (n, N)
+            drawings.append(
+                Drawing(
+                    images=tuple(self.decode(one) for one in image_ids),
+                    image_ids=image_ids,
+                    prompt=prompt,
+                    seed=seeds[index],
+                    options=options,
+                )
+            )
+        return drawings
+
+    def stream(
+        self,
+        prompt: str,
+        n: int,
+        seed: int | None,
+        options: DrawOptions,
+        partial_images: int | None,
+    ) -> Iterator[PartialDrawing]:
+        """Draw n pictures of a prompt, row by row; see ``Janus.draw_stream``."""
+        states = self._side - 1 if partial_images is None else partial_images
+        if not 0 <= states < self._side:
+            raise ValueError(
+                f"partial_images must be in [0, {self._side - 1}], got {partial_images}: "
+                "a picture cannot show more states than rows"
+            )
+        rows = {round(self._side * state / (states + 1)) for state in range(1, states + 1)}
+        requests = self._requests(prompt, n, seed_or_new(seed), options)
+        return self._partial_drawings(requests, {self._side * row for row in rows})
+
+    def _partial_drawings(
+        self, requests: list[DrawRequest], lengths: set[int]
+    ) -> Iterator[PartialDrawing]:
+        known: list[list[int]] = [[] for _ in requests]
+        for index, event in self._driver.run(requests):
+            if isinstance(event, ImageIdEvent):
+                known[index].append(event.image_id)
+                if len(known[index]) not in lengths:
+                    continue
+            image_ids = torch.tensor(known[index])
+            yield PartialDrawing(
+                image_index=index,
+                image=self._decode_rows(image_ids),
+                image_ids=image_ids,
+                seed=requests[index].seed,
+                is_complete=isinstance(event, FinishedEvent),
+            )
+
+    def _requests(self, prompt: str, n: int, seed: int, options: DrawOptions) -> list[DrawRequest]:
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise ValueError(f"n must be an integer >= 1, got {n!r}")
+        prompt_ids = self._processor.gen_prompt(prompt)
+        uncond_ids = self._processor.uncond_prompt(len(prompt_ids))
+        if options.negative_prompt is not None:
+            if options.guidance_scale == 1:
+                raise ValueError(
+                    "negative_prompt does nothing at guidance_scale 1: raise it or leave it out"
+                )
+            uncond_ids = self._processor.gen_prompt(options.negative_prompt)
+        requests = [
+            DrawRequest(
+                prompt_ids=prompt_ids,
+                uncond_ids=uncond_ids,
+                seed=seed,
+                image_index=index,
+                guidance_scale=options.guidance_scale,
+                temperature=options.temperature,
+                top_k=options.top_k,
+                top_p=options.top_p,
+            )
+            for index in range(n)
+        ]
+        self._driver.engine.check(requests[0])
+        return requests
+
+    @torch.inference_mode()
+    def encode(self, image: ImageLike) -> Tensor:
+        """A picture's codebook ids; see ``Janus.encode_image``."""
+        pixel_values = self._processor.gen_pixels([image]).to(self._device)
+        return self._vq.encode_to_ids(pixel_values)[0].cpu()
+
+    @torch.inference_mode()
+    def decode(self, image_ids: Tensor | Sequence[int]) -> Image.Image:
+        """The picture of N codebook ids; see ``Janus.decode_image``."""
+        ids = self.checked_ids(image_ids)
+        # One at a time: convolutions of a batch differ in the last bits from those of one.
+        return self._processor.decode_picture(self._vq.decode_ids(ids[None]))[0]
+
+    def _decode_rows(self, image_ids: Tensor) -> Image.Image:
+        """The picture of whole rows from the top; below them grey."""
+        rows = image_ids.view(-1, self._side)
+        missing = self._side - len(rows)
+        # The decoder needs something below: the last row again is the least surprising.
+        image = self.decode(torch.cat([rows, rows[-1:].expand(missing, -1)]).flatten())
+        top = image.height * len(rows) // self._side
+        image.paste(_GREY, (0, top, image.width, image.height))
+        return image
+
+    def checked_ids(self, image_ids: Tensor | Sequence[int]) -> Tensor:
+        """(N,) valid codebook ids on the model's device.
+
+        Raises:
+            ValueError: Another number of ids, or one outside the codebook.
+        """
+        ids, size = torch.as_tensor(image_ids, device=self._device), self._codebook_size
+        if ids.shape != (self._num_ids,) or ids.is_floating_point():
+            raise ValueError(
+                f"image_ids must be {self._num_ids} integers, got {ids.dtype} of shape "
+                f"{tuple(ids.shape)}: give one picture of this model's size"
+            )
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= size:
+            raise ValueError(f"image_ids must be in [0, {size}), got {low} to {high}")
+        return ids.long()

@@ -1,0 +1,101 @@
+"""A tiny model whose logits are far from flat, so that a wrong row or position shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from openjanus.config import JanusConfig
+from openjanus.engine.engine import Engine
+from openjanus.engine.request import (
+    ChatRequest,
+    DrawRequest,
+    FailedEvent,
+    FinishedEvent,
+    Request,
+)
+from openjanus.model.janus import JanusModel, build_model
+
+IMAGE_PAD = 300
+
+
+@pytest.fixture(scope="session")
+def lively_model(tiny_config: JanusConfig) -> JanusModel:
+    """Shared by the session: do not change it."""
+    model = build_model(tiny_config, device="cpu").eval()
+    generator = torch.Generator().manual_seed(7)
+    model.init_weights(generator)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                module.weight.normal_(0.0, 1.0, generator=generator)
+            elif isinstance(module, nn.Linear):
+                module.weight.normal_(0.0, module.in_features**-0.5, generator=generator)
+    return model
+
+
+def run_all(engine: Engine, requests: list[Request]) -> list[tuple[int, ...]]:
+    """Every request's ids, in the order of the requests."""
+    places = {engine.add(request): index for index, request in enumerate(requests)}
+    results: list[tuple[int, ...]] = [()] * len(requests)
+    while engine.has_work:
+        for event in engine.step():
+            assert not isinstance(event, FailedEvent), event.error
+            if isinstance(event, FinishedEvent):
+                results[places[event.request_id]] = event.ids
+    return results
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[[Engine, list[Request]], list[tuple[int, ...]]]:
+    return run_all
+
+
+def draw_request(**changes: Any) -> DrawRequest:
+    prompt = changes.pop("prompt", tuple(range(10, 22)))
+    options: dict[str, Any] = {
+        "prompt_ids": prompt,
+        "uncond_ids": (prompt[0], *[5] * (len(prompt) - 2), prompt[-1]),
+        "seed": 11,
+    }
+    return DrawRequest(**(options | changes))
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[..., DrawRequest]:
+    """``draw(prompt=ids, **changes)``."""
+    return draw_request
+
+
+def chat_request(**changes: Any) -> ChatRequest:
+    options: dict[str, Any] = {
+        "input_ids": tuple(range(40, 60)),
+        "max_new_tokens": 12,
+        "temperature": 0.8,
+        "seed": 5,
+    }
+    return ChatRequest(**(options | changes))
+
+
+@pytest.fixture(scope="session")
+def chat() -> Callable[..., ChatRequest]:
+    """``chat(**changes)``."""
+    return chat_request
+
+
+@pytest.fixture(scope="session")
+def pictures(tiny_config: JanusConfig) -> Tensor:
+    """(2, 3, S, S)."""
+    size = tiny_config.und_image_size
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture(scope="session")
+def picture_prompt(tiny_config: JanusConfig) -> tuple[int, ...]:
+    """Ids with the slots of two pictures."""
+    slots = (IMAGE_PAD,) * tiny_config.num_und_image_tokens
+    return (1, 2, *slots, 3, 4, *slots, 5, 6, 7)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import dataclasses
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from openjanus.config import JanusConfig, preset
+from openjanus.pipeline import Janus
+from openjanus.pipeline.load import build, load, packaged_models
+from openjanus.weights.own import save_model
+
+load_module = import_module("openjanus.pipeline.load")  # its package has a function of that name
+
+
+def test_a_saved_model_draws_and_talks_the_same(janus: Janus, tmp_path: Path) -> None:
+    janus.save(tmp_path / "model")
+    loaded = load(tmp_path / "model", device="cpu")
+    first, second = (one.draw("a cat", seed=1) for one in (janus, loaded))
+    assert torch.equal(first.image_ids, second.image_ids)
+    first, second = (one.chat("hi", max_new_tokens=5, seed=1) for one in (janus, loaded))
+    assert first == second
+    assert load(f"{tmp_path}/model").config == janus.config
+
+
+def test_tiny_is_the_same_every_time() -> None:
+    first, second = load("tiny"), load("tiny")
+    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        ("auto", torch.float32),
+        ("bfloat16", torch.bfloat16),
+        (torch.float16, torch.float16),
+    ],
+)
+def test_dtypes(dtype: torch.dtype | str, expected: torch.dtype, tmp_path: Path) -> None:
+    janus = load("tiny", device="cpu", dtype=dtype)
+    assert {parameter.dtype for parameter in janus.model.parameters()} == {expected}
+    janus.save(tmp_path)
+    assert next(load(tmp_path, dtype=dtype).model.parameters()).dtype == expected
+
+
+def test_auto_dtype_of_a_small_half_precision_checkpoint_is_fp32_on_a_cpu(tmp_path: Path) -> None:
+    load("tiny", dtype="bfloat16").save(tmp_path)
+    assert next(load(tmp_path, device="cpu").model.parameters()).dtype == torch.float32
+
+
+def test_bfloat16_draws_and_talks() -> None:
+    janus = load("tiny", device="cpu", dtype="bfloat16")
+    assert torch.equal(janus.draw("a", seed=1).image_ids, janus.draw("a", seed=1).image_ids)
+    assert janus.chat("hi", max_new_tokens=3).usage.completion_tokens <= 3
+
+
+def test_nano_is_the_newest_packaged_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, janus: Janus
+) -> None:
+    for name in ("nano-v2", "nano-v10"):
+        janus.save(tmp_path / "assets" / name)
+    (tmp_path / "assets" / "nano-vnext").mkdir()
+    monkeypatch.setattr(load_module.resources, "files", lambda _: tmp_path)
+    assert list(packaged_models()) == ["nano-v2", "nano-v10"]
+    opened: list[Path] = []
+    original = load_module.load_model
+
+    def spy(folder: Path, **options: Any) -> object:
+        opened.append(folder)
+        return original(folder, **options)
+
+    monkeypatch.setattr(load_module, "load_model", spy)
+    load("nano")
+    load("nano-v2")
+    assert [folder.name for folder in opened] == ["nano-v10", "nano-v2"]
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("tinny", KeyError, "no model 'tinny'.*did you mean 'tiny'"),
+        ("somebody/some-model", ValueError, r"download the repository first.*\./some-model"),
+        ("./nowhere", FileNotFoundError, "no folder nowhere"),
+        ("/no/such/folder", FileNotFoundError, "no folder /no/such/folder"),
+        (Path("nowhere"), FileNotFoundError, "no folder nowhere"),
+    ],
+)
+def test_wrong_sources(source: str | Path, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        load(source)
+
+
+def test_an_architecture_without_weights_points_to_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_module, "packaged_models", dict)
+    with pytest.raises(KeyError, match=r"build\('nano-v0'\) makes its architecture"):
+        load("nano-v0")
+
+
+def test_a_folder_without_separator_is_pointed_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyError, match=r"or give a folder as \./mine"):
+        load("mine")
+
+
+def test_wrong_device_and_dtype() -> None:
+    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+        load("tiny", device="gpu")
+    with pytest.raises(ValueError, match=r"unknown dtype 'bfloat'.*'bfloat16'"):
+        load("tiny", dtype="bfloat")
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(
+    tiny_config: JanusConfig, make_model, tokenizer, tmp_path: Path
+) -> None:
+    language = dataclasses.replace(tiny_config.language, vocab_size=100)
+    save_model(tmp_path, make_model(dataclasses.replace(tiny_config, language=language)), tokenizer)
+    with pytest.raises(ValueError, match="vocab_size is 100"):
+        load(tmp_path)
+
+
+def test_build() -> None:
+    model = build("nano-v0")
+    assert all(parameter.is_meta for parameter in model.parameters())
+    small = build(preset("tiny"), device="cpu", dtype=torch.bfloat16)
+    assert next(small.parameters()).dtype == torch.bfloat16
+    with pytest.raises(KeyError, match="did you mean 'nano-v0'"):
+        build("nano-v")

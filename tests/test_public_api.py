@@ -1,0 +1,131 @@
+"""The public surface, written down: a change of it is deliberate, and has a CHANGELOG line."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import openjanus
+
+DRAW = (
+    "*, n: int = 1, seed: int | None = None, guidance_scale: float = 5.0, "
+    "temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, "
+    "negative_prompt: str | None = None"
+)
+CHAT = (
+    "system: str | None = None, max_new_tokens: int = 512, temperature: float = 0.0, "
+    "top_p: float | None = None, stop: str | Sequence[str] = (), seed: int | None = None"
+)
+IMAGES = "images: Sequence[ImageLike] = ()"
+
+SIGNATURES = {
+    "draw": f"(self, prompt: str, {DRAW}) -> Drawing",
+    "draw_batch": f"(self, prompts: Sequence[str], {DRAW}) -> list[Drawing]",
+    "draw_stream": (
+        f"(self, prompt: str, {DRAW}, partial_images: int | None = None)"
+        " -> Iterator[PartialDrawing]"
+    ),
+    "chat": f"(self, messages: Messages, *, {IMAGES}, {CHAT}) -> Reply",
+    "chat_batch": f"(self, conversations: Sequence[Messages], *, {CHAT}) -> list[Reply]",
+    "chat_stream": f"(self, messages: Messages, *, {IMAGES}, {CHAT}) -> Iterator[Piece]",
+    "encode_image": "(self, image: ImageLike) -> Tensor",
+    "decode_image": "(self, image_ids: Tensor | Sequence[int]) -> Image.Image",
+    "score": (
+        f"(self, messages: Messages, answer: str, *, {IMAGES}, system: str | None = None) -> Tensor"
+    ),
+    "score_image": (
+        "(self, prompt: str, image_ids: Tensor | Sequence[int], *, "
+        "guidance_scale: float | None = None) -> Tensor"
+    ),
+    "save": "(self, folder: Path | str) -> None",
+}
+
+FIELDS = {
+    "Drawing": ["images", "image_ids", "prompt", "seed", "options"],
+    "DrawOptions": ["guidance_scale", "temperature", "top_k", "top_p", "negative_prompt"],
+    "PartialDrawing": ["image_index", "image", "image_ids", "seed", "is_complete"],
+    "Reply": ["text", "token_ids", "finish_reason", "usage", "seed"],
+    "Usage": ["prompt_tokens", "completion_tokens"],
+    "Piece": ["text", "reply"],
+    "EngineOptions": ["rows_per_page", "max_pages", "max_prefill_tokens", "prefix_cache_size"],
+}
+
+
+def signature(function: object) -> str:
+    assert callable(function)
+    return str(inspect.signature(function)).replace("'", "")
+
+
+def test_names() -> None:
+    assert openjanus.__all__ == [
+        "DrawOptions",
+        "Drawing",
+        "EngineOptions",
+        "Janus",
+        "JanusConfig",
+        "JanusModel",
+        "PartialDrawing",
+        "Piece",
+        "Reply",
+        "Usage",
+        "__version__",
+        "build",
+        "load",
+    ]
+    assert dir(openjanus) == openjanus.__all__
+    for name in openjanus.__all__:
+        assert getattr(openjanus, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Januss'"):
+        getattr(openjanus, "Januss")
+
+
+def test_functions() -> None:
+    assert signature(openjanus.load) == (
+        "(source: str | Path, *, device: torch.device | str = auto, "
+        "dtype: torch.dtype | str = auto) -> Janus"
+    )
+    assert signature(openjanus.build) == (
+        "(config_or_preset: JanusConfig | str, *, device: torch.device | str = meta, "
+        "dtype: torch.dtype | None = None) -> JanusModel"
+    )
+
+
+def test_methods() -> None:
+    members = {name for name in vars(openjanus.Janus) if not name.startswith("_")}
+    assert members == {*SIGNATURES, "config", "device"}
+    for name, expected in SIGNATURES.items():
+        assert signature(getattr(openjanus.Janus, name)) == expected
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_fields(name: str) -> None:
+    cls = getattr(openjanus, name)
+    assert [field.name for field in dataclasses.fields(cls)] == FIELDS[name]
+    assert cls.__dataclass_params__.frozen
+
+
+def test_every_public_thing_is_documented() -> None:
+    things = [getattr(openjanus, name) for name in openjanus.__all__ if name != "__version__"]
+    things += [getattr(openjanus.Janus, name) for name in SIGNATURES]
+    assert all((thing.__doc__ or "").strip() for thing in things)
+
+
+def test_import_costs_nothing() -> None:
+    code = (
+        "import sys, openjanus; openjanus.__version__; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'PIL', 'tokenizers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_one_version() -> None:
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    data = tomllib.loads(text)
+    assert data["project"]["dynamic"] == ["version"]
+    assert data["tool"]["hatch"]["version"]["path"] == "src/openjanus/__init__.py"
