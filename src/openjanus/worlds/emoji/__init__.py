@@ -1,0 +1,7 @@
+"""The emoji world: scenes of everyday things in GenEval's grammar, known exactly, so checkable.
+
+Its rooms, in reading order: `concepts` (the words), `fetch` and `sprites` (the artwork), `scenes`
+(what a scene is), `cells` (what training never sees), `sampling` (scenes at random), `captions`,
+`questions` and `text` (what is said about them), `indexed` and `source` (deterministic data) and
+`sheet` (a look at it).
+"""

@@ -1,0 +1,127 @@
+"""Scenes by index: what every source of this world is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from openjanus.worlds.emoji.fetch import default_folder
+from openjanus.worlds.emoji.sampling import Split, sample_scene
+from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, TAGS, Scene, Tag, render
+from openjanus.worlds.emoji.sprites import Sprites
+
+VIRTUAL_LENGTH: Final = 1_000_000
+"""Length of a source that is not told another; scenes by index go on for ever."""
+
+ALL_TAGS: Final[Mapping[Tag, float]] = dict.fromkeys(TAGS, 1.0)
+COMBINING_TAGS: Final[Mapping[Tag, float]] = {
+    tag: 1.0 for tag in GENEVAL_TAGS if tag != "single_object"
+}
+"""The tags that have held-out cells."""
+
+# What a random stream is for: what an item shows and what is said of it draw from different ones.
+SCENE, WORDS, CROP = 0, 1, 2
+
+
+class SceneSource:
+    """Scenes by index: scene i is a function of (seed, i), the split and the tags alone.
+
+    Args:
+        folder: Where `fetch_emoji` wrote; `default_folder()` when None. Read once a process.
+        sprites: The artwork itself, instead of a folder.
+        seed: Names the stream of scenes.
+        split: "train" shows no held-out cell, "held_out" one in each scene.
+        tags: Weight of each kind of scene; None weighs all alike that the split has.
+        size: Side of the pictures in pixels.
+        length: How many items iteration sees. `scene`, `picture` and `key` take any index.
+
+    Raises:
+        FileNotFoundError: The folder holds no sprites.
+        ValueError: Unknown or weightless tags, tags that the split lacks, a size or length
+            below 1, or both a folder and sprites.
+    """
+
+    name = "emoji"
+    """Of the kind of source, in keys."""
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        sprites: Sprites | None = None,
+        seed: int = 0,
+        split: Split = "train",
+        tags: Mapping[Tag, float] | None = None,
+        size: int = 96,
+        length: int = VIRTUAL_LENGTH,
+    ) -> None:
+        if folder is not None and sprites is not None:
+            raise ValueError("a source takes a folder or sprites, got both: leave one out")
+        if size < 1 or length < 1:
+            raise ValueError(f"size and length must be at least 1, got {size} and {length}")
+        if split not in ("train", "held_out"):
+            raise ValueError(f"split must be train or held_out, got {split!r}")
+        if tags is None:
+            tags = ALL_TAGS if split == "train" else COMBINING_TAGS
+        _check_tags(tags, split)
+        self.sprites = _read_sprites(_folder(folder)) if sprites is None else sprites
+        self.seed = seed
+        self.split: Split = split
+        self.size = size
+        self.length = length
+        self._tags = tuple(tags)
+        self._edges = np.cumsum(list(tags.values())) / sum(tags.values())
+
+    def __len__(self) -> int:
+        return self.length
+
+    def scene(self, index: int) -> Scene:
+        """The scene of an index from 0, for ever."""
+        rng = self.rng(index, SCENE)
+        tag = self._tags[int(np.searchsorted(self._edges, rng.random(), side="right"))]
+        return sample_scene(rng, tag, self.sprites, split=self.split)
+
+    def picture(self, index: int) -> np.ndarray:
+        """The picture of an index, (size, size, 3) uint8."""
+        return render(self.scene(index), self.size, self.sprites)
+
+    def key(self, index: int) -> str:
+        """The item's name for ever: kind of source, split, seed and index."""
+        return f"{self.name}/{self.split}/{self.seed}/{index}"
+
+    def rng(self, index: int, purpose: int) -> np.random.Generator:
+        """The random stream of one purpose of one item."""
+        return np.random.default_rng([self.seed, index, purpose])
+
+    def checked(self, index: int) -> int:
+        """An index for `__getitem__`, counted from the end when negative.
+
+        Raises:
+            IndexError: Outside the length, which is what ends iteration.
+        """
+        if not -self.length <= index < self.length:
+            raise IndexError(f"index must be below the length {self.length}, got {index}")
+        return index % self.length
+
+
+def _check_tags(tags: Mapping[Tag, float], split: Split) -> None:
+    known = ALL_TAGS if split == "train" else COMBINING_TAGS
+    unknown = [tag for tag in tags if tag not in known]
+    if unknown:
+        raise ValueError(f"tags of split {split!r} are {', '.join(known)}, got {unknown}")
+    if not tags or min(tags.values()) < 0 or sum(tags.values()) <= 0:
+        raise ValueError(f"weights of tags must be >= 0 and one > 0, got {dict(tags)}")
+
+
+def _folder(folder: str | Path | None) -> Path:
+    return default_folder() if folder is None else Path(folder)
+
+
+@lru_cache(maxsize=2)
+def _read_sprites(folder: Path) -> Sprites:
+    """Sources of one folder share their sprites, and what is tinted of them."""
+    return Sprites.load(folder)

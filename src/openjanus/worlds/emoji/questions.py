@@ -1,0 +1,390 @@
+"""Questions about scenes with short canonical answers, for training and for exams.
+
+Kinds: existence ("yes" or "no"), counting ("one" to "four"), colour, relation (half of them ask
+where a thing is, half what is there) and naming. Beside them, `describe` asks for a caption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import permutations
+from typing import Final, Literal, get_args
+
+import numpy as np
+
+from openjanus.worlds.emoji.captions import Things, caption, clear_relations, phrase, things_of
+from openjanus.worlds.emoji.cells import (
+    MAX_COUNT,
+    Cell,
+    count_cell,
+    held_out_cells,
+    is_held_out,
+    pair_cell,
+    relation_cell,
+)
+from openjanus.worlds.emoji.concepts import (
+    ALSO_SHOWN,
+    COLOURS,
+    CONCEPTS,
+    NUMBER_WORDS,
+    TINTABLE,
+)
+from openjanus.worlds.emoji.draws import pick
+from openjanus.worlds.emoji.sampling import Split, sample_scene, scene_for_cell
+from openjanus.worlds.emoji.scenes import RELATIONS, Scene, Tag, relations
+from openjanus.worlds.emoji.sprites import Sprites
+
+QuestionKind = Literal["existence", "counting", "colour", "relation", "naming"]
+QUESTION_KINDS: Final[tuple[QuestionKind, ...]] = get_args(QuestionKind)
+
+Negatives = Literal["random", "popular", "adversarial"]
+"""POPE's three ways to choose a thing that is not there: any; one of those most frequent in
+training; one of the same COCO supercategory as something that is there."""
+
+NUM_POPULAR: Final = 15
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A question with the one answer that counts."""
+
+    kind: QuestionKind | Literal["describe"]
+    text: str
+    answer: str
+    """One word, a concept's name, or (describe) a caption."""
+
+
+EXISTENCE: Final = (
+    "Is there {} in the picture?",
+    "Can you see {}?",
+    "Does the picture show {}?",
+    "Is there {}?",
+)
+COUNTING: Final = (
+    "How many {} are there?",
+    "How many {} can you see?",
+    "How many {} are in the picture?",
+    "Count the {}.",
+)
+COLOUR: Final = (
+    "What colour {} the {}?",
+    "Which colour {} the {}?",
+    "What colour {} the {} in the picture?",
+)
+WHERE: Final = (
+    "Where {} the {}: left of, right of, above or below the {}?",
+    "{} the {} left of, right of, above or below the {}?",
+)
+WHAT_IS_THERE: Final = (
+    "What is {} the {}?",
+    "Which thing is {} the {}?",
+    "Name the thing {} the {}.",
+)
+NAMING: Final = (
+    "What is this?",
+    "What is in the picture?",
+    "Name the thing in the picture.",
+    "What does the picture show?",
+)
+NAMING_MANY: Final = ("What are these?", "Name the things in the picture.")
+DESCRIBE: Final = (
+    "Describe the picture.",
+    "Describe this picture.",
+    "Write a caption.",
+    "Caption the picture.",
+    "Tell me what you see.",
+)
+
+
+def ask(
+    scene: Scene,
+    rng: np.random.Generator,
+    kind: QuestionKind,
+    *,
+    negatives: Negatives = "random",
+    unseen_pairs: bool = False,
+) -> Question | None:
+    """Ask one question of a kind, or None where the scene has no clear answer of that kind.
+
+    Existence is "yes" and "no" with equal chances, relation is one of its two forms with equal
+    chances, and everything else is any thing of the scene.
+
+    Args:
+        scene: What is asked about.
+        rng: Source of everything random.
+        kind: What to ask.
+        negatives: Which absent things are asked for.
+        unseen_pairs: Whether the answer may be "no" about a thing whose pair with something that
+            is there is held out. Never in training: it would teach that such pairs do not exist.
+    """
+    pools = _questions(scene, rng, kind, negatives, unseen_pairs=unseen_pairs)
+    pools = [pool for pool in pools if pool]
+    return pick(rng, pick(rng, pools)) if pools else None
+
+
+def describe(scene: Scene, rng: np.random.Generator) -> Question:
+    """Ask for a caption."""
+    return Question(kind="describe", text=pick(rng, DESCRIBE), answer=caption(scene, rng))
+
+
+def exam(
+    kind: QuestionKind,
+    n: int,
+    seed: int,
+    sprites: Sprites,
+    *,
+    split: Split = "held_out",
+    negatives: Negatives = "random",
+) -> list[tuple[Scene, Question]]:
+    """Scenes and one question about each, every answer as frequent as every other.
+
+    Answers come in turn: yes, no; one to four; the ten colours; left, right, above, below on even
+    turns and the concepts on odd ones; the concepts. In the held-out split each scene is made for
+    a held-out cell, the very one asked for where the answer is a colour, a count above one or a
+    relation; naming is limited to the concepts that have a held-out colour or count.
+
+    Args:
+        kind: What to ask.
+        n: How many questions.
+        seed: Question i is a function of (seed, i) and the other arguments alone.
+        sprites: The artwork.
+        split: What the scenes show.
+        negatives: For existence, which absent things are asked for.
+
+    Raises:
+        ValueError: A negative n.
+    """
+    if n < 0:
+        raise ValueError(f"an exam has at least 0 questions, got {n}")
+    return [_exam_question(kind, i, seed, sprites, split, negatives) for i in range(n)]
+
+
+@cache
+def popular_concepts() -> tuple[str, ...]:
+    """An estimate of the concepts most frequent in training scenes.
+
+    All are drawn alike and scenes with held-out cells are thrown away, so those of which few
+    cells are held out come up more often. They are only about 7 % more frequent than the mean
+    (counted over 140,000 scenes of every tag; the 15 truly most frequent, 8 %): in this world
+    popular negatives are hardly harder than random ones.
+    """
+    lost = dict.fromkeys(CONCEPTS, 0)
+    for a, b in permutations(CONCEPTS, 2):
+        lost[a] += len(CONCEPTS) * is_held_out(pair_cell(a, b))
+        lost[a] += sum(is_held_out(relation_cell(a, way, b)) for way in RELATIONS)
+    for name in CONCEPTS:
+        counts = range(2, MAX_COUNT + 1)
+        lost[name] += len(CONCEPTS) * sum(is_held_out(count_cell(name, n)) for n in counts)
+    return tuple(sorted(CONCEPTS, key=lambda name: lost[name])[:NUM_POPULAR])
+
+
+def _questions(
+    scene: Scene,
+    rng: np.random.Generator,
+    kind: QuestionKind,
+    negatives: Negatives,
+    *,
+    unseen_pairs: bool,
+) -> tuple[list[Question], ...]:
+    """Every question of a kind about a scene, in pools that are to be equally likely."""
+    shown = things_of(scene)
+    match kind:
+        case "existence":
+            return _existence(shown, rng, negatives, unseen_pairs=unseen_pairs)
+        case "counting":
+            return (_counting(shown, rng),)
+        case "colour":
+            return (_colour(shown, rng),)
+        case "relation":
+            return _relation(scene, rng)
+        case "naming":
+            return (_naming(shown, rng),)
+
+
+def _existence(
+    shown: Sequence[Things],
+    rng: np.random.Generator,
+    negatives: Negatives,
+    *,
+    unseen_pairs: bool,
+) -> tuple[list[Question], list[Question]]:
+    present = {things.concept for things in shown}
+    doubtful = _doubtful(present)
+    match negatives:
+        case "random":
+            absent = set(CONCEPTS)
+        case "popular":
+            absent = set(popular_concepts())
+        case "adversarial":
+            groups = {CONCEPTS[name].group for name in present}
+            absent = {name for name in CONCEPTS if CONCEPTS[name].group in groups}
+    absent -= present | doubtful
+    if not unseen_pairs:
+        absent = {a for a in absent if not any(is_held_out(pair_cell(a, b)) for b in present)}
+    frame = pick(rng, EXISTENCE)
+
+    def questions(names: set[str], answer: str) -> list[Question]:
+        return [
+            Question(kind="existence", text=frame.format(phrase(name)), answer=answer)
+            for name in CONCEPTS  # not the set itself, whose order changes from run to run
+            if name in names
+        ]
+
+    return questions(present, "yes"), questions(absent, "no")
+
+
+def _doubtful(present: set[str]) -> set[str]:
+    """Concepts that the pictures of others show too."""
+    return {ALSO_SHOWN[name] for name in present if name in ALSO_SHOWN}
+
+
+def _counting(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]:
+    frame = pick(rng, COUNTING)
+    doubtful = _doubtful({things.concept for things in shown})
+    found = []
+    for things in shown:
+        if things.concept in doubtful:
+            continue
+        known = CONCEPTS[things.concept]
+        noun = f"pairs of {known.plural}" if known.pair else known.plural
+        answer = NUMBER_WORDS[things.count]
+        found.append(Question(kind="counting", text=frame.format(noun), answer=answer))
+    return found
+
+
+def _colour(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]:
+    frame = pick(rng, COLOUR)
+    return [
+        Question(kind="colour", text=frame.format(*_subject(things)), answer=things.colour)
+        for things in shown
+        if things.colour is not None
+    ]
+
+
+def _relation(scene: Scene, rng: np.random.Generator) -> tuple[list[Question], list[Question]]:
+    frame = pick(rng, WHERE)
+    what_frame = pick(rng, WHAT_IS_THERE)
+    where, what = [], []
+    for a, relation, b in clear_relations(scene):
+        verb = "are" if CONCEPTS[a.concept].pair else "is"
+        text = frame.format(verb, a.concept, b.concept)
+        answer = relation.removesuffix(" of")
+        where.append(Question(kind="relation", text=text[0].upper() + text[1:], answer=answer))
+        there = [x for x in scene.objects if x is not b and relation in relations(x.box, b.box)]
+        if len(there) == 1:
+            text = what_frame.format(relation, b.concept)
+            what.append(Question(kind="relation", text=text, answer=a.concept))
+    return where, what
+
+
+def _naming(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]:
+    if len(shown) != 1:
+        return []
+    text = pick(rng, NAMING if shown[0].count == 1 else NAMING_MANY)
+    return [Question(kind="naming", text=text, answer=shown[0].concept)]
+
+
+def _subject(things: Things) -> tuple[str, str]:
+    """(verb, noun) of some things: ("is", "car"), ("are", "scissors"), ("are", "cars")."""
+    known = CONCEPTS[things.concept]
+    if things.count > 1:
+        return "are", known.plural
+    return ("are" if known.pair else "is"), known.name
+
+
+EXAM_TAGS: Final[dict[QuestionKind, tuple[Tag, ...]]] = {
+    "existence": ("two_object", "counting", "colors", "position", "color_attr"),
+    "counting": ("counting",),
+    "colour": ("colors", "color_attr"),
+    "relation": ("position",),
+    "naming": ("colors", "counting"),
+}
+
+
+def _exam_question(
+    kind: QuestionKind,
+    i: int,
+    seed: int,
+    sprites: Sprites,
+    split: Split,
+    negatives: Negatives,
+) -> tuple[Scene, Question]:
+    rng = np.random.default_rng([seed, i, QUESTION_KINDS.index(kind)])
+    answer, pool = _wanted(kind, i, split)
+    cells = _exam_cells(kind, answer)
+    while True:
+        if split == "held_out":
+            scene = scene_for_cell(pick(rng, pick(rng, cells)), rng, sprites)
+        else:
+            scene = sample_scene(rng, pick(rng, _train_tags(kind, answer)), sprites)
+        pools = _questions(scene, rng, kind, negatives, unseen_pairs=True)
+        fitting = [question for question in pools[pool] if question.answer == answer]
+        if fitting:
+            return scene, pick(rng, fitting)
+
+
+def _wanted(kind: QuestionKind, i: int, split: Split) -> tuple[str, int]:
+    """Which answer question i of an exam has, and from which of the pools of its kind it is."""
+    match kind:
+        case "existence":
+            return ("yes", "no")[i % 2], i % 2
+        case "counting":
+            return NUMBER_WORDS[1 + i % MAX_COUNT], 0
+        case "colour":
+            return COLOURS[i % len(COLOURS)], 0
+        case "relation":
+            if i % 2 == 0:
+                return RELATIONS[i // 2 % len(RELATIONS)].removesuffix(" of"), 0
+            return tuple(CONCEPTS)[i // 2 % len(CONCEPTS)], 1
+        case "naming":
+            names = _held_out_names() if split == "held_out" else tuple(CONCEPTS)
+            return names[i % len(names)], 0
+
+
+@cache
+def _held_out_names() -> tuple[str, ...]:
+    cells = held_out_cells("colors") + held_out_cells("counting")
+    named = {cell.concepts[0] for cell in cells}
+    return tuple(name for name in CONCEPTS if name in named)
+
+
+@cache
+def _exam_cells(kind: QuestionKind, answer: str) -> tuple[tuple[Cell, ...], ...]:
+    """Held-out cells, tag by tag, whose scenes can have an answer."""
+    if kind == "counting" and answer == "one":
+        tags: tuple[Tag, ...] = ("two_object", "colors")
+    else:
+        tags = EXAM_TAGS[kind]
+    found = (
+        tuple(cell for cell in held_out_cells(tag) if _can_answer(cell, kind, answer))
+        for tag in tags
+    )
+    return tuple(cells for cells in found if cells)
+
+
+def _can_answer(cell: Cell, kind: QuestionKind, answer: str) -> bool:
+    match kind:
+        case "existence":
+            return True
+        case "counting":
+            return NUMBER_WORDS[cell.count] == answer
+        case "colour":
+            return answer in cell.colours
+        case "relation":
+            words = {way.removesuffix(" of") for way in RELATIONS}
+            asked = cell.relation is not None and cell.relation.removesuffix(" of") == answer
+            return asked if answer in words else answer in cell.concepts
+        case "naming":
+            return answer == cell.concepts[0]
+
+
+def _train_tags(kind: QuestionKind, answer: str) -> tuple[Tag, ...]:
+    match kind:
+        case "counting":
+            return ("colors", "two_object", "free") if answer == "one" else ("counting", "free")
+        case "naming":
+            return ("single_object", "colors") if answer in TINTABLE else ("single_object",)
+        case _:
+            return (*EXAM_TAGS[kind], "free")

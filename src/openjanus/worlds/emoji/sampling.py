@@ -1,0 +1,313 @@
+"""Draw scenes at random: for training, none that touches a held-out cell; for exams, some that do.
+
+Sampling asks of the sprites only their shapes and mean colours and draws no pixel, so a million
+scenes take a minute or two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final, Literal
+
+import numpy as np
+
+from openjanus.worlds.emoji.cells import (
+    MAX_COUNT,
+    Cell,
+    attribution_cell,
+    cells_of,
+    colour_cell,
+    count_cell,
+    held_out_cells,
+    is_held_out,
+    pair_cell,
+    relation_cell,
+)
+from openjanus.worlds.emoji.concepts import COLOURS, TINTABLE
+from openjanus.worlds.emoji.draws import below, pick
+from openjanus.worlds.emoji.scenes import OPPOSITE, Box, Scene, SceneObject, Tag, relations
+from openjanus.worlds.emoji.sprites import Rgb, Sprites
+
+Split = Literal["train", "held_out"]
+
+MARGIN: Final = 0.02
+"""Between a thing and the edge of the picture."""
+
+GAP: Final = 0.04
+"""At least so much, on one axis, lies between any two things."""
+
+SIZES: Final = {1: (0.5, 0.85), 2: (0.33, 0.45), 3: (0.30, 0.42), 4: (0.30, 0.42)}
+"""Range of a thing's longer side, by the number of things."""
+
+BACKGROUNDS: Final[tuple[Rgb, ...]] = (
+    (252, 252, 252),
+    (226, 228, 232),
+    (250, 238, 214),
+    (206, 228, 246),
+    (214, 240, 214),
+    (250, 220, 226),
+    (228, 218, 244),
+    (196, 236, 232),
+    (150, 156, 166),
+    (120, 160, 196),
+    (134, 176, 140),
+    (196, 170, 136),
+    (188, 142, 160),
+    (92, 104, 124),
+)
+"""Pale and mid colours; a scene's background is one of them, jittered."""
+
+JITTER: Final = 6
+"""Largest change of a background's channel."""
+
+CONTRAST: Final = 95.0
+"""Least RGB distance of a background from the mean colour of each thing."""
+
+FREE_COUNTS: Final = (
+    (1,),
+    (1,),
+    (2,),
+    (3,),
+    (4,),
+    (1, 1),
+    (1, 1),
+    (1, 1),
+    (1, 2),
+    (2, 1),
+    (1, 3),
+    (3, 1),
+    (2, 2),
+    (1, 1, 1),
+    (1, 1, 2),
+    (1, 1, 1, 1),
+)
+"""Things a concept, in scenes of the tag `free`; each line has the same chance to be tried, and
+scenes of many concepts, which touch many cells, are rejected more often."""
+
+LAYOUT_TRIES: Final = 8
+"""Layouts tried for the same things before other things are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Group:
+    """Some things of one concept, before they have places."""
+
+    concept: str
+    vendor: str
+    colour: str | None
+    count: int = 1
+
+
+def sample_scene(
+    rng: np.random.Generator, tag: Tag, sprites: Sprites, *, split: Split = "train"
+) -> Scene:
+    """Draw a scene of one kind.
+
+    Args:
+        rng: Source of everything random.
+        tag: The kind of scene.
+        sprites: The artwork: names, shapes and mean colours.
+        split: "train" gives only scenes that touch no held-out cell; "held_out" gives a scene for
+            a held-out cell of the tag, each with the same chance.
+
+    Raises:
+        ValueError: "held_out" for a tag that has no held-out cell.
+    """
+    if split == "held_out":
+        cells = held_out_cells(tag)
+        if not cells:
+            raise ValueError(f"tag {tag!r} combines nothing, so nothing is held out: draw 'train'")
+        return scene_for_cell(cells[below(rng, len(cells))], rng, sprites)
+    while True:
+        groups = _draw_groups(rng, tag, sprites)
+        if groups is None:
+            continue
+        for _ in range(LAYOUT_TRIES):
+            objects = _lay_out(groups, rng, sprites)
+            if tag == "position" and len(relations(objects[0].box, objects[1].box)) != 1:
+                continue
+            if _relations_are_seen(objects):
+                return Scene(
+                    objects=objects, background=_background(objects, rng, sprites), tag=tag
+                )
+
+
+def scene_for_cell(cell: Cell, rng: np.random.Generator, sprites: Sprites) -> Scene:
+    """Draw a scene that shows just what a cell's prompt asks for.
+
+    Other cells that it touches may be held out too; where the layout decides, layouts that touch
+    none are preferred.
+    """
+    colours = cell.colours if cell.colours else (None,) * len(cell.concepts)
+    groups = [
+        _Group(concept=concept, vendor=pick(rng, sprites.vendors), colour=colour, count=cell.count)
+        for concept, colour in zip(cell.concepts, colours, strict=True)
+    ]
+    tries = 0
+    while True:
+        objects = _lay_out(groups, rng, sprites)
+        if cell.relation is not None:
+            if relations(objects[0].box, objects[1].box) != {cell.relation}:
+                continue
+        elif tries < LAYOUT_TRIES and not _relations_are_seen(objects):
+            tries += 1
+            continue
+        return Scene(objects=objects, background=_background(objects, rng, sprites), tag=cell.tag)
+
+
+def touches_held_out(scene: Scene) -> bool:
+    """Whether any cell of a scene is held out."""
+    return any(map(is_held_out, cells_of(scene)))
+
+
+def _draw_groups(rng: np.random.Generator, tag: Tag, sprites: Sprites) -> list[_Group] | None:
+    """Draw what a training scene shows, or None where the draw touches a held-out cell."""
+    match tag:
+        case "single_object":
+            counts, tinted = (1,), False
+        case "two_object" | "position":
+            counts, tinted = (1, 1), False
+        case "counting":
+            counts, tinted = (2 + below(rng, MAX_COUNT - 1),), False
+        case "colors":
+            counts, tinted = (1,), True
+        case "color_attr":
+            counts, tinted = (1, 1), True
+        case "free":
+            counts, tinted = pick(rng, FREE_COUNTS), None
+    groups: list[_Group] = []
+    for count in counts:
+        has_colour = rng.random() < 0.5 if tinted is None else tinted
+        concept = pick(rng, TINTABLE if has_colour else sprites.concepts)
+        colour = pick(rng, COLOURS) if has_colour else None
+        group = _Group(
+            concept=concept, vendor=pick(rng, sprites.vendors), colour=colour, count=count
+        )
+        if not _group_is_seen(group, groups):
+            return None
+        groups.append(group)
+    if tag == "color_attr" and groups[0].colour == groups[1].colour:
+        return None
+    return groups
+
+
+def _group_is_seen(group: _Group, others: list[_Group]) -> bool:
+    """Whether a group, beside others, is a concept of its own and touches no held-out cell."""
+    concept, colour = group.concept, group.colour
+    if group.count > 1 and is_held_out(count_cell(concept, group.count)):
+        return False
+    if colour is not None and is_held_out(colour_cell(concept, colour)):
+        return False
+    for other in others:
+        if other.concept == concept or is_held_out(pair_cell(concept, other.concept)):
+            return False
+        if colour is None or other.colour is None:
+            continue
+        if is_held_out(attribution_cell(concept, colour, other.concept, other.colour)):
+            return False
+    return True
+
+
+def _relations_are_seen(objects: Iterable[SceneObject]) -> bool:
+    """Whether no relation between things of different concepts is held out, either way."""
+    for a, b in combinations(objects, 2):
+        if a.concept == b.concept:
+            continue
+        for relation in relations(a.box, b.box):
+            if is_held_out(relation_cell(a.concept, relation, b.concept)):
+                return False
+            if is_held_out(relation_cell(b.concept, OPPOSITE[relation], a.concept)):
+                return False
+    return True
+
+
+def _lay_out(
+    groups: list[_Group], rng: np.random.Generator, sprites: Sprites
+) -> tuple[SceneObject, ...]:
+    """Give each thing a size and a place; the things of a group are about equally large."""
+    total = sum(group.count for group in groups)
+    smallest, largest = SIZES[total]
+    owners: list[_Group] = []
+    sides: list[tuple[float, float]] = []
+    for group in groups:
+        longer = smallest + (largest - smallest) * rng.random()
+        aspect = sprites.aspect(group.concept, group.vendor)
+        for _ in range(group.count):
+            owners.append(group)
+            sides.append((longer * min(1.0, aspect), longer * min(1.0, 1 / aspect)))
+    boxes = _place(sides, rng)
+    return tuple(
+        SceneObject(concept=group.concept, vendor=group.vendor, colour=group.colour, box=box)
+        for group, box in zip(owners, boxes, strict=True)
+    )
+
+
+def _place(sides: list[tuple[float, float]], rng: np.random.Generator) -> list[Box]:
+    """Places for one to four things that keep `MARGIN` and `GAP`.
+
+    The picture is cut across into two bands, and a band with two things is cut again the other
+    way; each cut and each thing lies anywhere that it can. A coin turns the whole by 90 degrees.
+
+    Args:
+        sides: (width, height) of each, within `SIZES`.
+        rng: Source of everything random.
+
+    Returns:
+        Boxes in the order of `sides`.
+    """
+    order = list(range(len(sides)))
+    for i in range(len(order) - 1, 0, -1):
+        j = below(rng, i + 1)
+        order[i], order[j] = order[j], order[i]
+    turned = rng.random() < 0.5
+    along, across = (1, 0) if turned else (0, 1)
+    first = (len(order) + (rng.random() < 0.5)) // 2
+    bands = [band for band in (order[:first], order[first:]) if band]
+    boxes: list[Box] = [(0.0, 0.0, 0.0, 0.0)] * len(sides)
+    heights = [max(sides[i][across] for i in band) for band in bands]
+    for band, (top, bottom) in zip(bands, _cut(heights, rng), strict=True):
+        spans = _cut([sides[i][along] for i in band], rng)
+        for i, (left, right) in zip(band, spans, strict=True):
+            width, height = sides[i][along], sides[i][across]
+            x = left + (right - left - width) * rng.random()
+            y = top + (bottom - top - height) * rng.random()
+            if turned:
+                boxes[i] = (y, x, y + height, x + width)
+            else:
+                boxes[i] = (x, y, x + width, y + height)
+    return boxes
+
+
+def _cut(sizes: list[float], rng: np.random.Generator) -> list[tuple[float, float]]:
+    """Cut [0, 1], less its margins, into a span for each of one or two sizes, a gap between."""
+    low, high = MARGIN, 1 - MARGIN
+    if len(sizes) == 1:
+        return [(low, high)]
+    cut = low + sizes[0] + (high - low - sizes[0] - GAP - sizes[1]) * rng.random()
+    return [(low, cut), (cut + GAP, high)]
+
+
+def _background(
+    objects: tuple[SceneObject, ...], rng: np.random.Generator, sprites: Sprites
+) -> Rgb:
+    """A jittered colour of `BACKGROUNDS` that stands out from everything.
+
+    Where none stands out from all things, the one that does so best.
+    """
+    means = {sprites.mean_colour(x.concept, x.vendor, x.colour) for x in objects}
+    start = below(rng, len(BACKGROUNDS))
+    best, best_contrast = BACKGROUNDS[start], -1.0
+    for colour in BACKGROUNDS[start:] + BACKGROUNDS[:start]:
+        contrast = min(_distance(colour, mean) for mean in means)
+        if contrast > best_contrast:
+            best, best_contrast = colour, contrast
+            if contrast >= CONTRAST:
+                break
+    red, green, blue = (min(255, channel + below(rng, 2 * JITTER + 1) - JITTER) for channel in best)
+    return red, green, blue
+
+
+def _distance(a: tuple[float, float, float], b: tuple[float, float, float]) -> float:
+    return ((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 + (a[2] - b[2]) ** 2) ** 0.5

@@ -1,0 +1,191 @@
+"""The world as data: pictures, captioned pictures, and samples to understand and to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from openjanus.data.samples import IMAGE_MARK, Sample, Turn
+from openjanus.worlds.emoji.captions import caption
+from openjanus.worlds.emoji.draws import below, pick
+from openjanus.worlds.emoji.indexed import CROP, VIRTUAL_LENGTH, WORDS, SceneSource
+from openjanus.worlds.emoji.questions import QUESTION_KINDS, Question, ask, describe
+from openjanus.worlds.emoji.sampling import Split
+from openjanus.worlds.emoji.scenes import Scene, Tag, render
+from openjanus.worlds.emoji.sprites import Sprites
+
+DESCRIBE_SHARE: Final = 0.25
+"""Share of understanding samples that ask for a caption."""
+
+MAX_QUESTIONS: Final = 3
+
+DENSE_ZOOM: Final = (1.2, 2.2)
+"""Range of the enlargement of which a dense picture is a crop."""
+
+
+class EmojiPictures(SceneSource):
+    """Pictures alone, for the image tokenizer.
+
+    Args:
+        dense: Whether a picture is a crop of one drawn 1.2 to 2.2 times as large, so that things
+            are large and cut by the edge, and more of the picture is drawing than background.
+
+    Everything else is as in `SceneSource`.
+    """
+
+    name = "emoji-pictures"
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        sprites: Sprites | None = None,
+        seed: int = 0,
+        split: Split = "train",
+        tags: Mapping[Tag, float] | None = None,
+        size: int = 96,
+        length: int = VIRTUAL_LENGTH,
+        dense: bool = False,
+    ) -> None:
+        super().__init__(
+            folder, sprites=sprites, seed=seed, split=split, tags=tags, size=size, length=length
+        )
+        self.dense = dense
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.picture(self.checked(index))
+
+    def picture(self, index: int) -> np.ndarray:
+        """The picture of an index, (size, size, 3) uint8."""
+        if not self.dense:
+            return super().picture(index)
+        scene = self.scene(index)
+        rng = self.rng(index, CROP)
+        low, high = DENSE_ZOOM
+        large = round(self.size * (low + (high - low) * rng.random()))
+        x0, y0, x1, y1 = pick(rng, scene.objects).box
+        left = self._edge(x0 + (x1 - x0) * rng.random(), large)
+        top = self._edge(y0 + (y1 - y0) * rng.random(), large)
+        picture = render(scene, large, self.sprites)
+        return picture[top : top + self.size, left : left + self.size].copy()
+
+    def _edge(self, centre: float, large: int) -> int:
+        """First pixel of a crop about a centre, within a picture of `large` pixels."""
+        return min(max(round(centre * large - self.size / 2), 0), large - self.size)
+
+
+class EmojiPairs(SceneSource):
+    """(picture, caption) pairs, for the understanding encoder; arguments as `SceneSource`."""
+
+    name = "emoji-pairs"
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
+        index = self.checked(index)
+        scene = self.scene(index)
+        words = caption(scene, self.rng(index, WORDS))
+        return render(scene, self.size, self.sprites), words
+
+
+class EmojiScenes(SceneSource):
+    """Samples to understand and to draw.
+
+    | kind | form | sample |
+    |---|---|---|
+    | gen | chat | a caption, and the picture to draw |
+    | gen | plain | a concept's name, and its picture; single objects only (stage I) |
+    | und | chat | one to three questions about a picture, or a caption asked for |
+    | und | plain | a picture and its caption (stage I) |
+
+    Args:
+        kind: What a sample teaches; words without pictures are `text.EmojiText`.
+        form: "chat", or "plain" for stage I.
+
+    Everything else is as in `SceneSource`; sources of one seed, split and tags show the same
+    scene at the same index, whatever their kind and form.
+
+    Raises:
+        ValueError: An unknown kind or form, or for plain gen, other tags than single_object.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        kind: Literal["und", "gen"],
+        form: Literal["chat", "plain"] = "chat",
+        sprites: Sprites | None = None,
+        seed: int = 0,
+        split: Split = "train",
+        tags: Mapping[Tag, float] | None = None,
+        size: int = 96,
+        length: int = VIRTUAL_LENGTH,
+    ) -> None:
+        if kind not in ("und", "gen") or form not in ("chat", "plain"):
+            raise ValueError(
+                f"kind must be und or gen and form chat or plain, got {kind!r} and {form!r}: "
+                "text alone is the source emoji-text"
+            )
+        if kind == "gen" and form == "plain":
+            tags = {"single_object": 1.0} if tags is None else tags
+            if set(tags) != {"single_object"}:
+                raise ValueError(
+                    f"plain gen samples name one thing: tags must be single_object, got {[*tags]}"
+                )
+        super().__init__(
+            folder, sprites=sprites, seed=seed, split=split, tags=tags, size=size, length=length
+        )
+        self.kind: Literal["und", "gen"] = kind
+        self.form: Literal["chat", "plain"] = form
+        self.name = f"emoji-{kind}-{form}"
+
+    def __getitem__(self, index: int) -> Sample:
+        index = self.checked(index)
+        scene, rng = self.scene(index), self.rng(index, WORDS)
+        picture = render(scene, self.size, self.sprites)
+        if self.kind == "gen":
+            turns = (self._gen_turn(scene, rng),)
+            images, target = (), picture
+        else:
+            turns = self._und_turns(scene, rng)
+            images, target = (picture,), None
+        return Sample(
+            key=self.key(index),
+            kind=self.kind,
+            turns=turns,
+            images=images,
+            target=target,
+            form=self.form,
+        )
+
+    def _gen_turn(self, scene: Scene, rng: np.random.Generator) -> Turn:
+        if self.form == "plain":
+            return Turn(role="assistant", text=scene.objects[0].concept)
+        return Turn(role="user", text=caption(scene, rng))
+
+    def _und_turns(self, scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
+        if self.form == "plain":
+            return (Turn(role="assistant", text=f"{IMAGE_MARK}{caption(scene, rng)}"),)
+        if rng.random() < DESCRIBE_SHARE:
+            questions = [describe(scene, rng)]
+        else:
+            questions = _interview(scene, rng)
+        turns: list[Turn] = []
+        for question in questions:
+            mark = "" if turns else f"{IMAGE_MARK}\n"
+            turns.append(Turn(role="user", text=f"{mark}{question.text}"))
+            turns.append(Turn(role="assistant", text=question.answer))
+        return tuple(turns)
+
+
+def _interview(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """One to three questions about a scene, none twice."""
+    wanted = 1 + below(rng, MAX_QUESTIONS)
+    asked: dict[str, Question] = {}
+    while len(asked) < wanted:
+        question = ask(scene, rng, pick(rng, QUESTION_KINDS))
+        if question is not None:
+            asked.setdefault(question.text, question)
+    return list(asked.values())

@@ -1,0 +1,168 @@
+"""The artwork in memory: one sprite a concept and vendor, natural or in one of the ten colours."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from openjanus.worlds.emoji.concepts import TINTABLE
+from openjanus.worlds.emoji.fetch import FORMAT_VERSION, default_folder
+
+Rgb = tuple[int, int, int]
+
+TINTS: Final[Mapping[str, tuple[Rgb, Rgb, Rgb]]] = MappingProxyType(
+    {
+        "red": ((115, 0, 10), (222, 26, 34), (255, 112, 100)),
+        "orange": ((165, 70, 0), (255, 138, 0), (255, 196, 110)),
+        "yellow": ((170, 130, 0), (252, 218, 20), (255, 246, 160)),
+        "green": ((0, 70, 22), (34, 158, 56), (140, 222, 140)),
+        "blue": ((8, 26, 115), (30, 84, 222), (125, 172, 255)),
+        "purple": ((52, 8, 92), (128, 40, 172), (196, 136, 230)),
+        "pink": ((196, 62, 124), (252, 134, 190), (255, 210, 232)),
+        "brown": ((52, 26, 8), (120, 68, 32), (188, 136, 96)),
+        "black": ((0, 0, 0), (30, 30, 33), (108, 108, 114)),
+        "white": ((146, 146, 152), (240, 240, 243), (255, 255, 255)),
+    }
+)
+"""Shadow, body and light of each of the ten colours, RGB 0 to 255."""
+
+
+class Sprites:
+    """Every sprite of the world, by concept and vendor, tinted on demand and kept.
+
+    Args:
+        images: (H, W, 4) uint8 RGBA with straight alpha, trimmed to what is visible, keyed by
+            (concept, vendor). Every concept must come from every vendor.
+
+    Raises:
+        ValueError: An array is not (H, W, 4) uint8, or a concept lacks a vendor.
+    """
+
+    def __init__(self, images: Mapping[tuple[str, str], np.ndarray]) -> None:
+        self.concepts = tuple(dict.fromkeys(concept for concept, _ in images))
+        self.vendors = tuple(dict.fromkeys(vendor for _, vendor in images))
+        if len(images) != len(self.concepts) * len(self.vendors) or not images:
+            raise ValueError(
+                f"every concept must come from every vendor, got {len(images)} sprites for "
+                f"{len(self.concepts)} concepts and {len(self.vendors)} vendors"
+            )
+        for key, image in images.items():
+            if image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8:
+                raise ValueError(
+                    f"a sprite must be (H, W, 4) uint8, {key} is {image.shape} {image.dtype}"
+                )
+        self._images = dict(images)
+        self._aspects = {key: image.shape[1] / image.shape[0] for key, image in images.items()}
+        self._drawn: dict[tuple[str, str, str | None], Image.Image] = {}
+        self._means: dict[tuple[str, str, str | None], tuple[float, float, float]] = {}
+
+    @classmethod
+    def load(cls, folder: str | Path | None = None) -> Sprites:
+        """Read the sprites that `fetch_emoji` wrote.
+
+        Args:
+            folder: Where they lie; `default_folder()` when None.
+
+        Raises:
+            FileNotFoundError: Nothing was fetched into the folder.
+            ValueError: The sprites were written by a newer version, or are damaged.
+        """
+        folder = default_folder() if folder is None else Path(folder)
+        record_path = folder / "sprites.json"
+        if not record_path.is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no sprites: run openjanus.worlds.emoji.fetch.fetch_emoji"
+            )
+        record = json.loads(record_path.read_text(encoding="utf-8"))
+        if record["format_version"] > FORMAT_VERSION:
+            raise ValueError(
+                f"sprites of {folder} have format_version {record['format_version']}, this "
+                f"version reads up to {FORMAT_VERSION}: upgrade openjanus"
+            )
+        content = (folder / "sprites.npz").read_bytes()
+        if hashlib.sha256(content).hexdigest() != record["sprites_sha256"]:
+            raise ValueError(
+                f"{folder}/sprites.npz must be the file that sprites.json records, its sha256 "
+                "differs: delete both and fetch again"
+            )
+        with np.load(io.BytesIO(content)) as arrays:
+            stack, shapes = arrays["rgba"], arrays["shapes"]
+        return cls(
+            {
+                (concept, vendor): np.ascontiguousarray(sprite[:height, :width])
+                for (concept, vendor), sprite, (height, width) in zip(
+                    record["names"], stack, shapes, strict=True
+                )
+            }
+        )
+
+    def aspect(self, concept: str, vendor: str) -> float:
+        """Width over height of a sprite."""
+        return self._aspects[concept, vendor]
+
+    def rgba(self, concept: str, vendor: str, colour: str | None = None) -> np.ndarray:
+        """(H, W, 4) uint8, straight alpha, natural or tinted.
+
+        Raises:
+            KeyError: No such sprite.
+            ValueError: The concept takes no tint, or there is no such colour.
+        """
+        image = self._images[concept, vendor]
+        if colour is None:
+            return image
+        if colour not in TINTS or concept not in TINTABLE:
+            raise ValueError(
+                f"a tint must be one of {', '.join(TINTS)}, on anything but a person: "
+                f"got {colour!r} on {concept!r}"
+            )
+        return tint(image, colour)
+
+    def drawn(self, concept: str, vendor: str, colour: str | None = None) -> Image.Image:
+        """The sprite with premultiplied alpha (Pillow mode "RGBa"), ready to be resized."""
+        key = (concept, vendor, colour)
+        if key not in self._drawn:
+            self._drawn[key] = Image.fromarray(self.rgba(*key)).convert("RGBa")
+        return self._drawn[key]
+
+    def mean_colour(
+        self, concept: str, vendor: str, colour: str | None = None
+    ) -> tuple[float, float, float]:
+        """Mean RGB of a sprite, 0 to 255, weighted by alpha."""
+        key = (concept, vendor, colour)
+        if key not in self._means:
+            image = self.rgba(*key).reshape(-1, 4).astype(np.float64)
+            red, green, blue = np.average(image[:, :3], axis=0, weights=image[:, 3]).tolist()
+            self._means[key] = (red, green, blue)
+        return self._means[key]
+
+
+def tint(image: np.ndarray, colour: str) -> np.ndarray:
+    """Recolour a sprite, keeping its luminance as shading.
+
+    Luminance is standardised over the sprite first, so that a dark drawing and a pale one come
+    out in the same colour; two deviations below the mean are shadow, two above are light.
+
+    Args:
+        image: (H, W, 4) uint8, straight alpha.
+        colour: One of `TINTS`.
+
+    Returns:
+        (H, W, 4) uint8 with the same alpha.
+    """
+    luminance = image[..., :3].astype(np.float64) @ (0.299, 0.587, 0.114)  # (H, W)
+    alpha = image[..., 3].astype(np.float64)
+    mean = np.average(luminance, weights=alpha)
+    deviation = np.sqrt(np.average((luminance - mean) ** 2, weights=alpha))
+    # The floor keeps a nearly flat drawing flat instead of blowing up its noise.
+    shade = np.clip((luminance - mean) / (2 * max(deviation, 12.0)), -1, 1)
+    channels = [np.interp(shade, (-1, 0, 1), ramp) for ramp in zip(*TINTS[colour], strict=True)]
+    tinted = np.stack([*channels, alpha], axis=-1)
+    return np.round(tinted).astype(np.uint8)

@@ -1,0 +1,409 @@
+"""The emoji task: drawing by GenEval's rules, understanding by open questions with exact answers.
+
+Its result is called "GenEval rules on the emoji world", never "GenEval". Drawing asks for cells
+that no training ever showed; `single_object` combines nothing, so it shows seen concepts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from openjanus.eval.answers import (
+    exact_match,
+    majority_score,
+    normalise,
+    read_yes_no,
+    yes_no_scores,
+)
+from openjanus.eval.geneval import TAGS, overall, tag_scores
+from openjanus.eval.stats import bootstrap_interval, bootstrap_macro_interval
+from openjanus.eval.task import Prediction, Request
+from openjanus.pipeline import Janus
+from openjanus.worlds.emoji.captions import metadata_for_cell
+from openjanus.worlds.emoji.cells import evaluation_cells
+from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, NUMBER_WORDS
+from openjanus.worlds.emoji.judge import Judge, judge_drawings
+from openjanus.worlds.emoji.judge_measures import as_record, measure
+from openjanus.worlds.emoji.questions import QUESTION_KINDS, Negatives, QuestionKind, exam
+from openjanus.worlds.emoji.scenes import RELATIONS, render
+from openjanus.worlds.emoji.sheet import contact_sheet
+from openjanus.worlds.emoji.sprites import Sprites
+
+NEGATIVES: Final[tuple[Negatives, ...]] = ("random", "popular", "adversarial")
+SEED_BLOCK: Final = 16
+"""So many neighbouring prompts share a drawing seed: one seed for all would give every prompt the
+same noise, and so the same luck; one each would forbid batches."""
+SHEET_PER_TAG: Final = 8
+FRAME: Final = 4
+"""Pixels of the verdict's frame on the contact sheet."""
+GREY: Final = 127
+"""What the blind see."""
+ANSWER_TOKENS: Final = 16
+JUDGE_SEED: Final = 7004
+"""Stream of the scenes on which the judge is measured beside a model; no training uses it."""
+
+
+class EmojiTask:
+    """Drawing and understanding of the emoji world.
+
+    Args:
+        drawings_per_tag: Drawings a tag at least; every cell gets equally many.
+        questions: Questions a kind.
+        judge_scenes: Scenes a tag on which the judge, and the ceiling, are measured.
+        guidance_scale: Of every drawing.
+        temperature: Of every drawing; answers are greedy.
+        batch_size: Prompts or questions at once.
+        folder: Of the artwork; None is `fetch.default_folder()`.
+        sprites: The artwork itself, instead of a folder.
+        referee: The judge; None is the one that ships with the package.
+
+    Raises:
+        ValueError: A count below 1, or both a folder and sprites.
+        FileNotFoundError: No artwork or no judge.
+    """
+
+    rules = "GenEval rules on the emoji world, v1; exact match, v1"
+
+    def __init__(
+        self,
+        *,
+        drawings_per_tag: int = 400,
+        questions: int = 1000,
+        judge_scenes: int = 200,
+        guidance_scale: float = 5.0,
+        temperature: float = 1.0,
+        batch_size: int = 16,
+        folder: str | Path | None = None,
+        sprites: Sprites | None = None,
+        referee: Judge | None = None,
+    ) -> None:
+        counts = (drawings_per_tag, questions, judge_scenes, batch_size)
+        if min(counts) < 1:
+            raise ValueError(
+                "drawings_per_tag, questions, judge_scenes and batch_size must be at least 1, "
+                f"got {counts}"
+            )
+        if folder is not None and sprites is not None:
+            raise ValueError("the task takes a folder or sprites, got both: leave one out")
+        self.drawings_per_tag = drawings_per_tag
+        self.questions = questions
+        self.judge_scenes = judge_scenes
+        self.guidance_scale = guidance_scale
+        self.temperature = temperature
+        self.batch_size = batch_size
+        self.sprites = Sprites.load(folder) if sprites is None else sprites
+        self.referee = Judge.load() if referee is None else referee
+
+    def settings(self) -> dict[str, Any]:
+        """Options on which a score depends, and which judge judges."""
+        return {
+            "drawings_per_tag": self.drawings_per_tag,
+            "questions": self.questions,
+            "judge_scenes": self.judge_scenes,
+            "drawing": {"guidance_scale": self.guidance_scale, "temperature": self.temperature},
+            "answers": {"temperature": 0.0, "max_new_tokens": ANSWER_TOKENS},
+            "judge_sha256": self.referee.sha256(),
+        }
+
+    def requests(self, *, limit: int | None, seed: int) -> list[Request]:
+        """Prompts of every cell, then questions, with their picture and with a grey one.
+
+        Args:
+            limit: Drawings in all, spread evenly over the six tags, and questions a kind.
+            seed: Of the drawings and the questions.
+        """
+        per_tag = None if limit is None else max(1, limit // len(TAGS))
+        asked = self.questions if limit is None else min(limit, self.questions)
+        return [*self._drawing_requests(per_tag, seed), *self._question_requests(asked, seed)]
+
+    def _drawing_requests(self, per_tag: int | None, seed: int) -> list[Request]:
+        """One request a cell, in order of the cells' hashes, for as many drawings as it gets."""
+        made: list[Request] = []
+        block = 0
+        for tag in TAGS:
+            cells = evaluation_cells(tag)
+            total = -(-self.drawings_per_tag // len(cells)) * len(cells)
+            if per_tag is not None:
+                total = min(total, per_tag)
+            each, more = divmod(total, len(cells))
+            for i, cell in enumerate(cells[:total]):
+                n = each + (i < more)
+                # A block has one seed and one number of drawings: it can be drawn in one batch.
+                if i % SEED_BLOCK == 0 or i == more:
+                    block += 1
+                line = metadata_for_cell(cell)
+                drawing_seed = seed * 1_000_000 + block
+                made.append(
+                    Request(
+                        key=f"drawing/{cell.name}",
+                        group=f"drawing/{drawing_seed}/{n}",
+                        prompt=line["prompt"],
+                        data={
+                            "tag": tag,
+                            "cell": cell.name,
+                            "n": n,
+                            "seed": drawing_seed,
+                            "index": len(made),
+                            "metadata": line,
+                        },
+                    )
+                )
+        return made
+
+    def _question_requests(self, n: int, seed: int) -> list[Request]:
+        """Questions of every kind with their pictures, then the same ones for the blind."""
+        made: list[Request] = []
+        for group in ("understanding", "blind"):
+            for kind in QUESTION_KINDS:
+                for negatives, count in _shares(kind, n):
+                    asked = exam(kind, count, seed, self.sprites, negatives=negatives)
+                    for i, (scene, question) in enumerate(asked):
+                        data = {
+                            "kind": kind,
+                            "negatives": negatives if kind == "existence" else None,
+                            "scene": scene,
+                            "answer": question.answer,
+                        }
+                        made.append(
+                            Request(
+                                key=f"{group}/{kind}/{negatives}/{i}",
+                                group=group,
+                                prompt=question.text,
+                                data=data,
+                            )
+                        )
+        return made
+
+    def answer(self, janus: Janus, batch: Sequence[Request], folder: Path) -> list[Prediction]:
+        """Draw or answer a batch, and judge it."""
+        if batch[0].group.startswith("drawing/"):
+            return self._draw(janus, batch, folder)
+        return self._reply(janus, batch)
+
+    def _draw(self, janus: Janus, batch: Sequence[Request], folder: Path) -> list[Prediction]:
+        """Draw, keep the pictures in GenEval's layout of folders, and apply its rules."""
+        drawings = janus.draw_batch(
+            [request.prompt for request in batch],
+            n=batch[0].data["n"],
+            seed=batch[0].data["seed"],
+            guidance_scale=self.guidance_scale,
+            temperature=self.temperature,
+        )
+        predictions = []
+        for request, drawing in zip(batch, drawings, strict=True):
+            data = request.data
+            place = folder / "drawings" / f"{data['index']:05d}"
+            samples = place / "samples"
+            samples.mkdir(parents=True, exist_ok=True)
+            line = json.dumps(data["metadata"], ensure_ascii=False)
+            (place / "metadata.jsonl").write_text(f"{line}\n", encoding="utf-8")
+            for i, image in enumerate(drawing.images):
+                image.save(samples / f"{i:04d}.png")
+            verdicts = judge_drawings(
+                drawing.images, [data["metadata"]] * data["n"], referee=self.referee
+            )
+            predictions.append(
+                {
+                    "key": request.key,
+                    "tag": data["tag"],
+                    "cell": data["cell"],
+                    "prompt": request.prompt,
+                    "seed": data["seed"],
+                    "files": [
+                        f"drawings/{place.name}/samples/{i:04d}.png" for i in range(data["n"])
+                    ],
+                    "image_ids": drawing.image_ids.tolist(),
+                    "correct": [verdict.correct for verdict in verdicts],
+                    "reasons": [list(verdict.reasons) for verdict in verdicts],
+                }
+            )
+        return predictions
+
+    def _reply(self, janus: Janus, batch: Sequence[Request]) -> list[Prediction]:
+        """Ask about a scene's picture, or about a grey one."""
+        size = janus.config.und_image_size
+        grey = np.full((size, size, 3), GREY, dtype=np.uint8)
+        conversations = []
+        for request in batch:
+            blind = request.group == "blind"
+            picture = grey if blind else render(request.data["scene"], size, self.sprites)
+            parts = [
+                {"type": "image", "image": Image.fromarray(picture)},
+                {"type": "text", "text": request.prompt},
+            ]
+            conversations.append([{"role": "user", "content": parts}])
+        replies = janus.chat_batch(conversations, max_new_tokens=ANSWER_TOKENS, temperature=0.0)
+        return [
+            {
+                "key": request.key,
+                "kind": request.data["kind"],
+                "negatives": request.data["negatives"],
+                "question": request.prompt,
+                "answer": request.data["answer"],
+                "reply": reply.text,
+                "correct": exact_match(reply.text, request.data["answer"]),
+                "parsed": normalise(reply.text) in ANSWERS[request.data["kind"]],
+            }
+            for request, reply in zip(batch, replies, strict=True)
+        ]
+
+    def summarise(
+        self, janus: Janus, predictions: Sequence[Prediction], folder: Path, *, seed: int
+    ) -> dict[str, Any]:
+        """Scores, intervals, baselines, the ceiling and the judge's own figures."""
+        drawn = [p for p in predictions if p["key"].startswith("drawing/")]
+        seen = [p for p in predictions if p["key"].startswith("understanding/")]
+        blind = [p for p in predictions if p["key"].startswith("blind/")]
+        per_tag = min(
+            self.judge_scenes, sum(len(p["correct"]) for p in drawn if p["tag"] == TAGS[0])
+        )
+        measures = self._measure_judge(janus, per_tag)
+        ceilings = {
+            tag: 1 - figures["false_rejections"]
+            for tag, figures in measures["reconstructions"].items()
+        }
+        self._write_sheet(drawn, folder)
+        return {
+            "drawing": _drawing_scores(drawn, seed) | {"ceiling": round(overall(ceilings), 4)},
+            "understanding": {
+                **_accuracies(seen),
+                "blind": _accuracies(blind),
+                "n": len(seen),
+            },
+            "judge": measures,
+            "details": {
+                "single_object": "seen concepts",
+                "drawings": dict(Counter(p["tag"] for p in drawn for _ in p["correct"])),
+                "cells": dict(Counter(p["tag"] for p in drawn)),
+                "ceiling": {tag: round(value, 4) for tag, value in ceilings.items()},
+                "questions": dict(Counter(p["kind"] for p in seen)),
+                "majority": _by_kind(seen, lambda ps: majority_score([p["answer"] for p in ps])),
+                "understanding_ci": _by_kind(seen, lambda ps: _question_interval(ps, seed)),
+                "existence": _pope(seen),
+            },
+            "parse_failure_rate": round(sum(not p["parsed"] for p in seen) / len(seen), 4),
+        }
+
+    def _measure_judge(self, janus: Janus, per_tag: int) -> dict[str, dict[str, dict[str, float]]]:
+        """Balanced verdicts on renders, and on what the model's tokenizer makes of them."""
+
+        def redraw(pictures: np.ndarray) -> np.ndarray:
+            images = (Image.fromarray(picture) for picture in pictures)
+            return np.stack(
+                [np.asarray(janus.decode_image(janus.encode_image(image))) for image in images]
+            )
+
+        return {
+            shown: as_record(
+                measure(
+                    self.referee,
+                    self.sprites,
+                    size=janus.config.gen_image_size,
+                    per_tag=per_tag,
+                    seed=JUDGE_SEED,
+                    redraw=how,
+                )
+            )
+            for shown, how in (("renders", None), ("reconstructions", redraw))
+        }
+
+    def _write_sheet(self, drawn: Sequence[Prediction], folder: Path) -> None:
+        """The first drawings of each tag, framed green where right and red where wrong."""
+        pictures, words = [], []
+        for tag in TAGS:
+            for prediction in [p for p in drawn if p["tag"] == tag][:SHEET_PER_TAG]:
+                with Image.open(folder / prediction["files"][0]) as image:
+                    picture = np.asarray(image.convert("RGB"))
+                pictures.append(framed(picture, correct=prediction["correct"][0]))
+                words.append(prediction["prompt"].removeprefix("a photo of "))
+        contact_sheet(pictures, words, columns=SHEET_PER_TAG).save(folder / "sheet.png")
+
+
+def framed(picture: np.ndarray, *, correct: bool) -> np.ndarray:
+    """A picture (H, W, 3) uint8 with its verdict around it: green for right, red for wrong."""
+    height, width = picture.shape[:2]
+    frame = np.empty((height + 2 * FRAME, width + 2 * FRAME, 3), dtype=np.uint8)
+    frame[:] = (34, 158, 56) if correct else (222, 26, 34)
+    frame[FRAME : FRAME + height, FRAME : FRAME + width] = picture
+    return frame
+
+
+_NAMES: Final = frozenset(CONCEPTS)
+ANSWERS: Final[dict[QuestionKind, frozenset[str]]] = {
+    "existence": frozenset({"yes", "no"}),
+    "counting": frozenset(NUMBER_WORDS[1:]),
+    "colour": frozenset(COLOURS),
+    "relation": _NAMES | {relation.removesuffix(" of") for relation in RELATIONS},
+    "naming": _NAMES,
+}
+"""What an answer of a kind may be; anything else is a parse failure, and wrong."""
+
+
+def _shares(kind: QuestionKind, n: int) -> list[tuple[Negatives, int]]:
+    """How many questions of a kind there are with each sort of negatives."""
+    if kind != "existence":
+        return [("random", n)]
+    least, more = divmod(n, len(NEGATIVES))
+    return [(negatives, least + (i < more)) for i, negatives in enumerate(NEGATIVES)]
+
+
+def _drawing_scores(drawn: Sequence[Prediction], seed: int) -> dict[str, Any]:
+    """Scores a tag and overall, with 95 % intervals bootstrapped by cell."""
+    groups: dict[str, tuple[list[bool], list[str]]] = {tag: ([], []) for tag in TAGS}
+    for prediction in drawn:
+        values, cells = groups[prediction["tag"]]
+        values += prediction["correct"]
+        cells += [prediction["cell"]] * len(prediction["correct"])
+    scores = tag_scores({tag: values for tag, (values, _) in groups.items()})
+    intervals = {
+        "overall": bootstrap_macro_interval(groups, seed=seed),
+        **{tag: bootstrap_interval(*groups[tag], seed=seed) for tag in TAGS},
+    }
+    return {
+        "overall": round(overall(scores), 4),
+        "tags": {tag: round(score, 4) for tag, score in scores.items()},
+        "ci": {name: [round(edge, 4) for edge in edges] for name, edges in intervals.items()},
+        "n": sum(len(values) for values, _ in groups.values()),
+    }
+
+
+def _by_kind(
+    predictions: Sequence[Prediction], figure: Callable[[list[Prediction]], Any]
+) -> dict[str, Any]:
+    """A figure of the predictions of each kind of question."""
+    return {kind: figure([p for p in predictions if p["kind"] == kind]) for kind in QUESTION_KINDS}
+
+
+def _accuracies(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Share of exact answers by kind."""
+    return _by_kind(predictions, lambda ps: round(sum(bool(p["correct"]) for p in ps) / len(ps), 4))
+
+
+def _question_interval(predictions: Sequence[Prediction], seed: int) -> list[float]:
+    """95 % interval of the share of exact answers; each question is a cluster of its own."""
+    values = [float(p["correct"]) for p in predictions]
+    edges = bootstrap_interval(values, range(len(values)), seed=seed)
+    return [round(edge, 4) for edge in edges]
+
+
+def _pope(predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
+    """POPE's figures for each sort of negatives."""
+    figures = {}
+    for negatives in NEGATIVES:
+        asked = [p for p in predictions if p["negatives"] == negatives]
+        if asked:
+            scores = yes_no_scores(
+                [read_yes_no(p["reply"]) for p in asked], [p["answer"] == "yes" for p in asked]
+            )
+            figures[negatives] = {
+                name: round(value, 4) for name, value in dataclasses.asdict(scores).items()
+            }
+    return figures

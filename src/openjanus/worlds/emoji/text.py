@@ -1,0 +1,266 @@
+"""Words without pictures, for stage 0: captions, questions about told scenes, glosses, dialogues.
+
+Nothing here spells out a held-out cell: scenes are of the training split, and prose in which the
+words of a held-out cell meet is dropped, whatever it says of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+
+from openjanus.data.samples import Sample, Turn
+from openjanus.worlds.emoji.captions import caption, geneval_caption, phrase
+from openjanus.worlds.emoji.cells import (
+    MAX_COUNT,
+    attribution_cell,
+    colour_cell,
+    count_cell,
+    is_held_out,
+    pair_cell,
+)
+from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, NUMBER_WORDS
+from openjanus.worlds.emoji.draws import below, pick
+from openjanus.worlds.emoji.fetch import FORMAT_VERSION, default_folder
+from openjanus.worlds.emoji.indexed import VIRTUAL_LENGTH, WORDS, SceneSource
+from openjanus.worlds.emoji.questions import QuestionKind, ask
+from openjanus.worlds.emoji.sampling import Split
+from openjanus.worlds.emoji.scenes import OPPOSITE, Scene, Tag
+from openjanus.worlds.emoji.sprites import Sprites
+
+GROUP_NAMES: Final = {
+    "vehicle": "a vehicle",
+    "animal": "an animal",
+    "food": "something to eat",
+    "kitchen": "a thing for the kitchen",
+    "furniture": "a piece of furniture",
+    "sports": "a thing for sports",
+}
+"""What the things of a supercategory are, for those whose name says it."""
+
+Part = Literal["captions", "told", "words", "glosses", "dialogues"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+DEFAULT_PARTS: Final[Mapping[Part, float]] = {
+    "captions": 0.4,
+    "told": 0.25,
+    "words": 0.05,
+    "glosses": 0.2,
+    "dialogues": 0.1,
+}
+"""Captions and glosses are plain text; told scenes, words and dialogues are chat."""
+
+_SPATIAL: Final = frozenset(("left", "right", "above", "below", "over", "under", "beneath"))
+
+_NOUNS: Final = {
+    word: concept.name for concept in CONCEPTS.values() for word in (concept.plural, concept.name)
+}
+
+_NUMBERS: Final = {NUMBER_WORDS[n]: n for n in range(2, MAX_COUNT + 1)}
+
+_LONGEST_FIRST: Final = sorted(
+    {*_NOUNS, *_NUMBERS, *COLOURS, *_SPATIAL}, key=lambda word: (-len(word), word)
+)
+_WORDS: Final = re.compile(rf"\b(?:{'|'.join(_LONGEST_FIRST)})\b")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prose:
+    """Fetched prose, without what meets a held-out cell."""
+
+    glosses: tuple[str, ...]
+    """"word: what it means"."""
+    dialogues: tuple[tuple[str, str], ...]
+    """(what is said, the reply)."""
+
+
+def load_prose(folder: str | Path | None = None) -> Prose:
+    """Read what `fetch_text` wrote, and drop what meets a held-out cell.
+
+    Args:
+        folder: Where it lies; `default_folder()` when None.
+
+    Raises:
+        FileNotFoundError: No text was fetched into the folder.
+        ValueError: The text was written by a newer version.
+    """
+    folder = default_folder() if folder is None else Path(folder)
+    record_path = folder / "text.json"
+    if not record_path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no text: run openjanus.worlds.emoji.fetch.fetch_text"
+        )
+    version = json.loads(record_path.read_text(encoding="utf-8"))["format_version"]
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"text of {folder} has format_version {version}, this version reads up to "
+            f"{FORMAT_VERSION}: upgrade openjanus"
+        )
+    glosses: list[str] = _read_lines(folder / "glosses.jsonl")
+    dialogues: list[list[str]] = _read_lines(folder / "dialogues.jsonl")
+    return Prose(
+        glosses=tuple(text for text in glosses if not meets_held_out(text)),
+        dialogues=tuple(
+            (said, reply) for said, reply in dialogues if not meets_held_out(f"{said} {reply}")
+        ),
+    )
+
+
+def meets_held_out(text: str) -> bool:
+    """Whether the words of a held-out cell meet in a text, in whatever sense.
+
+    A thing and a colour, two things (with their colours), or a thing and a number meet when both
+    are words of the text. Two things meet in a relation when any spatial word stands with them:
+    no prose is worth telling which.
+    """
+    words = set(_WORDS.findall(text.lower()))
+    things = {_NOUNS[word] for word in words if word in _NOUNS}
+    if not things or len(words) < 2:
+        return False
+    colours = words & set(COLOURS)
+    if len(things) > 1 and words & _SPATIAL:
+        return True
+    return any(map(is_held_out, _met_cells(things, colours, words & set(_NUMBERS))))
+
+
+def _met_cells(things: set[str], colours: set[str], numbers: set[str]) -> Iterable[str]:
+    for thing in things:
+        yield from (colour_cell(thing, colour) for colour in colours)
+        yield from (count_cell(thing, _NUMBERS[number]) for number in numbers)
+    for a, b in permutations(things, 2):
+        yield pair_cell(a, b)
+        for colour_a in colours:
+            yield from (attribution_cell(a, colour_a, b, colour_b) for colour_b in colours)
+
+
+def told_question(scene: Scene, rng: np.random.Generator) -> tuple[str, str] | None:
+    """A scene told in words, a question about it, and the answer that follows from the words.
+
+    Returns:
+        (words and question, answer), or None where nothing of the drawn kind can be asked.
+    """
+    kinds: tuple[QuestionKind, ...] = ("existence", "counting", "colour", "relation")
+    kind = pick(rng, kinds)
+    if kind == "relation" and scene.tag != "position":
+        return None  # the words would not tell it
+    question = ask(scene, rng, kind)
+    if question is None:
+        return None
+    told = geneval_caption(scene, rng).removeprefix("a photo of ")
+    return f"A picture shows {told}. {question.text}", question.answer
+
+
+def world_question(rng: np.random.Generator) -> tuple[str, str]:
+    """A question about the world's words themselves, and its answer."""
+    concept = pick(rng, tuple(CONCEPTS.values()))
+    match below(rng, 6):
+        case 0:
+            named = [x for x in CONCEPTS.values() if x.group in GROUP_NAMES]
+            concept = pick(rng, named)
+            kind = GROUP_NAMES[concept.group]
+            return f"Name {kind}.", concept.name
+        case 1:
+            named = [x for x in CONCEPTS.values() if x.group in GROUP_NAMES]
+            concept = pick(rng, named)
+            right = rng.random() < 0.5
+            others = [group for group in GROUP_NAMES if group != concept.group]
+            group = concept.group if right else pick(rng, others)
+            verb = "Are" if concept.pair else "Is"
+            noun = concept.name if concept.pair else phrase(concept.name)
+            return f"{verb} {noun} {GROUP_NAMES[group]}?", "yes" if right else "no"
+        case 2:
+            plural = f"pairs of {concept.plural}" if concept.pair else concept.plural
+            return f"What are many of {phrase(concept.name)} called?", plural
+        case 3:
+            relation = pick(rng, tuple(OPPOSITE))
+            return f"What is the opposite of {relation}?", OPPOSITE[relation]
+        case 4:
+            number = below(rng, MAX_COUNT)
+            return f"Which number comes after {NUMBER_WORDS[number]}?", NUMBER_WORDS[number + 1]
+        case _:
+            word = pick(rng, (*COLOURS, *CONCEPTS))
+            if word == "orange":
+                return "Is orange a colour or a thing?", "both"
+            return f"Is {word} a colour or a thing?", "colour" if word in COLOURS else "thing"
+
+
+class EmojiText(SceneSource):
+    """Text samples, without pictures.
+
+    Args:
+        parts: Weight of each of `PARTS`; None takes `DEFAULT_PARTS`.
+        prose: Fetched prose; None reads it from the folder where a part needs it.
+
+    Everything else is as in `SceneSource`.
+
+    Raises:
+        FileNotFoundError: A part needs prose, and the folder holds none.
+        ValueError: Unknown or weightless parts.
+    """
+
+    name = "emoji-text"
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        sprites: Sprites | None = None,
+        seed: int = 0,
+        split: Split = "train",
+        tags: Mapping[Tag, float] | None = None,
+        length: int = VIRTUAL_LENGTH,
+        parts: Mapping[Part, float] | None = None,
+        prose: Prose | None = None,
+    ) -> None:
+        super().__init__(folder, sprites=sprites, seed=seed, split=split, tags=tags, length=length)
+        parts = DEFAULT_PARTS if parts is None else parts
+        unknown = [part for part in parts if part not in PARTS]
+        if unknown or not parts or min(parts.values()) < 0 or sum(parts.values()) <= 0:
+            raise ValueError(
+                f"parts must weigh some of {', '.join(PARTS)} at >= 0 and one > 0, "
+                f"got {dict(parts)}"
+            )
+        needs_prose = parts.get("glosses", 0) > 0 or parts.get("dialogues", 0) > 0
+        self._prose = load_prose(folder) if needs_prose and prose is None else prose
+        self._parts = tuple(parts)
+        self._part_edges = np.cumsum(list(parts.values())) / sum(parts.values())
+
+    def __getitem__(self, index: int) -> Sample:
+        index = self.checked(index)
+        rng = self.rng(index, WORDS)
+        part = self._parts[int(np.searchsorted(self._part_edges, rng.random(), side="right"))]
+        said = self._said(part, index, rng)
+        if isinstance(said, str):
+            turns: tuple[Turn, ...] = (Turn(role="assistant", text=said),)
+        else:
+            turns = (Turn(role="user", text=said[0]), Turn(role="assistant", text=said[1]))
+        form = "plain" if len(turns) == 1 else "chat"
+        return Sample(key=self.key(index), kind="text", turns=turns, form=form)
+
+    def _said(self, part: Part, index: int, rng: np.random.Generator) -> str | tuple[str, str]:
+        """A plain text, or what is said and the reply."""
+        match part:
+            case "captions":
+                return caption(self.scene(index), rng)
+            case "told":
+                told = told_question(self.scene(index), rng)
+                return world_question(rng) if told is None else told
+            case "words":
+                return world_question(rng)
+            case "glosses":
+                assert self._prose is not None
+                return pick(rng, self._prose.glosses)
+            case "dialogues":
+                assert self._prose is not None
+                return pick(rng, self._prose.dialogues)
+
+
+def _read_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

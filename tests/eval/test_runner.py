@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from openjanus.eval.record import prompts_hash, template_hash, weights_hash
+from openjanus.eval.runner import batches, read_predictions, run_task
+from openjanus.eval.task import Prediction, Request, build_task, register_task, task_names
+from openjanus.pipeline import Janus
+from openjanus.pipeline.load import load
+
+
+class EchoTask:
+    """Answers every request with its prompt; stops in the middle when told to."""
+
+    rules = "echo v1"
+    batch_size = 2
+    stop_after: int | None = None
+    asked: list[str]
+
+    def __init__(self, *, words: str = "a b c d e", loud: bool = False) -> None:
+        self.words = words.split()
+        self.loud = loud
+        self.asked = []
+        EchoTask.last = self
+
+    last: EchoTask
+
+    def settings(self) -> dict[str, Any]:
+        return {"loud": self.loud}
+
+    def requests(self, *, limit: int | None, seed: int) -> list[Request]:
+        return [
+            Request(key=f"{seed}/{word}", group=str(i // 3), prompt=word)
+            for i, word in enumerate(self.words[:limit])
+        ]
+
+    def answer(self, janus: Janus, batch: Sequence[Request], folder: Path) -> list[Prediction]:
+        if EchoTask.stop_after is not None and len(self.asked) >= EchoTask.stop_after:
+            raise KeyboardInterrupt
+        self.asked += [request.prompt for request in batch]
+        return [{"key": request.key, "reply": request.prompt} for request in batch]
+
+    def summarise(
+        self, janus: Janus, predictions: Sequence[Prediction], folder: Path, *, seed: int
+    ) -> dict[str, Any]:
+        return {"text": "".join(p["reply"] for p in predictions)}
+
+
+register_task("echo", EchoTask)
+
+
+@pytest.fixture(scope="module")
+def janus() -> Janus:
+    return load("tiny")
+
+
+def test_a_run_leaves_a_whole_record(janus: Janus, tmp_path: Path) -> None:
+    summary = run_task(janus, "echo", output=tmp_path / "run", seed=4)
+    assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["text"] == "abcde"
+    assert summary["format_version"] == 1
+    assert summary["rules"] == "echo v1"
+    assert summary["options"] == {"loud": False}
+    assert summary["checkpoint_sha256"] == weights_hash(janus.model)
+    assert summary["template_sha256"] == template_hash(janus.config.processor)
+    assert (summary["prompts"], summary["seed"], summary["dtype"]) == (5, 4, "float32")
+    lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in lines] == [f"4/{word}" for word in "abcde"]
+
+
+def test_a_stopped_run_goes_on_where_it_was(
+    janus: Janus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EchoTask, "stop_after", 3)
+    with pytest.raises(KeyboardInterrupt):
+        run_task(janus, "echo", output=tmp_path)
+    assert not (tmp_path / "summary.json").exists()
+    monkeypatch.setattr(EchoTask, "stop_after", None)
+    # As if the last line had been cut off while it was written.
+    with (tmp_path / "predictions.jsonl").open("a") as file:
+        file.write('{"key": "0/d", "repl')
+    assert run_task(janus, "echo", output=tmp_path)["text"] == "abcde"
+    assert EchoTask.last.asked == ["d", "e"]
+
+
+def test_another_run_is_not_mixed_in(janus: Janus, tmp_path: Path) -> None:
+    run_task(janus, "echo", output=tmp_path)
+    with pytest.raises(ValueError, match="other options: give another output folder"):
+        run_task(janus, "echo", output=tmp_path, options={"loud": True})
+    with pytest.raises(ValueError, match="other limit, prompts, prompts_sha256"):
+        run_task(janus, "echo", output=tmp_path, limit=2)
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"predictions without settings.json"):
+        run_task(janus, "echo", output=tmp_path)
+
+
+def test_wrong_arguments(janus: Janus, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
+        run_task(janus, "echo", output=tmp_path, limit=0)
+    with pytest.raises(KeyError, match=r"unknown task 'ecko'.*echo"):
+        run_task(janus, "ecko", output=tmp_path)
+    with pytest.raises(ValueError, match=r"unknown option 'word'.*words"):
+        build_task("echo", {"word": "x"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_registry_knows_installed_and_registered_tasks() -> None:
+    assert {"echo", "emoji"} <= set(task_names())
+    with pytest.raises(ValueError, match="task 'echo' is taken"):
+        register_task("echo", lambda: EchoTask())
+
+
+def test_batches_hold_neighbours_of_one_group() -> None:
+    requests = [Request(key=str(i), group=g, prompt="") for i, g in enumerate("aaabba")]
+    made = [[request.key for request in batch] for batch in batches(requests, 2)]
+    assert made == [["0", "1"], ["2"], ["3", "4"], ["5"]]
+
+
+def test_a_broken_line_in_the_middle_is_not_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_text('{"key": "a"}\n{"key"\n{"key": "c"}\n')
+    with pytest.raises(ValueError, match="line 2 is not JSON"):
+        read_predictions(path)
+
+
+def test_hashes_tell_weights_and_prompts_apart() -> None:
+    model = torch.nn.Linear(2, 2, bias=False)
+    before = weights_hash(model)
+    assert weights_hash(torch.nn.Sequential(model)) != before
+    assert weights_hash(model.bfloat16()) != before
+    with torch.no_grad():
+        model.weight[0, 0] += 1
+    assert weights_hash(model.float()) != before
+    assert prompts_hash(["a", "b"]) != prompts_hash(["ab"])

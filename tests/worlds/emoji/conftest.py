@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from openjanus.worlds.emoji.concepts import CONCEPTS
+from openjanus.worlds.emoji.sprites import Sprites
+
+
+@pytest.fixture(scope="session")
+def sprites() -> Sprites:
+    """Made-up artwork of every concept: shaded ellipses of many shapes, sizes and colours."""
+    rng = np.random.default_rng(0)
+    images = {}
+    for concept in CONCEPTS:
+        for vendor in ("first", "second", "third"):
+            longer, shorter = 32, int(rng.integers(10, 33))
+            height, width = (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
+            y, x = np.mgrid[0:height, 0:width]
+            radius = ((x + 0.5) / width * 2 - 1) ** 2 + ((y + 0.5) / height * 2 - 1) ** 2
+            image = np.zeros((height, width, 4), dtype=np.uint8)
+            shade = 0.6 + 0.4 * (1 - np.clip(radius, 0, 1))
+            image[..., :3] = rng.integers(0, 256, 3) * shade[..., None]
+            image[..., 3] = np.where(radius <= 1, 255, 0)
+            images[concept, vendor] = image
+    return Sprites(images)

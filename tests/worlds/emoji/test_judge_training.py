@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from openjanus.config import VQConfig
+from openjanus.model.vq import VQTokenizer
+from openjanus.processor.image import uint8_to_pixel_values
+from openjanus.worlds.emoji import judge_training
+from openjanus.worlds.emoji.indexed import SceneSource
+from openjanus.worlds.emoji.judge import Calibration, Judge, JudgeConfig
+from openjanus.worlds.emoji.judge_targets import augmented
+from openjanus.worlds.emoji.judge_training import (
+    TRAIN_TAGS,
+    JudgeTrainConfig,
+    JudgeTrainer,
+    ReconstructionPool,
+    finished,
+    load_vq,
+    main,
+    redraw_with,
+    report,
+)
+from openjanus.worlds.emoji.sampling import touches_held_out
+from openjanus.worlds.emoji.sprites import Sprites
+
+SIZE = 64
+SMALL = JudgeConfig(widths=(8, 8, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def vq() -> VQTokenizer:
+    """An untrained tokenizer of small pictures."""
+    config = VQConfig(
+        image_size=SIZE,
+        base_channels=4,
+        channel_multipliers=(1, 1, 1, 1, 1),
+        num_res_blocks=1,
+        z_channels=4,
+        codebook_size=16,
+        codebook_dim=4,
+        norm_groups=2,
+    )
+    return VQTokenizer(config).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def source(sprites: Sprites) -> SceneSource:
+    return SceneSource(sprites=sprites, seed=1, tags=TRAIN_TAGS, size=SIZE)
+
+
+def settings(**changes: float) -> JudgeTrainConfig:
+    values = {
+        "batch_size": 8,
+        "fresh_reconstructions": 2,
+        "first_reconstructions": 6,
+        "pool_size": 12,
+        "per_tag": 2,
+        "calibration_scenes": 40,
+    }
+    return JudgeTrainConfig(**(values | changes))  # pyright: ignore[reportArgumentType]
+
+
+def test_training_learns(vq: VQTokenizer, source: SceneSource) -> None:
+    trainer = JudgeTrainer(vq, source, settings(minutes=60), SMALL)
+    trainer.elapsed = 200.0  # past the rise of the learning rate
+    losses = [trainer.train_step() for _ in range(25)]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert trainer.step == 25
+
+
+def test_steps_are_a_function_of_the_seed(vq: VQTokenizer, sprites: Sprites) -> None:
+    def losses(seed: int) -> list[float]:
+        made = SceneSource(sprites=sprites, seed=seed, size=SIZE)
+        trainer = JudgeTrainer(vq, made, settings(), SMALL)
+        return [trainer.train_step() for _ in range(2)]
+
+    state = torch.get_rng_state()
+    first = losses(1)
+    assert losses(1) == first
+    assert losses(2) != first
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's seed is left alone
+
+
+def test_a_run_keeps_to_its_budget_and_goes_on(
+    vq: VQTokenizer, source: SceneSource, tmp_path: Path
+) -> None:
+    path = tmp_path / "deep" / "training.pt"
+    trainer = JudgeTrainer(vq, source, settings(minutes=0.5 / 60), SMALL)
+    trainer.run(path)
+    assert trainer.elapsed >= 0.5
+    again = JudgeTrainer(vq, source, settings(minutes=0.5 / 60), SMALL)
+    again.load(path)
+    assert (again.step, again.elapsed) == (trainer.step, trainer.elapsed)
+    for name, weight in trainer.network.state_dict().items():
+        assert torch.equal(weight, again.network.state_dict()[name])
+    again.run(path)  # nothing is left to do
+    assert again.step == trainer.step
+    with pytest.raises(FileNotFoundError, match="leave out --resume"):
+        again.load(tmp_path / "none.pt")
+
+
+def test_the_pool_is_bounded_and_made_of_training_scenes(
+    vq: VQTokenizer, source: SceneSource
+) -> None:
+    pool = ReconstructionPool(vq, source, settings(disturbed_share=0.0))
+    pool.add(range(10))
+    expected = redraw_with(vq, bf16=True)(np.stack([source.picture(i) for i in range(10)]))
+    assert np.array_equal(np.stack(pool.pictures), expected)
+    pool.add(range(10, 15))
+    assert len(pool.pictures) == len(pool.scenes) == 12
+    assert pool.scenes[:3] == [source.scene(i) for i in (12, 13, 14)]
+    assert not any(touches_held_out(scene) for scene in pool.scenes)
+    pictures, scenes = pool.draw(5, np.random.default_rng(0))
+    for picture, scene in zip(pictures, scenes, strict=True):
+        slots = [i for i, known in enumerate(pool.scenes) if known is scene]
+        assert any(picture is pool.pictures[i] for i in slots)
+
+
+def test_disturbed_ids_move_to_near_rows_and_not_too_many(
+    vq: VQTokenizer, source: SceneSource
+) -> None:
+    pool = ReconstructionPool(vq, source, settings(disturbed_share=1.0, disturbed_ids=0.5))
+    ids = torch.randint(16, (50, 64), generator=torch.Generator().manual_seed(0))
+    moved = pool._disturbed(ids, np.random.default_rng(0))
+    share = (moved != ids).float().mean().item()
+    assert 0.1 < share < 0.4  # up to a half, a quarter on average
+    assert moved.min() >= 0
+    assert moved.max() < 16
+    still = ReconstructionPool(vq, source, settings(disturbed_share=0.0))
+    assert torch.equal(still._disturbed(ids, np.random.default_rng(0)), ids)
+
+
+def test_augmented_pictures_are_slightly_off(source: SceneSource) -> None:
+    pixels = uint8_to_pixel_values(np.stack([source.picture(i) for i in range(8)]))
+    before = pixels.clone()
+    rough = augmented(pixels, torch.Generator().manual_seed(0))
+    assert torch.equal(pixels, before)
+    assert rough.min() >= -1
+    assert rough.max() <= 1
+    change = (rough - pixels).abs().mean((1, 2, 3))
+    assert change.min() > 0
+    assert change.max() < 0.4
+    assert torch.equal(rough, augmented(pixels, torch.Generator().manual_seed(0)))
+
+
+def test_a_finished_judge_carries_its_figures(
+    vq: VQTokenizer, source: SceneSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So few steps teach no names, and a curve needs finds that are right.
+    monkeypatch.setattr(judge_training, "calibrate", lambda found, scenes: Calibration(scale=3.0))
+    trainer = JudgeTrainer(vq, source, settings(), SMALL)
+    trainer.train_step()
+    judge = finished(trainer)
+    judge.save(tmp_path)
+    record = Judge.load(tmp_path).record
+    assert record["measures"]["reconstructions"]["position"]["n"] == 2
+    assert record["calibration"] == {"scale": 3.0, "bias": 0.0}
+    assert record["training"]["steps"] == 1
+    assert record["detection"]["renders"]["scenes"] == 20
+    words = report(judge)
+    assert "NOT reached" in words
+    assert "color_attr" in words
+
+
+def test_wrong_arguments(
+    vq: VQTokenizer, sprites: Sprites, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="minutes must be > 0"):
+        settings(minutes=0)
+    with pytest.raises(ValueError, match="0 < fresh <= first <= pool_size"):
+        settings(first_reconstructions=1)
+    held_out = SceneSource(sprites=sprites, split="held_out", size=SIZE)
+    with pytest.raises(ValueError, match="learns from split 'train'"):
+        JudgeTrainer(vq, held_out, settings(), SMALL)
+    with pytest.raises(FileNotFoundError, match="no tokenizer at"):
+        load_vq(tmp_path, "nano-v0")
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path)])
+    assert "--vq" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path), "--vq", str(tmp_path)])
+    assert "no tokenizer at" in capsys.readouterr().err
+
+
+def test_checkpoints_of_tokenizer_training_are_opened(tmp_path: Path) -> None:
+    from openjanus.config import preset
+
+    config = preset("nano-v0").gen_tokenizer
+    assert isinstance(config, VQConfig)
+    vq = VQTokenizer(config)
+    folder = tmp_path / "step-00000001"
+    folder.mkdir()
+    torch.save({"step": 1, "task": {"model": vq.state_dict()}}, folder / "state.pt")
+    for path in (folder, folder / "state.pt"):
+        opened = load_vq(path, "nano-v0")
+        assert torch.equal(opened.quantize.embedding.weight, vq.quantize.embedding.weight)
+        assert not any(weight.requires_grad for weight in opened.parameters())
+    torch.save({"step": 1, "task": {"model": {}}}, folder / "state.pt")
+    with pytest.raises(RuntimeError, match="Missing key"):
+        load_vq(folder, "nano-v0")

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from openjanus.worlds.emoji.cells import cells_of, held_out_cells
+from openjanus.worlds.emoji.concepts import CONCEPTS
+from openjanus.worlds.emoji.sampling import (
+    CONTRAST,
+    GAP,
+    JITTER,
+    MARGIN,
+    SIZES,
+    sample_scene,
+    touches_held_out,
+)
+from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, TAGS, Scene, Tag, relations
+from openjanus.worlds.emoji.sprites import Sprites
+
+ROUNDING = 1e-9
+
+
+def draw(tag: Tag, n: int, sprites: Sprites, seed: int = 0) -> list[Scene]:
+    rng = np.random.default_rng(seed)
+    return [sample_scene(rng, tag, sprites) for _ in range(n)]
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_scenes_are_a_function_of_the_seed(tag: Tag, sprites: Sprites) -> None:
+    assert draw(tag, 20, sprites) == draw(tag, 20, sprites)
+    assert draw(tag, 20, sprites) != draw(tag, 20, sprites, seed=1)
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_things_are_large_inside_and_apart(tag: Tag, sprites: Sprites) -> None:
+    for scene in draw(tag, 500, sprites):
+        assert scene.tag == tag
+        smallest, largest = SIZES[len(scene.objects)]
+        for thing in scene.objects:
+            x0, y0, x1, y1 = thing.box
+            width, height = x1 - x0, y1 - y0
+            assert smallest - ROUNDING <= max(width, height) <= largest + ROUNDING
+            aspect = sprites.aspect(thing.concept, thing.vendor)
+            assert width / height == pytest.approx(aspect)
+            assert min(x0, y0) >= MARGIN - ROUNDING
+            assert max(x1, y1) <= 1 - MARGIN + ROUNDING
+        for a, b in combinations([thing.box for thing in scene.objects], 2):
+            gap_x = max(a[0] - b[2], b[0] - a[2])
+            gap_y = max(a[1] - b[3], b[1] - a[3])
+            assert max(gap_x, gap_y) >= GAP - ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("tag", "things", "concepts", "tinted"),
+    [
+        ("single_object", {1}, {1}, {False}),
+        ("two_object", {2}, {2}, {False}),
+        ("counting", {2, 3, 4}, {1}, {False}),
+        ("colors", {1}, {1}, {True}),
+        ("position", {2}, {2}, {False}),
+        ("color_attr", {2}, {2}, {True}),
+        ("free", {1, 2, 3, 4}, {1, 2, 3, 4}, {False, True}),
+    ],
+)
+def test_each_tag_shows_its_kind_of_scene(
+    tag: Tag, things: set[int], concepts: set[int], tinted: set[bool], sprites: Sprites
+) -> None:
+    scenes = draw(tag, 500, sprites)
+    assert {len(scene.objects) for scene in scenes} == things
+    assert {len({x.concept for x in scene.objects}) for scene in scenes} == concepts
+    assert {x.colour is not None for scene in scenes for x in scene.objects} == tinted
+    for scene in scenes:
+        looks = {(x.concept, x.vendor, x.colour) for x in scene.objects}
+        assert len(looks) == len({x.concept for x in scene.objects})
+
+
+def test_position_scenes_have_exactly_one_relation(sprites: Sprites) -> None:
+    for scene in draw("position", 1000, sprites):
+        a, b = scene.objects
+        assert len(relations(a.box, b.box)) == 1
+
+
+def test_color_attr_scenes_have_two_colours(sprites: Sprites) -> None:
+    for scene in draw("color_attr", 300, sprites):
+        assert len({x.colour for x in scene.objects}) == 2
+
+
+def test_every_concept_and_vendor_is_trained_on(sprites: Sprites) -> None:
+    for tag in TAGS:
+        shown = {(x.concept, x.vendor) for s in draw(tag, 6000, sprites) for x in s.objects}
+        concepts = (
+            set(CONCEPTS) if tag not in ("colors", "color_attr") else set(CONCEPTS) - {"person"}
+        )
+        assert {concept for concept, _ in shown} == concepts
+        assert {vendor for _, vendor in shown} == set(sprites.vendors)
+
+
+def test_backgrounds_stand_out(sprites: Sprites) -> None:
+    contrasts = []
+    for tag in TAGS:
+        for scene in draw(tag, 300, sprites):
+            assert all(0 <= channel <= 255 for channel in scene.background)
+            means = [sprites.mean_colour(x.concept, x.vendor, x.colour) for x in scene.objects]
+            contrasts.append(min(np.linalg.norm(np.subtract(scene.background, m)) for m in means))
+    # Only where nothing contrasts with all things may it be less, and then not by much.
+    assert np.mean(np.array(contrasts) < CONTRAST - 3**0.5 * JITTER) < 0.02
+    assert min(contrasts) > CONTRAST / 2
+
+
+def count_held_out(n: int, sprites: Sprites) -> int:
+    rng = np.random.default_rng(7)
+    return sum(touches_held_out(sample_scene(rng, TAGS[i % len(TAGS)], sprites)) for i in range(n))
+
+
+def test_50_000_training_scenes_touch_no_held_out_cell(sprites: Sprites) -> None:
+    assert count_held_out(50_000, sprites) == 0
+
+
+@pytest.mark.long
+def test_a_million_training_scenes_touch_no_held_out_cell(sprites: Sprites) -> None:
+    assert count_held_out(1_000_000, sprites) == 0
+
+
+@pytest.mark.parametrize("tag", [tag for tag in GENEVAL_TAGS if tag != "single_object"])
+def test_held_out_scenes_show_a_held_out_cell_of_their_tag(tag: Tag, sprites: Sprites) -> None:
+    rng = np.random.default_rng(2)
+    names = {cell.name for cell in held_out_cells(tag)}
+    for _ in range(200):
+        scene = sample_scene(rng, tag, sprites, split="held_out")
+        assert scene.tag == tag
+        assert cells_of(scene) & names
+
+
+def test_a_held_out_pair_is_mostly_shown_in_seen_relations(sprites: Sprites) -> None:
+    rng = np.random.default_rng(3)
+    scenes = [sample_scene(rng, "two_object", sprites, split="held_out") for _ in range(200)]
+    relation_cells = {cell.name for cell in held_out_cells("position")}
+    assert sum(bool(cells_of(scene) & relation_cells) for scene in scenes) < 10
+
+
+@pytest.mark.parametrize("tag", ["single_object", "free"])
+def test_what_holds_nothing_out_cannot_be_drawn_held_out(tag: Tag, sprites: Sprites) -> None:
+    with pytest.raises(ValueError, match="held"):
+        sample_scene(np.random.default_rng(0), tag, sprites, split="held_out")

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from openjanus.data.samples import IMAGE_MARK
+from openjanus.worlds.emoji.captions import phrase, things_of
+from openjanus.worlds.emoji.concepts import CONCEPTS
+from openjanus.worlds.emoji.sampling import touches_held_out
+from openjanus.worlds.emoji.scenes import TAGS
+from openjanus.worlds.emoji.source import EmojiPairs, EmojiPictures, EmojiScenes
+from openjanus.worlds.emoji.sprites import Sprites
+
+Kind = Literal["und", "gen"]
+Form = Literal["chat", "plain"]
+
+
+@pytest.mark.parametrize("kind", ["und", "gen"])
+@pytest.mark.parametrize("form", ["chat", "plain"])
+def test_a_sample_is_a_function_of_seed_and_index(kind: Kind, form: Form, sprites: Sprites) -> None:
+    first = EmojiScenes(kind=kind, form=form, sprites=sprites, seed=3, size=48)
+    again = EmojiScenes(kind=kind, form=form, sprites=sprites, seed=3, size=48)
+    other = EmojiScenes(kind=kind, form=form, sprites=sprites, seed=4, size=48)
+    samples = [first[i] for i in range(30)]
+    for i in reversed(range(30)):
+        sample = again[i]
+        assert (sample.key, sample.turns) == (samples[i].key, samples[i].turns)
+        np.testing.assert_array_equal(sample.images, samples[i].images)
+        np.testing.assert_array_equal(sample.target, samples[i].target)
+    assert len({sample.key for sample in samples}) == 30
+    assert [other[i].turns for i in range(30)] != [sample.turns for sample in samples]
+
+
+def test_understanding_and_drawing_share_their_scenes(sprites: Sprites) -> None:
+    und = EmojiScenes(kind="und", sprites=sprites, seed=1, size=32)
+    gen = EmojiScenes(kind="gen", sprites=sprites, seed=1, size=32)
+    pictures = EmojiPictures(sprites=sprites, seed=1, size=32)
+    for i in range(20):
+        np.testing.assert_array_equal(und[i].images[0], gen[i].target)
+        np.testing.assert_array_equal(und[i].images[0], pictures[i])
+
+
+def test_drawing_asks_with_a_caption(sprites: Sprites) -> None:
+    source = EmojiScenes(kind="gen", sprites=sprites, size=32)
+    for i in range(50):
+        sample = source[i]
+        assert sample.images == ()
+        assert sample.target is not None
+        assert sample.target.shape == (32, 32, 3)
+        assert [turn.role for turn in sample.turns] == ["user"]
+        for x in things_of(source.scene(i)):
+            assert phrase(x.concept, count=x.count, colour=x.colour) in sample.turns[0].text
+
+
+def test_stage_one_draws_single_things_from_their_names(sprites: Sprites) -> None:
+    source = EmojiScenes(kind="gen", form="plain", sprites=sprites, size=32)
+    for i in range(50):
+        (turn,) = source[i].turns
+        assert turn.text in CONCEPTS
+        assert [x.concept for x in source.scene(i).objects] == [turn.text]
+        assert (source[i].form, turn.role) == ("plain", "assistant")
+    with pytest.raises(ValueError, match="tags must be single_object"):
+        EmojiScenes(kind="gen", form="plain", sprites=sprites, tags={"counting": 1.0})
+
+
+def test_stage_one_captions_follow_their_picture(sprites: Sprites) -> None:
+    sample = EmojiScenes(kind="und", form="plain", sprites=sprites, size=32)[0]
+    (turn,) = sample.turns
+    assert turn.text.startswith(IMAGE_MARK)
+    assert len(turn.text) > len(IMAGE_MARK)
+    assert (sample.form, turn.role, len(sample.images)) == ("plain", "assistant", 1)
+
+
+def test_understanding_asks_one_to_three_questions_about_one_picture(sprites: Sprites) -> None:
+    source = EmojiScenes(kind="und", sprites=sprites, size=32)
+    lengths = set()
+    for i in range(200):
+        turns = source[i].turns
+        lengths.add(len(turns))
+        assert [turn.role for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+        assert turns[0].text.startswith(f"{IMAGE_MARK}\n")
+        asked = [turn.text.removeprefix(f"{IMAGE_MARK}\n") for turn in turns[::2]]
+        assert len(set(asked)) == len(asked)
+        assert all(turn.text for turn in turns)
+    assert lengths == {2, 4, 6}
+
+
+def test_pairs_are_pictures_with_captions(sprites: Sprites) -> None:
+    source = EmojiPairs(sprites=sprites, size=40, length=5)
+    pairs = [source[i] for i in range(len(source))]
+    assert len(pairs) == len(source) == 5
+    for i, (picture, words) in enumerate(pairs):
+        np.testing.assert_array_equal(picture, source.picture(i))
+        for x in things_of(source.scene(i)):
+            assert phrase(x.concept, count=x.count, colour=x.colour) in words
+
+
+def test_pictures_go_on_past_the_length(sprites: Sprites) -> None:
+    source = EmojiPictures(sprites=sprites, size=32, length=3)
+    assert source.picture(1 << 40).shape == (32, 32, 3)
+    assert source.key(1 << 40) == f"emoji-pictures/train/0/{1 << 40}"
+    np.testing.assert_array_equal(source[-1], source[2])
+    with pytest.raises(IndexError, match="below the length 3, got 3"):
+        source[3]
+
+
+def test_dense_pictures_are_crops_with_more_drawing(sprites: Sprites) -> None:
+    def drawn(dense: bool) -> float:
+        source = EmojiPictures(sprites=sprites, size=32, dense=dense)
+        shares = []
+        for i in range(100):
+            picture = source.picture(i)
+            assert picture.shape == (32, 32, 3)
+            assert picture.base is None
+            shares.append((picture != source.scene(i).background).any(axis=-1).mean())
+        return float(np.mean(shares))
+
+    assert drawn(dense=True) > 1.4 * drawn(dense=False)
+
+
+def test_tags_weigh_kinds_of_scenes(sprites: Sprites) -> None:
+    source = EmojiPictures(sprites=sprites, tags={"counting": 3.0, "colors": 1.0, "free": 0.0})
+    tags = [source.scene(i).tag for i in range(1000)]
+    assert set(tags) == {"counting", "colors"}
+    assert 0.7 < tags.count("counting") / 1000 < 0.8
+    even = {EmojiPictures(sprites=sprites).scene(i).tag for i in range(100)}
+    assert even == set(TAGS)
+
+
+def test_splits_are_kept(sprites: Sprites) -> None:
+    train = EmojiPictures(sprites=sprites)
+    held_out = EmojiPictures(sprites=sprites, split="held_out")
+    assert not any(touches_held_out(train.scene(i)) for i in range(200))
+    assert all(touches_held_out(held_out.scene(i)) for i in range(200))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tags": {"colours": 1.0}}, r"tags of split 'train' are single_object.*\['colours'\]"),
+        ({"tags": {"colors": -1.0}}, "one > 0"),
+        ({"tags": {}}, "one > 0"),
+        ({"tags": {"free": 1.0}, "split": "held_out"}, r"'held_out' are two_object.*\['free'\]"),
+        ({"split": "test"}, "split must be train or held_out, got 'test'"),
+        ({"size": 0}, "size and length must be at least 1, got 0"),
+        ({"length": 0}, "size and length must be at least 1"),
+        ({"folder": "somewhere"}, "a folder or sprites, got both"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str, sprites: Sprites) -> None:
+    with pytest.raises(ValueError, match=message):
+        EmojiPairs(sprites=sprites, **options)
+
+
+def test_a_kind_of_sample_is_checked(sprites: Sprites) -> None:
+    kind: Any = "text"
+    with pytest.raises(ValueError, match="text alone is the source emoji-text"):
+        EmojiScenes(kind=kind, sprites=sprites)
+
+
+def test_a_source_without_artwork_says_how_to_fetch(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="fetch_emoji"):
+        EmojiPictures(tmp_path)
