@@ -1,0 +1,1 @@
+"""Words and pictures to model inputs and back."""

@@ -1,0 +1,57 @@
+"""What most tests share: the tiny architecture, a model of it, its tokenizer and processor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from openjanus.config import JanusConfig, preset
+from openjanus.model.janus import JanusModel, build_model
+from openjanus.processor.prompt import Processor
+from openjanus.processor.text import TextTokenizer, byte_tokenizer
+
+
+def build_random(config: JanusConfig, seed: int = 0) -> JanusModel:
+    """A model with fresh weights, in evaluation mode; the global seed is left alone."""
+    model = build_model(config, device="cpu")
+    model.init_weights(torch.Generator().manual_seed(seed))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., JanusModel]:
+    """``make_model(config, seed=0)``."""
+    return build_random
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> JanusConfig:
+    return preset("tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config: JanusConfig) -> JanusModel:
+    """Shared by the session: do not change it."""
+    return build_random(tiny_config)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_config: JanusConfig) -> TextTokenizer:
+    return byte_tokenizer(tiny_config.processor)
+
+
+@pytest.fixture(scope="session")
+def processor(tiny_config: JanusConfig, tokenizer: TextTokenizer) -> Processor:
+    return Processor(tiny_config, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def read_vector() -> Callable[[str], Any]:
+    """``read_vector("templates")``: reference values made with the released models' own code."""
+    folder = Path(__file__).parent / "vectors"
+    return lambda name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
