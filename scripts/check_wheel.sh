@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Draw and ask with the built wheel: no extras, no source tree.
+# Usage: scripts/check_wheel.sh PYTHON DIST    (PYTHON makes the environment; DIST has one wheel)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=$1
+wheels=("$2"/openjanus-*.whl)
+[[ ${#wheels[@]} -eq 1 && -f ${wheels[0]} ]] || { echo "$2 must hold one wheel" >&2; exit 1; }
+
+# The environment is kept between runs, for torch is large; the wheel itself is always put in anew.
+venv=$PWD/build/wheel-venv
+[[ -x $venv/bin/pip ]] || "$python" -m venv --clear "$venv"
+pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt)
+"${pip[@]}" "${wheels[0]}"
+"${pip[@]}" --no-deps --force-reinstall "${wheels[0]}"
+
+shipped=(src/openjanus/assets/nano-v*/model.safetensors)
+outside=$(mktemp -d)
+trap 'rm -rf "$outside"' EXIT
+cd "$outside"
+export PATH="$venv/bin:$PATH"
+openjanus env
+model=nano
+if ! openjanus info nano; then
+    [[ ! -e $OLDPWD/${shipped[0]} ]] || { echo "the wheel lacks the nano of the tree" >&2; exit 1; }
+    echo "no nano in this version: drawing with the preset tiny, whose weights are random"
+    model=tiny
+fi
+openjanus draw "a photo of an apple" --model "$model" --n 2 --seed 0 --output drawings
+openjanus chat "What is in the picture?" --model "$model" --image drawings/0.png \
+    --max-new-tokens 16
+openjanus reconstruct drawings/0.png --model "$model" --output again.png
+for file in drawings/0.png drawings/1.png drawings/sheet.png again.png; do
+    [[ -s $file ]] || { echo "$file was not written" >&2; exit 1; }
+done
+echo "the wheel draws and answers"

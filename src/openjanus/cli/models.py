@@ -1,0 +1,197 @@
+"""Verbs on a model: draw, chat, reconstruct, info."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openjanus.cli.parsing import add_model, add_verb, load, parse_seed, print_table, save_picture
+
+if TYPE_CHECKING:
+    from openjanus import PartialDrawing
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add this module's verbs."""
+    for add in (_add_draw, _add_chat, _add_reconstruct, _add_info):
+        add(verbs)
+
+
+def _add_draw(verbs: Any) -> None:
+    parser = add_verb(verbs, "draw", _draw, "draw what a prompt says")
+    parser.add_argument("prompt", help='for instance "a photo of three apples"')
+    add_model(parser)
+    parser.add_argument("--n", type=int, default=1, help="pictures to draw (%(default)s)")
+    parser.add_argument(
+        "--seed", type=parse_seed, help="same seed, same pictures; drawn when left out"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("drawings"), help="folder (%(default)s)"
+    )
+    parser.add_argument(
+        "--guidance-scale", type=float, default=5.0, help="1 is no guidance (%(default)s)"
+    )
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (%(default)s)")
+    parser.add_argument("--top-k", type=int, help="keep the k likeliest ids")
+    parser.add_argument("--top-p", type=float, help="keep the likeliest ids of this much together")
+    parser.add_argument("--negative-prompt", help="what to keep away from")
+
+
+def _draw(args: argparse.Namespace) -> None:
+    import torch
+    from tqdm import tqdm
+
+    from openjanus import Drawing, DrawOptions
+
+    janus = load(args)
+    options = DrawOptions(
+        guidance_scale=args.guidance_scale,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        negative_prompt=args.negative_prompt,
+    )
+    stream = janus.draw_stream(args.prompt, n=args.n, seed=args.seed, **asdict(options))
+    pictures: list[PartialDrawing | None] = [None] * args.n
+    with tqdm(total=args.n * janus.config.num_gen_image_tokens, desc="drawing", unit="id") as bar:
+        for partial in stream:
+            before = pictures[partial.image_index]
+            bar.update(len(partial.image_ids) - (0 if before is None else len(before.image_ids)))
+            pictures[partial.image_index] = partial
+    done = [picture for picture in pictures if picture is not None and picture.is_complete]
+    assert len(done) == args.n, "a stream ends when every picture is complete"
+    drawing = Drawing(
+        images=tuple(picture.image for picture in done),
+        image_ids=torch.stack([picture.image_ids for picture in done]),
+        prompt=args.prompt,
+        seed=done[0].seed,
+        options=options,
+    )
+    drawing.save(args.output)
+    for index in range(args.n):
+        print(args.output / f"{index}.png")
+    save_picture(drawing.sheet(), args.output / "sheet.png")
+
+
+def _add_chat(verbs: Any) -> None:
+    parser = add_verb(verbs, "chat", _chat, "ask about pictures, or talk")
+    parser.add_argument("question", nargs="?", help="left out: a conversation, ended by /exit")
+    add_model(parser)
+    parser.add_argument(
+        "--image", action="append", default=[], help="a picture to talk about; may be repeated"
+    )
+    parser.add_argument("--system", help="system prompt; the model's own when left out")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="(%(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
+    parser.add_argument("--top-p", type=float, help="keep the likeliest tokens of this much")
+    parser.add_argument("--seed", type=parse_seed, help="matters when the temperature is above 0")
+
+
+def _chat(args: argparse.Namespace) -> None:
+    from openjanus.processor.image import open_image
+
+    images = [open_image(path) for path in args.image]
+    janus = load(args)
+    messages: list[dict[str, Any]] = []
+    for question in _questions(args.question):
+        messages.append({"role": "user", "content": question})
+        pieces = []
+        for piece in janus.chat_stream(
+            messages,
+            images=images,
+            system=args.system,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            seed=args.seed,
+        ):
+            pieces.append(piece.text)
+            print(piece.text, end="", flush=True)
+        print(flush=True)
+        messages.append({"role": "assistant", "content": "".join(pieces)})
+
+
+def _questions(question: str | None) -> Iterator[str]:
+    """The one question asked, or those typed until ``/exit`` or the end of stdin."""
+    if question is not None:
+        yield question
+        return
+    while True:
+        print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line or line.strip() == "/exit":
+            if not line:
+                print(file=sys.stderr)
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _add_reconstruct(verbs: Any) -> None:
+    parser = add_verb(verbs, "reconstruct", _reconstruct, "encode a picture to ids and decode them")
+    parser.add_argument("picture")
+    add_model(parser)
+    parser.add_argument("--output", type=Path, default=Path("reconstruction.png"))
+
+
+def _reconstruct(args: argparse.Namespace) -> None:
+    from openjanus.processor.image import open_image
+
+    picture = open_image(args.picture)
+    janus = load(args)
+    save_picture(janus.decode_image(janus.encode_image(picture)), args.output)
+
+
+def _add_info(verbs: Any) -> None:
+    parser = add_verb(verbs, "info", _info, "print what a model is made of")
+    parser.add_argument("model", help="preset or folder")
+    parser.set_defaults(device="cpu", dtype="auto")
+
+
+def _info(args: argparse.Namespace) -> None:
+    janus = load(args)
+    config, language = janus.config, janus.config.language
+    parts = {
+        name: sum(value.numel() for value in part.parameters())
+        for name, part in janus.model.named_children()
+    }
+    total = sum({id(value): value.numel() for value in janus.model.parameters()}.values())
+    tokenizer = janus.processor.tokenizer
+    print_table(
+        {
+            "model": args.model,
+            **{f"parameters of {name}": f"{count:,}" for name, count in parts.items() if count},
+            "parameters in all": f"{total:,}",
+            "decoder": f"{language.num_hidden_layers} layers of {language.hidden_size}, "
+            f"{language.num_attention_heads} heads, {language.num_key_value_heads} of keys",
+            "context": f"{language.max_position_embeddings} tokens",
+            "vocabulary": f"{language.vocab_size} ids, {tokenizer.vocab_size} of them in use",
+            "understanding": f"{config.und_image_size} px, {config.num_und_image_tokens} tokens "
+            f"a picture ({config.und_encoder.type})",
+            "generation": f"{config.gen_image_size} px, {config.num_gen_image_tokens} ids "
+            f"a picture, codebook of {config.codebook_size} ({config.gen_tokenizer.type})",
+            "special ids": ", ".join(
+                f"{name} {getattr(tokenizer, f'{name}_id')}"
+                for name in ("bos", "eos", "pad", "boi", "eoi", "image_pad")
+            ),
+            "licence": _licence(args.model),
+        }
+    )
+
+
+def _licence(source: str) -> str:
+    """What the model card beside the weights says at its head."""
+    from openjanus.pipeline.load import packaged_models
+
+    packaged = packaged_models()
+    newest = list(packaged.values())[-1:]
+    folder = newest[0] if source == "nano" and newest else packaged.get(source, Path(source))
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    found = re.search(r"^license: *(.+)$", text, flags=re.MULTILINE)
+    return "not stated" if found is None else found[1]

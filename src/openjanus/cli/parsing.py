@@ -1,0 +1,89 @@
+"""What all verbs share: a parser that reports in one line, and common options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from openjanus import Janus
+
+DEFAULT_MODEL = "nano"
+
+EXTRAS = {
+    "train": {"yaml": "pyyaml"},
+    "nano": {"resvg_py": "resvg-py", "yaml": "pyyaml"},
+}
+"""Extra -> the modules that it brings, each with the package that holds it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises instead of printing its usage, so that every mistake is reported in one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def add_verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], None], text: str
+) -> argparse.ArgumentParser:
+    """Add a verb to a group of them.
+
+    Args:
+        verbs: What ``add_subparsers`` returned.
+        name: How it is typed.
+        run: What it does with the parsed options.
+        text: What it does, for the help.
+    """
+    parser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def parse_seed(text: str) -> int:
+    """Read a seed; argparse reports what is none."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a seed is a whole number >= 0, got {text!r}")
+    return int(text)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `load` reads."""
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="preset or folder (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
+    parser.add_argument(
+        "--dtype", default="auto", help="auto, float32, bfloat16, ... (%(default)s)"
+    )
+
+
+def load(args: argparse.Namespace) -> Janus:
+    """Load the model that the options name."""
+    import openjanus
+
+    return openjanus.load(args.model, device=args.device, dtype=args.dtype)
+
+
+def save_picture(picture: Image, path: Path) -> None:
+    """Write a picture, make its folder if need be, and print its path.
+
+    Raises:
+        ValueError: Pillow writes no such kind of file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    print(path)
+
+
+def print_table(rows: dict[str, object]) -> None:
+    """Print names and values in two columns."""
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")

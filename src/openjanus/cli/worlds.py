@@ -1,0 +1,111 @@
+"""Verb on the worlds that models are trained in: data."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openjanus.cli.parsing import add_verb, parse_seed, save_picture
+from openjanus.config import near
+
+if TYPE_CHECKING:
+    from openjanus.worlds.emoji.cells import Cell
+
+SCENE_SIZE = 128
+"""Side in pixels of the pictures written, unless another is asked for."""
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add this module's verb."""
+    data = verbs.add_parser("data", help="fetch a world, look at it")
+    kinds = data.add_subparsers(dest="kind", metavar="WHAT", required=True)
+    fetch = add_verb(kinds, "fetch", _fetch, "fetch and build a world's raw material")
+    fetch.add_argument("world", choices=["emoji"])
+    fetch.add_argument("--folder", type=Path, help="where to; the cache folder when left out")
+    fetch.add_argument("--pictures-only", action="store_true", help="leave the prose out")
+    sheet = add_verb(kinds, "sheet", _sheet, "write a sheet of captioned scenes")
+    sheet.add_argument("--n", type=int, default=24, help="scenes (%(default)s)")
+    scene = add_verb(kinds, "scene", _scene, "write one scene, its caption and questions")
+    which = scene.add_mutually_exclusive_group()
+    which.add_argument("--tag", default="free", help="kind of scene (%(default)s)")
+    which.add_argument("--cell", help="a held-out cell, for instance count/apple/3")
+    for kind, output in ((sheet, "sheet.png"), (scene, "scene.png")):
+        kind.add_argument("--split", default="train", choices=["train", "held_out"])
+        kind.add_argument("--seed", type=parse_seed, default=0)
+        kind.add_argument("--size", type=int, default=SCENE_SIZE, help="pixels (%(default)s)")
+        kind.add_argument("--folder", type=Path, help="where the world was fetched to")
+        kind.add_argument("--output", type=Path, default=Path(output))
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    from openjanus.worlds.emoji.fetch import fetch_emoji, fetch_text
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    try:
+        folder = fetch_emoji(args.folder, progress=tell)
+        if not args.pictures_only:
+            fetch_text(args.folder, progress=tell)
+    except RuntimeError as error:
+        # A registry's client failed: the network's fault or the user's, not the program's.
+        raise ValueError(str(error)) from error
+    print(folder)
+
+
+def _sheet(args: argparse.Namespace) -> None:
+    from openjanus.worlds.emoji.sheet import contact_sheet
+    from openjanus.worlds.emoji.source import EmojiPairs
+
+    if args.n < 1:
+        raise ValueError(f"--n must be >= 1, got {args.n}")
+    pairs = EmojiPairs(args.folder, seed=args.seed, split=args.split, size=args.size)
+    pictures, words = zip(*(pairs[i] for i in range(args.n)), strict=True)
+    save_picture(contact_sheet(pictures, words), args.output)
+
+
+def _scene(args: argparse.Namespace) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from openjanus.worlds.emoji.captions import caption
+    from openjanus.worlds.emoji.questions import QUESTION_KINDS, ask
+    from openjanus.worlds.emoji.sampling import sample_scene, scene_for_cell
+    from openjanus.worlds.emoji.scenes import TAGS, render
+    from openjanus.worlds.emoji.sprites import Sprites
+
+    if args.tag not in TAGS:
+        raise ValueError(f"unknown tag {args.tag!r}; {near(args.tag, list(TAGS))}")
+    cell = None if args.cell is None else _held_out_cell(args.cell)
+    sprites = Sprites.load(args.folder)
+    rng = np.random.default_rng(args.seed)
+    if cell is not None:
+        scene = scene_for_cell(cell, rng, sprites)
+    else:
+        scene = sample_scene(rng, args.tag, sprites, split=args.split)
+    words = caption(scene, rng)
+    asked = [ask(scene, rng, kind) for kind in QUESTION_KINDS]
+    questions = [[question.text, question.answer] for question in asked if question is not None]
+    save_picture(Image.fromarray(render(scene, args.size, sprites)), args.output)
+    told = {"format_version": 1, "caption": words, "questions": questions}
+    args.output.with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+    print(words)
+    for question, answer in questions:
+        print(f"{question} {answer}")
+
+
+def _held_out_cell(name: str) -> Cell:
+    from openjanus.worlds.emoji.cells import held_out_cells
+    from openjanus.worlds.emoji.scenes import GENEVAL_TAGS
+
+    cells = {cell.name: cell for tag in GENEVAL_TAGS for cell in held_out_cells(tag)}
+    if name not in cells:
+        kind = f"{name.partition('/')[0]}/"
+        alike = [other for other in cells if other.startswith(kind)]
+        nearest = difflib.get_close_matches(name, alike if alike else list(cells), n=3, cutoff=0.0)
+        raise ValueError(f"{name!r} is no held-out cell; the nearest are {', '.join(nearest)}")
+    return cells[name]

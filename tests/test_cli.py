@@ -1,0 +1,385 @@
+"""The commands: what they write, and that a user's mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from openjanus.cli import explain, main, parse
+from openjanus.worlds.emoji.concepts import CONCEPTS
+from openjanus.worlds.emoji.fetch import FORMAT_VERSION
+
+ENTRY = [sys.executable, "-c", "import sys; from openjanus.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A world of flat sprites, one vendor, written as `fetch_emoji` writes it."""
+    folder = tmp_path_factory.mktemp("world")
+    stack = np.zeros((len(CONCEPTS), 8, 8, 4), dtype=np.uint8)
+    stack[..., 0] = 200
+    stack[..., 3] = 255
+    shapes = np.full((len(CONCEPTS), 2), 8, dtype=np.int32)
+    np.savez(folder / "sprites.npz", rgba=stack, shapes=shapes)
+    names = [[concept, "flat"] for concept in CONCEPTS]
+    digest = hashlib.sha256((folder / "sprites.npz").read_bytes()).hexdigest()
+    record = {"format_version": FORMAT_VERSION, "sprites_sha256": digest, "names": names}
+    (folder / "sprites.json").write_text(json.dumps(record))
+    return folder
+
+
+def refused(capsys, *arguments) -> str:
+    """Run a command that must be refused; the one line that says why."""
+    assert main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = [line for line in said.err.splitlines() if not line.startswith("\r")]
+    assert len(lines) == 1, said.err
+    assert lines[0].startswith("openjanus: ")
+    return lines[0]
+
+
+# what the commands do
+
+
+def test_draw_writes_pictures_and_a_sheet_and_prints_their_paths(tmp_path, capsys):
+    folder = tmp_path / "drawings"
+    arguments = ["draw", "a red car", "--model", "tiny", "--n", "2", "--seed", "0"]
+    assert main([*arguments, "--output", str(folder)]) == 0
+    said = capsys.readouterr()
+    paths = [folder / "0.png", folder / "1.png", folder / "sheet.png"]
+    assert said.out.splitlines() == [str(path) for path in paths]
+    assert "100%" in said.err
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.mode == "RGB"
+
+
+def test_draw_draws_what_the_library_draws(tmp_path, capsys):
+    import openjanus
+
+    arguments = ["draw", "a red car", "--model", "tiny", "--seed", "7", "--top-k", "9"]
+    assert main([*arguments, "--temperature", "0.5", "--output", str(tmp_path)]) == 0
+    drawing = openjanus.load("tiny").draw("a red car", seed=7, top_k=9, temperature=0.5)
+    with Image.open(tmp_path / "0.png") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(drawing.images[0]))
+
+
+def test_chat_prints_the_reply(picture, capsys):
+    import openjanus
+
+    arguments = ["chat", "What is this?", "--model", "tiny", "--image", str(picture)]
+    assert main([*arguments, "--max-new-tokens", "6"]) == 0
+    reply = openjanus.load("tiny").chat("What is this?", images=[picture], max_new_tokens=6)
+    assert capsys.readouterr().out == f"{reply.text}\n"
+
+
+def test_a_conversation_has_a_history(monkeypatch, capsys):
+    import openjanus
+
+    asked = []
+    stream = openjanus.Janus.chat_stream
+
+    def spy(self, messages, **options):
+        asked.append([dict(message) for message in messages])
+        return stream(self, messages, **options)
+
+    monkeypatch.setattr(openjanus.Janus, "chat_stream", spy)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n\nAnd now?\n/exit\nnever asked\n"))
+    assert main(["chat", "--model", "tiny", "--max-new-tokens", "4"]) == 0
+    answers = capsys.readouterr().out.splitlines()
+    assert [len(messages) for messages in asked] == [1, 3]
+    assert [message["role"] for message in asked[1]] == ["user", "assistant", "user"]
+    assert asked[1][0]["content"] == "Hello"
+    assert asked[1][2]["content"] == "And now?"
+    assert asked[1][1]["content"].strip() in "\n".join(answers)
+
+
+def test_a_conversation_ends_with_its_input(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello"))
+    assert main(["chat", "--model", "tiny", "--max-new-tokens", "2"]) == 0
+    assert capsys.readouterr().err.endswith("> \n")
+
+
+def test_reconstruct_decodes_the_picture_s_own_ids(picture, tmp_path, capsys):
+    import openjanus
+
+    path = tmp_path / "new" / "r.png"
+    assert main(["reconstruct", str(picture), "--model", "tiny", "--output", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    janus = openjanus.load("tiny")
+    wanted = janus.decode_image(janus.encode_image(picture))
+    with Image.open(path) as image:
+        assert np.array_equal(np.asarray(image), np.asarray(wanted))
+
+
+def test_info_counts_every_parameter_once(capsys):
+    import openjanus
+
+    assert main(["info", "tiny"]) == 0
+    told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    model = openjanus.load("tiny").model
+    counts = {
+        name.removeprefix("parameters of "): int(value.strip().replace(",", ""))
+        for name, value in told.items()
+        if name.startswith("parameters of ")
+    }
+    assert sum(counts.values()) == sum(value.numel() for value in model.parameters())
+    assert counts["language_model"] == sum(
+        value.numel() for value in model.language_model.parameters()
+    )
+    assert {"context", "special ids", "licence"} <= {name.strip() for name in told}
+
+
+def test_env_tells_versions_and_the_machine(capsys):
+    import torch
+
+    import openjanus
+
+    assert main(["env"]) == 0
+    said = capsys.readouterr().out
+    assert openjanus.__version__ in said
+    assert torch.__version__ in said
+    assert f"{torch.get_num_threads()} threads" in said
+
+
+def test_version(capsys):
+    import openjanus
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"openjanus {openjanus.__version__}\n"
+
+
+def test_a_sheet_of_scenes(world, tmp_path, capsys):
+    path = tmp_path / "sheet.png"
+    arguments = ["data", "sheet", "--n", "5", "--size", "32", "--folder", str(world)]
+    assert main([*arguments, "--output", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    with Image.open(path) as image:
+        assert image.width > 5 * 32
+
+
+def test_a_scene_of_a_held_out_cell_with_its_answers(world, tmp_path, capsys):
+    from openjanus.worlds.emoji.cells import held_out_cells
+
+    cell = held_out_cells("counting")[0]
+    path = tmp_path / "scene.png"
+    arguments = ["data", "scene", "--cell", cell.name, "--folder", str(world), "--size", "48"]
+    assert main([*arguments, "--output", str(path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    told = json.loads((tmp_path / "scene.json").read_text())
+    assert said[0] == str(path)
+    assert said[1] == told["caption"]
+    assert said[2:] == [f"{question} {answer}" for question, answer in told["questions"]]
+    assert {"two", "three", "four"} & {answer for _, answer in told["questions"]}
+    with Image.open(path) as image:
+        assert image.size == (48, 48)
+
+
+def test_a_scene_is_a_function_of_its_seed(world, tmp_path, capsys):
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        path = str(tmp_path / f"{name}.png")
+        assert (
+            main(["data", "scene", "--seed", seed, "--folder", str(world), "--output", path]) == 0
+        )
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_train_hands_options_to_the_recipe(monkeypatch, capsys, tmp_path):
+    from openjanus.train import recipes
+
+    given = []
+
+    def run_recipe(name, overrides):
+        given.append((name, overrides))
+        return tmp_path
+
+    monkeypatch.setattr(recipes, "run_recipe", run_recipe)
+    overrides = ["--run.dir", "runs/a b", "--optim.lr", "-1", "--run.resume=true"]
+    assert main(["train", "--config", "tiny/stage2", *overrides]) == 0
+    assert given == [("tiny/stage2", overrides)]
+    assert capsys.readouterr().out == f"{tmp_path}\n"
+
+
+def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
+    from openjanus.eval import runner
+
+    given = []
+
+    def run_task(janus, task, **options):
+        given.append((task, options))
+        return {"n": 3}
+
+    monkeypatch.setattr(runner, "run_task", run_task)
+    arguments = ["eval", "--model", "tiny", "--task", "emoji", "--limit", "3"]
+    assert main([*arguments, "--output", str(tmp_path)]) == 0
+    assert given == [("emoji", {"limit": 3, "output": tmp_path, "seed": 0})]
+    assert json.loads(capsys.readouterr().out) == {"n": 3}
+
+
+# what a user can get wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give a command"),
+        (["drw", "x"], "did you mean 'draw'"),
+        (["draw"], "required: prompt"),
+        (["draw", "a", "red", "car"], "quotes"),
+        (["draw", "a car", "--sed", "3"], "did you mean '--seed'"),
+        (["draw", "a car", "--guidance-scal=3"], "did you mean '--guidance-scale'"),
+        (["draw", "a car", "--n", "many"], "invalid int value"),
+        (["draw", "a car", "--seed", "-1"], "seed"),
+        (["draw", "a car", "--model", "tiny", "--n", "0"], "n must be"),
+        (["draw", "a car", "--model", "tiny", "--n", "-2"], "n must be"),
+        (["draw", "", "--model", "tiny"], "empty"),
+        (["draw", "  \t ", "--model", "tiny"], "empty"),
+        (["draw", "a car", "--model", "tiny", "--guidance-scale", "nan"], "guidance_scale"),
+        (["draw", "a car", "--model", "tiny", "--guidance-scale", "inf"], "guidance_scale"),
+        (["draw", "a car", "--model", "tiny", "--temperature", "-1"], "temperature"),
+        (["draw", "a car", "--model", "tiny", "--top-p", "0"], "top_p"),
+        (["draw", "a car", "--model", "tiny", "--top-k", "0"], "top_k"),
+        (["draw", "a car " * 400, "--model", "tiny"], "context"),
+        (["draw", "a car", "--model", "tinny"], "'tiny'"),
+        (["draw", "a car", "--model", "no/such/folder"], "no/such/folder"),
+        (["draw", "a car", "--model", "tiny", "--dtype", "float7"], "float7"),
+        (["draw", "a car", "--model", "tiny", "--device", "toaster"], "toaster"),
+        (["chat", "Hello", "--model", "tiny", "--image", "missing.png"], "missing.png"),
+        (["chat", "", "--model", "tiny"], "empty"),
+        (["chat", "word " * 400, "--model", "tiny"], "context"),
+        (["chat", "Hello", "--model", "tiny", "--max-new-tokens", "0"], "max_new_tokens"),
+        (["reconstruct", "missing.png", "--model", "tiny"], "missing.png"),
+        (["info", "nanno"], "nanno"),
+        (["data"], "WHAT"),
+        (["data", "fetch", "lego"], "lego"),
+        (["data", "sheet", "--n", "0"], "--n must be >= 1"),
+        (["data", "scene", "--folder", "nowhere"], "nowhere"),
+        (["data", "scene", "--tag", "color"], "'colors'"),
+        (["data", "scene", "--cell", "count/apples/3"], "nearest"),
+        (["data", "scene", "--tag", "colors", "--cell", "count/cup/3"], "not allowed with"),
+        (["train"], "--config"),
+        (["train", "--config", "tiny/stage9"], "tiny/stage"),
+        (["train", "--config", "tiny/stage2", "--optm.lr", "1"], "optim"),
+        (["train", "--config", "missing.yaml"], "missing.yaml"),
+        (["eval", "--model", "tiny", "--output", "x"], "--task"),
+        (["eval", "--model", "tiny", "--task", "emogi", "--output", "x"], "emoji"),
+        (["eval", "--model", "tiny", "--task", "emoji", "--output", "x", "--limit", "0"], "limit"),
+        (["--vrsion"], "did you mean '--version'"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line(capsys, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_image_is_one_line(capsys, tmp_path, picture):
+    words = tmp_path / "words.png"
+    words.write_text("not a picture")
+    assert "words.png" in refused(capsys, "chat", "What?", "--model", "tiny", "--image", words)
+    half = tmp_path / "half.png"
+    half.write_bytes(picture.read_bytes()[:60])
+    assert "half.png" in refused(capsys, "reconstruct", half, "--model", "tiny")
+
+
+def test_an_output_that_cannot_be_written_is_one_line(capsys, tmp_path, picture):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, not a folder")
+    arguments = ("reconstruct", picture, "--model", "tiny", "--output")
+    assert str(blocked) in refused(capsys, *arguments, blocked / "r.png")
+    assert "extension" in refused(capsys, *arguments, tmp_path / "r.nothing")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    from openjanus.cli import models
+
+    def lookup(args):
+        return {}["key"]
+
+    monkeypatch.setattr(models, "load", lookup)
+    with pytest.raises(KeyError, match="key"):
+        main(["info", "tiny"])
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch):
+    with pytest.raises(KeyError, match="tinny"):
+        main(["--traceback", "info", "tinny"])
+
+
+def test_a_message_of_many_lines_becomes_one():
+    assert explain(ValueError("first\n  second")) == "first second"
+    assert explain(KeyError("no such thing: x")) == "no such thing: x"
+    assert explain(KeyError("x")) is None
+
+
+def test_a_missing_extra_is_named():
+    error = ModuleNotFoundError("No module named 'yaml'", name="yaml")
+    assert explain(error) == "pyyaml is missing: pip install 'openjanus[train]'"
+    assert explain(ModuleNotFoundError("No module named 'x'", name="x")) is None
+
+
+def test_an_option_is_not_guessed_from_its_beginning():
+    with pytest.raises(ValueError, match="--guidance-scale"):
+        parse(["draw", "a car", "--guidance", "3"])
+
+
+# the process around the commands
+
+
+def test_ctrl_c_ends_quietly():
+    # A shell's background job ignores SIGINT, and so would what it starts.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from openjanus.cli import main; sys.exit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "chat", "--model", "tiny"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.read(2) == "> "
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*ENTRY, "--version"], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert done.returncode == 141
+    assert done.stderr == b""
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from openjanus.cli import main\n"
+    code += "try: main(['draw', '--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+    code += "assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--guidance-scale" in done.stdout
