@@ -44,7 +44,7 @@ def _add_eval(verbs: Any) -> None:
     add_model(parser)
     parser.add_argument("--task", required=True, help="for instance emoji")
     parser.add_argument(
-        "--limit", type=int, help="drawings in all, and questions a kind; all when left out"
+        "--limit", type=int, help="drawings a tag, and questions a kind; all when left out"
     )
     parser.add_argument("--seed", type=parse_seed, default=0)
     parser.add_argument("--output", type=Path, required=True, help="folder of predictions")

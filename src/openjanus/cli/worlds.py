@@ -37,18 +37,20 @@ def add_verbs(verbs: Any) -> None:
         kind.add_argument("--split", default="train", choices=["train", "held_out"])
         kind.add_argument("--seed", type=parse_seed, default=0)
         kind.add_argument("--size", type=int, default=SCENE_SIZE, help="pixels (%(default)s)")
-        kind.add_argument("--folder", type=Path, help="where the world was fetched to")
+        kind.add_argument("--folder", type=Path, help="of fetched sprites; the shipped ones when left out")
         kind.add_argument("--output", type=Path, default=Path(output))
 
 
 def _fetch(args: argparse.Namespace) -> None:
-    from openjanus.worlds.emoji.fetch import fetch_emoji, fetch_text
+    from openjanus.worlds.emoji.fetch import fetch_emoji, fetch_text, same_sprites
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
 
     try:
         folder = fetch_emoji(args.folder, progress=tell)
+        same = "equal" if same_sprites(folder) else "differ from"
+        tell(f"the sprites just rendered {same} those that ship with the package")
         if not args.pictures_only:
             fetch_text(args.folder, progress=tell)
     except RuntimeError as error:

@@ -108,7 +108,7 @@ def test_sprites_refuse_what_they_cannot_draw(sprites: Sprites) -> None:
 
 
 def test_loading_from_nothing_says_how_to_fetch(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="fetch_emoji"):
+    with pytest.raises(FileNotFoundError, match="data fetch emoji"):
         Sprites.load(tmp_path)
 
 

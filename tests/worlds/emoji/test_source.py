@@ -162,5 +162,5 @@ def test_a_kind_of_sample_is_checked(sprites: Sprites) -> None:
 
 
 def test_a_source_without_artwork_says_how_to_fetch(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="fetch_emoji"):
+    with pytest.raises(FileNotFoundError, match="data fetch emoji"):
         EmojiPictures(tmp_path)

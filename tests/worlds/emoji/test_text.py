@@ -72,7 +72,7 @@ def test_loaded_prose_leaves_out_what_is_held_out(tmp_path: Path) -> None:
 
 
 def test_loading_prose_teaches(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="fetch_text"):
+    with pytest.raises(FileNotFoundError, match="data fetch emoji"):
         load_prose(tmp_path)
     write_prose(tmp_path, version=99)
     with pytest.raises(ValueError, match=r"format_version 99.*upgrade openjanus"):
@@ -161,7 +161,7 @@ def test_parts_are_checked_and_prose_is_read_only_where_needed(
     sprites: Sprites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENJANUS_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="fetch_text"):
+    with pytest.raises(FileNotFoundError, match="data fetch emoji"):
         EmojiText(sprites=sprites)
     assert len(EmojiText(sprites=sprites, parts={"captions": 1.0, "glosses": 0.0})) == 1_000_000
     unknown: Any = {"poems": 1.0}

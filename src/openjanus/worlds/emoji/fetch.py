@@ -125,6 +125,20 @@ Progress = Callable[[str], None]
 """Told one line at each step."""
 
 
+def shipped_folder() -> Path:
+    """Where the rendered sprites lie that ship with the package, and the judge."""
+    return Path(__file__).parent / "assets"
+
+
+def same_sprites(folder: Path) -> bool:
+    """Whether freshly rendered sprites equal the shipped ones, pixel by pixel."""
+    with (
+        np.load(folder / "sprites.npz") as fresh,
+        np.load(shipped_folder() / "sprites.npz") as shipped,
+    ):
+        return all(np.array_equal(fresh[name], shipped[name]) for name in ("rgba", "shapes"))
+
+
 def default_folder() -> Path:
     """Where the fetched world lies: `$OPENJANUS_CACHE/emoji`, else `~/.cache/openjanus/emoji`."""
     cache = os.environ.get("OPENJANUS_CACHE")

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from openjanus.worlds.emoji.fetch import default_folder
+from openjanus.worlds.emoji.fetch import shipped_folder
 from openjanus.worlds.emoji.sampling import Split, sample_scene
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, TAGS, Scene, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
@@ -31,7 +31,7 @@ class SceneSource:
     """Scenes by index: scene i is a function of (seed, i), the split and the tags alone.
 
     Args:
-        folder: Where `fetch_emoji` wrote; `default_folder()` when None. Read once a process.
+        folder: Where `fetch_emoji` wrote; None takes the shipped sprites. Read once a process.
         sprites: The artwork itself, instead of a folder.
         seed: Names the stream of scenes.
         split: "train" shows no held-out cell, "held_out" one in each scene.
@@ -118,7 +118,7 @@ def _check_tags(tags: Mapping[Tag, float], split: Split) -> None:
 
 
 def _folder(folder: str | Path | None) -> Path:
-    return default_folder() if folder is None else Path(folder)
+    return shipped_folder() if folder is None else Path(folder)
 
 
 @lru_cache(maxsize=2)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from openjanus.worlds.emoji.concepts import TINTABLE
-from openjanus.worlds.emoji.fetch import FORMAT_VERSION, default_folder
+from openjanus.worlds.emoji.fetch import FORMAT_VERSION, shipped_folder
 
 Rgb = tuple[int, int, int]
 
@@ -66,20 +66,20 @@ class Sprites:
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Sprites:
-        """Read the sprites that `fetch_emoji` wrote.
+        """Read sprites that `fetch_emoji` wrote.
 
         Args:
-            folder: Where they lie; `default_folder()` when None.
+            folder: Where they lie; None takes the copy that ships with the package.
 
         Raises:
             FileNotFoundError: Nothing was fetched into the folder.
             ValueError: The sprites were written by a newer version, or are damaged.
         """
-        folder = default_folder() if folder is None else Path(folder)
+        folder = shipped_folder() if folder is None else Path(folder)
         record_path = folder / "sprites.json"
         if not record_path.is_file():
             raise FileNotFoundError(
-                f"{folder} holds no sprites: run openjanus.worlds.emoji.fetch.fetch_emoji"
+                f"{folder} holds no sprites: run openjanus data fetch emoji --folder {folder}"
             )
         record = json.loads(record_path.read_text(encoding="utf-8"))
         if record["format_version"] > FORMAT_VERSION:

@@ -61,7 +61,7 @@ class EmojiTask:
         guidance_scale: Of every drawing.
         temperature: Of every drawing; answers are greedy.
         batch_size: Prompts or questions at once.
-        folder: Of the artwork; None is `fetch.default_folder()`.
+        folder: Of the artwork; None takes the shipped sprites.
         sprites: The artwork itself, instead of a folder.
         referee: The judge; None is the one that ships with the package.
 
@@ -117,12 +117,11 @@ class EmojiTask:
         """Prompts of every cell, then questions, with their picture and with a grey one.
 
         Args:
-            limit: Drawings in all, spread evenly over the six tags, and questions a kind.
+            limit: Drawings a tag, over its cells in order, and questions a kind.
             seed: Of the drawings and the questions.
         """
-        per_tag = None if limit is None else max(1, limit // len(TAGS))
         asked = self.questions if limit is None else min(limit, self.questions)
-        return [*self._drawing_requests(per_tag, seed), *self._question_requests(asked, seed)]
+        return [*self._drawing_requests(limit, seed), *self._question_requests(asked, seed)]
 
     def _drawing_requests(self, per_tag: int | None, seed: int) -> list[Request]:
         """One request a cell, in order of the cells' hashes, for as many drawings as it gets."""

@@ -85,7 +85,7 @@ def load_prose(folder: str | Path | None = None) -> Prose:
     """Read what `fetch_text` wrote, and drop what meets a held-out cell.
 
     Args:
-        folder: Where it lies; `default_folder()` when None.
+        folder: Where it lies; `fetch.default_folder()` when None.
 
     Raises:
         FileNotFoundError: No text was fetched into the folder.
@@ -95,7 +95,7 @@ def load_prose(folder: str | Path | None = None) -> Prose:
     record_path = folder / "text.json"
     if not record_path.is_file():
         raise FileNotFoundError(
-            f"{folder} holds no text: run openjanus.worlds.emoji.fetch.fetch_text"
+            f"{folder} holds no text: run openjanus data fetch emoji"
         )
     version = json.loads(record_path.read_text(encoding="utf-8"))["format_version"]
     if version > FORMAT_VERSION:
