@@ -1,0 +1,1 @@
+"""What models are trained on: samples, map-style sources, mixtures and collation."""

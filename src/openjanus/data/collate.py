@@ -1,0 +1,305 @@
+"""Samples to one batch of a training step.
+
+The shift between what is read and what is predicted is made here and nowhere else: a batch names
+the places whose hidden states predict, and beside them what they predict. So the state at
+``<begin_of_image>`` predicts the first id, and the last id of a picture predicts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from openjanus.data.packing import pack
+from openjanus.data.samples import KINDS, Kind, Sample
+from openjanus.processor.prompt import Processor
+
+LENGTH_MULTIPLE = 32
+"""Rows are padded to a multiple of this, so that few shapes occur."""
+
+PADDING_DOCUMENT = -1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedSample:
+    """A sample as token ids; pictures are still pictures."""
+
+    key: str
+    kind: Kind
+    input_ids: tuple[int, ...]
+    loss_mask: tuple[bool, ...]
+    """Which of them are text to be predicted; never BOS, an image slot or a picture's id."""
+    images: tuple[np.ndarray, ...] = ()
+    """uint8 pictures to understand, in the order of their slots."""
+    gen_start: int | None = None
+    """Where the picture to draw begins: the place after ``<begin_of_image>``."""
+    target: np.ndarray | None = None
+    """gen: a uint8 picture, or its (N,) codebook ids."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """What a training step sees. R rows of T tokens; G pictures to draw, I to understand."""
+
+    input_ids: Tensor
+    """(R, T) text ids; slots and padding hold a pad id."""
+    attention_mask: Tensor
+    """(R, T) bool, True = a real token. Padding is on the right, so causal attention alone keeps
+    it from every real token."""
+    positions: Tensor
+    """(R, T) rotary positions, from 0 in each document."""
+    document_ids: Tensor | None
+    """(R, T) which sample a token belongs to, where rows are packed; None: one sample a row."""
+    pixel_values: Tensor | None
+    """(I, 3, S, S) pictures to understand, or None."""
+    und_slots: Tensor
+    """(R, T) bool, where their features go in."""
+    image_ids: Tensor | None
+    """(G, N) codebook ids to draw, or None."""
+    gen_slots: Tensor
+    """(R, T) bool, where these ids come back in."""
+    image_places: Tensor
+    """(G * N,) places in R * T whose hidden states predict ``image_ids``."""
+    text_places: Tensor
+    """(P,) places in R * T whose hidden states predict ``text_targets``."""
+    text_targets: Tensor
+    """(P,) text ids."""
+    text_is_und: Tensor
+    """(P,) bool: the token belongs to an understanding sample."""
+    keys: tuple[str, ...]
+    """Keys of the samples, in order."""
+    num_samples: dict[Kind, int]
+    """Samples of each kind."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens."""
+        return int(self.attention_mask.sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with its tensors on a device."""
+        moved = {
+            item.name: value.to(device)
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+def encode_sample(
+    sample: Sample,
+    processor: Processor,
+    *,
+    max_length: int,
+    mask_prompt: bool = True,
+    drop_condition: bool = False,
+) -> EncodedSample:
+    """Tokenize a sample.
+
+    Args:
+        sample: What to learn from.
+        processor: Of the model; also knows the templates.
+        max_length: Most tokens that a sample may have.
+        mask_prompt: Supervise answers alone; False also supervises the words of users and of the
+            system. Plain forms have no prompt.
+        drop_condition: gen: hide the prompt in the very form that guidance uses, BOS and
+            ``<begin_of_image>`` kept and everything between a pad (the papers' 10 %).
+
+    Raises:
+        ValueError: Too many tokens; or a sample that its kind's form cannot express.
+    """
+    if sample.kind == "gen":
+        encoded = _encode_gen(sample, processor, drop_condition)
+    elif sample.form == "plain":
+        encoded = _encode_plain(sample, processor)
+    else:
+        encoded = _encode_chat(sample, processor, mask_prompt)
+    if len(encoded.input_ids) > max_length:
+        raise ValueError(
+            f"sample {sample.key} has {len(encoded.input_ids)} tokens, at most {max_length}: "
+            "raise max_length or shorten the sample"
+        )
+    return encoded
+
+
+def _encode_gen(sample: Sample, processor: Processor, drop_condition: bool) -> EncodedSample:
+    if len(sample.turns) != 1:
+        raise ValueError(f"sample {sample.key}: a drawing has one turn, got {len(sample.turns)}")
+    text, tokenizer = sample.turns[0].text, processor.tokenizer
+    make_prompt = processor.gen_plain_prompt if sample.form == "plain" else processor.gen_prompt
+    prompt = make_prompt(text)
+    if drop_condition:
+        prompt = processor.drop_condition(prompt)
+    num_ids = processor.config.num_gen_image_tokens
+    ids = (*prompt, *(tokenizer.pad_id for _ in range(num_ids)))
+    return EncodedSample(
+        key=sample.key,
+        kind="gen",
+        input_ids=ids,
+        loss_mask=(False,) * len(ids),
+        gen_start=len(prompt),
+        target=sample.target,
+    )
+
+
+def _encode_plain(sample: Sample, processor: Processor) -> EncodedSample:
+    """Stage I and plain text: the turns' words one after another, pictures at their marks."""
+    ids, mask = processor.training_plain("".join(turn.text for turn in sample.turns))
+    return EncodedSample(
+        key=sample.key,
+        kind=sample.kind,
+        input_ids=tuple(ids),
+        loss_mask=tuple(mask),
+        images=sample.images,
+    )
+
+
+def _encode_chat(sample: Sample, processor: Processor, mask_prompt: bool) -> EncodedSample:
+    ids, mask = processor.training_dialogue(sample.turns, system=None)
+    if not mask_prompt:
+        tokenizer = processor.tokenizer
+        never = {tokenizer.boi_id, tokenizer.eoi_id, tokenizer.image_pad_id}
+        mask = [place > 0 and token not in never for place, token in enumerate(ids)]
+    return EncodedSample(
+        key=sample.key,
+        kind=sample.kind,
+        input_ids=tuple(ids),
+        loss_mask=tuple(mask),
+        images=sample.images,
+    )
+
+
+def with_image_ids(
+    samples: Sequence[EncodedSample],
+    processor: Processor,
+    encode_to_ids: Callable[[Tensor], Tensor],
+) -> list[EncodedSample]:
+    """Replace pictures to draw by their codebook ids.
+
+    Args:
+        samples: Any kinds; those that hold ids already are left alone.
+        processor: Its generation preprocessing is used, never the padded understanding one.
+        encode_to_ids: (G, 3, S, S) in [-1, 1] -> (G, N).
+    """
+    wanted = [i for i, s in enumerate(samples) if s.target is not None and s.target.ndim == 3]
+    if not wanted:
+        return list(samples)
+    pictures = [_picture(samples[i].target) for i in wanted]
+    ids = encode_to_ids(processor.gen_pixels(pictures)).cpu().numpy()
+    by_index = dict(zip(wanted, ids, strict=True))
+    return [
+        replace(sample, target=by_index[i]) if i in by_index else sample
+        for i, sample in enumerate(samples)
+    ]
+
+
+def _picture(array: np.ndarray | None) -> Image.Image:
+    assert array is not None
+    return Image.fromarray(array)
+
+
+def collate(
+    samples: Sequence[EncodedSample],
+    processor: Processor,
+    *,
+    pack_length: int | None = None,
+) -> Batch:
+    """Make one batch.
+
+    Args:
+        samples: At least one; pictures to draw given as ids (see ``with_image_ids``).
+        processor: Of the model.
+        pack_length: Tokens a row, filled with as many samples as fit, none of which sees another.
+            None gives each sample a row of its own.
+
+    Raises:
+        ValueError: No samples, or a picture to draw without its N ids.
+    """
+    if not samples:
+        raise ValueError("a batch needs at least one sample, got none")
+    if pack_length is None:
+        rows = [[index] for index in range(len(samples))]
+    else:
+        rows = pack([len(sample.input_ids) for sample in samples], pack_length)
+    ordered = [samples[index] for row in rows for index in row]
+    longest = max(sum(len(samples[index].input_ids) for index in row) for row in rows)
+    width = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    starts = _starts(rows, [len(sample.input_ids) for sample in samples], width)
+
+    size = len(rows) * width
+    tokenizer = processor.tokenizer
+    input_ids = np.full(size, tokenizer.pad_id, np.int64)
+    positions = np.zeros(size, np.int64)
+    documents = np.full(size, PADDING_DOCUMENT, np.int64)
+    und_slots = np.zeros(size, bool)
+    gen_slots = np.zeros(size, bool)
+    supervised = np.zeros(size, bool)
+    is_und = np.zeros(size, bool)
+    num_ids = processor.config.num_gen_image_tokens
+    image_ids: list[np.ndarray] = []
+    image_places: list[np.ndarray] = []
+    for document, (sample, start) in enumerate(zip(ordered, starts, strict=True)):
+        here = slice(start, start + len(sample.input_ids))
+        ids = np.asarray(sample.input_ids, np.int64)
+        input_ids[here] = ids
+        positions[here] = np.arange(len(ids))
+        documents[here] = document
+        supervised[here] = sample.loss_mask
+        is_und[here] = sample.kind == "und"
+        if sample.gen_start is None:
+            und_slots[here] = ids == tokenizer.image_pad_id
+            continue
+        first = start + sample.gen_start
+        gen_slots[first : first + num_ids] = True
+        # One place earlier: <begin_of_image> predicts the first id, the last id nothing.
+        image_places.append(np.arange(first - 1, first - 1 + num_ids))
+        image_ids.append(_checked_ids(sample, num_ids))
+
+    text_targets_at = np.flatnonzero(supervised)
+    images = [Image.fromarray(image) for sample in ordered for image in sample.images]
+    shape = (len(rows), width)
+    packed = pack_length is not None
+    return Batch(
+        input_ids=torch.from_numpy(input_ids).view(shape),
+        attention_mask=torch.from_numpy(documents != PADDING_DOCUMENT).view(shape),
+        positions=torch.from_numpy(positions).view(shape),
+        document_ids=torch.from_numpy(documents).view(shape) if packed else None,
+        pixel_values=processor.und_pixels(images) if images else None,
+        und_slots=torch.from_numpy(und_slots).view(shape),
+        image_ids=torch.from_numpy(np.stack(image_ids)) if image_ids else None,
+        gen_slots=torch.from_numpy(gen_slots).view(shape),
+        image_places=torch.from_numpy(
+            np.concatenate(image_places) if image_places else np.zeros(0, np.int64)
+        ),
+        text_places=torch.from_numpy(text_targets_at - 1),
+        text_targets=torch.from_numpy(input_ids[text_targets_at]),
+        text_is_und=torch.from_numpy(is_und[text_targets_at]),
+        keys=tuple(sample.key for sample in ordered),
+        num_samples={kind: sum(sample.kind == kind for sample in ordered) for kind in KINDS},
+    )
+
+
+def _starts(rows: list[list[int]], lengths: list[int], width: int) -> list[int]:
+    """Where each sample begins in the flattened rows, in the order of the rows."""
+    starts: list[int] = []
+    for place, row in enumerate(rows):
+        offsets = accumulate((lengths[index] for index in row[:-1]), initial=place * width)
+        starts += offsets
+    return starts
+
+
+def _checked_ids(sample: EncodedSample, num_ids: int) -> np.ndarray:
+    target = sample.target
+    if target is None or target.shape != (num_ids,):
+        shape = None if target is None else target.shape
+        raise ValueError(
+            f"sample {sample.key}: a picture to draw needs {num_ids} codebook ids, got shape "
+            f"{shape}: pass samples through with_image_ids first"
+        )
+    return target.astype(np.int64)

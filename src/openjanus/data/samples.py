@@ -1,0 +1,47 @@
+"""A training sample, before any tokenizer has seen it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from openjanus.processor.chat import IMAGE_MARK, Turn
+
+__all__ = ["IMAGE_MARK", "KINDS", "Kind", "Sample", "Turn"]
+
+Kind = Literal["und", "text", "gen"]
+"""What a sample teaches: to answer about pictures, to write, or to draw."""
+
+KINDS: tuple[Kind, ...] = ("und", "text", "gen")
+"""In the order that the papers state ratios: und : text : gen."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One thing to learn from; its key names it in every message."""
+
+    key: str
+    """Names the sample for ever: source, seed and index."""
+    kind: Kind
+    turns: tuple[Turn, ...]
+    """A dialogue; for ``gen`` one user turn, the caption; for plain forms one assistant turn."""
+    images: tuple[np.ndarray, ...] = ()
+    """uint8 (H, W, 3) pictures to understand, in the order of their marks."""
+    target: np.ndarray | None = None
+    """gen: the uint8 (H, W, 3) picture to draw."""
+    form: Literal["chat", "plain"] = "chat"
+    """``chat`` is the model's template; ``plain`` are stage I's forms, without roles."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"sample {self.key}: kind must be one of {KINDS}, got {self.kind!r}")
+        marks = sum(turn.text.count(IMAGE_MARK) for turn in self.turns)
+        if marks != len(self.images):
+            raise ValueError(
+                f"sample {self.key}: {marks} {IMAGE_MARK} for {len(self.images)} pictures: "
+                "write one mark for each picture"
+            )
+        if (self.target is not None) != (self.kind == "gen"):
+            raise ValueError(f"sample {self.key}: a target picture belongs to kind 'gen' alone")

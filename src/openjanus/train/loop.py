@@ -1,0 +1,137 @@
+"""The loop that every trainer runs in: progress, metrics, samples, checkpoints, interruption."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from openjanus.train.checkpoint import (
+    checkpoint_steps,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from openjanus.train.config import RunConfig
+from openjanus.train.metrics import MetricsFile
+
+
+class Task(Protocol):
+    """What a trainer gives the loop."""
+
+    def train_step(self, step: int) -> dict[str, Any]:
+        """Do optimizer step ``step`` (from 0); the result has at least ``loss``."""
+        ...
+
+    def last_keys(self) -> list[str]:
+        """Keys of the samples of the last step, for messages."""
+        ...
+
+    def sample(self, folder: Path, step: int) -> None:
+        """Write what the model can do after ``step`` steps."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resume needs."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        ...
+
+
+class NonFiniteLoss(ValueError):
+    """The loss became NaN or infinite; the message names the samples of the step."""
+
+
+def _check_finite(values: dict[str, Any], task: Task, step: int, folder: Path) -> None:
+    for name in ("loss", "grad_norm"):
+        if name in values and not math.isfinite(values[name]):
+            raise NonFiniteLoss(
+                f"{name} is {values[name]} at step {step}; samples: "
+                f"{', '.join(task.last_keys())}; lower optim.lr, or look at these samples "
+                f"(the newest checkpoint in {folder} is from before)"
+            )
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[list[bool]]:
+    """SIGINT and SIGTERM ask the loop to stop after the step; a second one is not caught."""
+    asked = [False]
+    before = {}
+
+    def ask(signum: int, frame: object) -> None:
+        asked[0] = True
+        signal.signal(signum, before[signum])
+
+    # Python lets the main thread alone have handlers; elsewhere stopping is its owner's business.
+    in_main = threading.current_thread() is threading.main_thread()
+    for signum in (signal.SIGINT, signal.SIGTERM) if in_main else ():
+        before[signum] = signal.signal(signum, ask)
+    try:
+        yield asked
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
+    """Train until ``run.steps``, ``run.stop_at`` or an interruption, whichever is first.
+
+    Returns:
+        The number of optimizer steps done, earlier runs included.
+
+    Raises:
+        FileNotFoundError: ``resume`` without a checkpoint.
+        ValueError: No folder; or the folder holds a run already and ``resume`` is off.
+        NonFiniteLoss: The loss is not finite; nothing of that step is saved.
+    """
+    if not run.dir:
+        raise ValueError("run.dir must name a folder: add --run.dir DIR")
+    folder = Path(run.dir)
+    start = 0
+    if run.resume:
+        state = load_checkpoint(newest_checkpoint(folder))
+        start = state["step"]
+        task.load_state_dict(state["task"])
+    elif checkpoint_steps(folder):
+        raise ValueError(
+            f"{folder} holds a run already: add --run.resume true, or give another --run.dir"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    end = run.steps if run.stop_at is None else min(run.steps, run.stop_at)
+    metrics = MetricsFile(folder / "metrics.jsonl", start_step=start)
+    done = start
+
+    def save() -> None:
+        save_checkpoint(folder, done, {"step": done, "task": task.state_dict()}, keep=run.keep)
+
+    bar = tqdm(total=end, initial=start, desc=description, unit="step", smoothing=0.05)
+    with _stop_on_interrupt() as asked, bar:
+        while done < end and not asked[0]:
+            began = time.perf_counter()
+            values = task.train_step(done)
+            _check_finite(values, task, done + 1, folder)
+            done += 1
+            bar.update()
+            shown = {k: f"{v:.3f}" for k, v in values.items() if k.startswith("loss")}
+            bar.set_postfix(shown, refresh=False)
+            if done % run.log_every == 0 or done == end:
+                seconds = round(time.perf_counter() - began, 4)
+                metrics.write({"step": done, **values, "seconds": seconds})
+            if run.sample_every and done % run.sample_every == 0 and done != end:
+                task.sample(folder / "samples", done)
+            if done % run.save_every == 0 and done != end:
+                save()
+    metrics.close()
+    if done > start:
+        save()
+        task.sample(folder / "samples", done)
+    return done

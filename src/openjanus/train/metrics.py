@@ -1,0 +1,36 @@
+"""What a run says about itself: ``metrics.jsonl``, one object a step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class MetricsFile:
+    """Appends one JSON object a line; on resume, forgets what lies past the checkpoint."""
+
+    def __init__(self, path: Path, *, start_step: int) -> None:
+        """Open the file, keeping only lines of steps up to ``start_step``."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_metrics(path) if line["step"] <= start_step]
+        self._file = path.open("w", encoding="utf-8")
+        for line in kept:
+            self.write(line)
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Write one line and flush it."""
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line cut off by a kill is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]

@@ -1,0 +1,98 @@
+"""One door's weights on disk: what its own training hands to the stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from openjanus.config import DoorConfig, parse_door
+from openjanus.model.janus import JanusModel
+from openjanus.model.vq import VectorQuantizer
+from openjanus.train.checkpoint import checkpoint_steps, load_checkpoint, newest_checkpoint
+
+FORMAT_VERSION = 1
+WEIGHTS = "door.safetensors"
+RECORD = "door.json"
+
+
+def save_door(folder: Path, module: nn.Module, config: DoorConfig) -> None:
+    """Write a door's weights (``door.safetensors``) and its configuration (``door.json``)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    record = {"format_version": FORMAT_VERSION, "config": _door_to_dict(config)}
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def load_door(path: Path, module: nn.Module, config: DoorConfig) -> None:
+    """Fill a module from what ``save_door`` wrote, or from the newest checkpoint of its run.
+
+    Args:
+        path: A folder with ``door.safetensors``; or a run's folder, complete or not; or one of
+            its checkpoints.
+        module: The door, as the model has it.
+        config: Its configuration.
+
+    Raises:
+        FileNotFoundError: Nothing of the kind lies there.
+        ValueError: The weights are of another configuration, or by a newer openjanus.
+    """
+    state = _read_state(path, config)
+    own = module.state_dict()
+    wrong = [f"unexpected {name}" for name in state if name not in own]
+    wrong += [f"missing {name}" for name in own if name not in state]
+    wrong += [
+        f"{name} is {tuple(state[name].shape)}, wanted {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"{path} does not fit a door of type {config.type!r}: {'; '.join(wrong[:3])} "
+            f"({len(wrong)} differences): train it with the same preset"
+        )
+    module.load_state_dict(state, strict=True)
+
+
+def _read_state(path: Path, config: DoorConfig) -> dict[str, Tensor]:
+    if (path / "final" / RECORD).is_file():
+        path = path / "final"
+    if (path / RECORD).is_file():
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        if record["format_version"] > FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: format_version {record['format_version']} is newer than "
+                f"{FORMAT_VERSION}: install a newer openjanus (pip install -U openjanus)"
+            )
+        found = parse_door(record["config"], str(path / RECORD))
+        if found != config:
+            raise ValueError(f"{path} is {found}, the model wants {config}: use the same preset")
+        with safe_open(path / WEIGHTS, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if (path / "checkpoint.json").is_file():
+        return load_checkpoint(path)["task"]["model"]
+    if checkpoint_steps(path):
+        return load_checkpoint(newest_checkpoint(path))["task"]["model"]
+    raise FileNotFoundError(
+        f"no {WEIGHTS} and no checkpoint in {path}: run the recipe that trains this door first, "
+        "or name its folder"
+    )
+
+
+def _door_to_dict(config: DoorConfig) -> dict[str, Any]:
+    return {"type": config.type, **dataclasses.asdict(config)}  # pyright: ignore[reportArgumentType]
+
+
+@torch.no_grad()
+def start_gen_embed_from_codebook(model: JanusModel) -> None:
+    """Make gen_embed a copy of the codebook's unit rows."""
+    quantizer = model.vq.quantize
+    assert isinstance(quantizer, VectorQuantizer)
+    model.gen_embed.weight.copy_(quantizer.normalised_codebook())

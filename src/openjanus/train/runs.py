@@ -1,0 +1,173 @@
+"""One run from its typed configuration: build, train, write what comes after it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from openjanus.config import SiglipConfig, VQConfig, preset
+from openjanus.data.mixture import Mixture
+from openjanus.data.samples import IMAGE_MARK, Sample
+from openjanus.data.sources import build_source
+from openjanus.model.siglip import SiglipEncoder
+from openjanus.model.vq import VQTokenizer
+from openjanus.processor.text import train_tokenizer
+from openjanus.train.config import (
+    JanusTrainConfig,
+    SiglipTrainConfig,
+    TokenizerTrainConfig,
+    VQTrainConfig,
+)
+from openjanus.train.loop import run_loop
+from openjanus.train.parts import save_door
+from openjanus.train.siglip_trainer import SiglipTrainer
+from openjanus.train.stages import count_by_part
+from openjanus.train.start import read_tokenizer, start_model
+from openjanus.train.trainer import JanusTrainer
+from openjanus.train.vq_trainer import VQTrainer
+from openjanus.weights.own import save_model
+
+TrainConfig = VQTrainConfig | SiglipTrainConfig | TokenizerTrainConfig | JanusTrainConfig
+
+FINAL = "final"
+"""Folder of a complete run that holds its result."""
+
+
+def is_complete(config: TrainConfig) -> bool:
+    """Whether a run's folder holds its result."""
+    return (Path(config.run.dir) / FINAL).is_dir()
+
+
+def run_training(config: TrainConfig) -> None:
+    """Train until the end or ``run.stop_at``; the result of a complete run goes into ``final``.
+
+    Raises:
+        FileNotFoundError: Nothing to start from.
+        ValueError: No ``run.dir``, a source's refusal, or a loss that is not finite.
+    """
+    if not config.run.dir:
+        raise ValueError("run.dir must name a folder: add --run.dir DIR")
+    if isinstance(config, VQTrainConfig):
+        _run_vq(config)
+    elif isinstance(config, SiglipTrainConfig):
+        _run_siglip(config)
+    elif isinstance(config, TokenizerTrainConfig):
+        _run_tokenizer(config)
+    else:
+        _run_janus(config)
+
+
+def _write_config(config: TrainConfig) -> None:
+    """Write the resolved configuration, before anything is trained."""
+    folder = Path(config.run.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def _publish(config: TrainConfig, write: Callable[[Path], None]) -> None:
+    """Make ``final`` appear whole or not at all."""
+    final = Path(config.run.dir) / FINAL
+    draft = final.with_name(f"writing-{FINAL}")
+    for old in (draft, final):
+        if old.exists():
+            shutil.rmtree(old)
+    draft.mkdir()
+    write(draft)
+    draft.rename(final)
+    tqdm.write(f"written: {final}")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _run_janus(config: JanusTrainConfig) -> None:
+    model, processor = start_model(config)
+    model.to(config.device)
+    trainer = JanusTrainer(model, processor, config)
+    trained = count_by_part((n, p) for n, p in model.named_parameters() if p.requires_grad)
+    tqdm.write("trained: " + ", ".join(f"{part} {n:,}" for part, n in trained.items()))
+    _write_config(config)
+    done = run_loop(trainer, config.run, description=f"stage {config.stage}")
+    if done >= config.run.steps:
+        _publish(config, lambda folder: save_model(folder, model, processor.tokenizer))
+
+
+def _run_vq(config: VQTrainConfig) -> None:
+    door = preset(config.preset).gen_tokenizer
+    if not isinstance(door, VQConfig):
+        raise ValueError(f"preset {config.preset!r} has a tokenizer of type {door.type!r}, not vq")
+    model = VQTokenizer(door)
+    init_vq(model, config.run.seed)
+    source = build_source(config.source.type, config.source.options)
+    _write_config(config)
+    done = run_loop(VQTrainer(model, source, config), config.run, description="vq")
+    if done >= config.run.steps:
+        _publish(config, lambda folder: save_door(folder, model, door))
+
+
+@torch.no_grad()
+def init_vq(model: VQTokenizer, seed: int) -> None:
+    """PyTorch's scale for convolutions, unit-variance rows for the codebook; by the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            bound = module.weight[0].numel() ** -0.5
+            module.weight.uniform_(-bound, bound, generator=generator)
+            if module.bias is not None:
+                module.bias.uniform_(-bound, bound, generator=generator)
+    model.quantize.embedding.weight.normal_(0.0, 1.0, generator=generator)
+
+
+def _run_siglip(config: SiglipTrainConfig) -> None:
+    model_config = preset(config.preset)
+    door = model_config.und_encoder
+    if not isinstance(door, SiglipConfig):
+        raise ValueError(f"preset {config.preset!r} has an encoder of type {door.type!r}")
+    encoder = SiglipEncoder(door)
+    tokenizer = read_tokenizer(config.run.dir, config.tokenizer, model_config.processor)
+    source = build_source(config.source.type, config.source.options)
+    trainer = SiglipTrainer(encoder, tokenizer, source, model_config.processor, config)
+    _write_config(config)
+    done = run_loop(trainer, config.run, description="encoder")
+    if done >= config.run.steps:
+        _publish(config, lambda folder: save_door(folder, encoder, door))
+
+
+def _run_tokenizer(config: TokenizerTrainConfig) -> None:
+    model_config = preset(config.preset)
+    _write_config(config)
+    tokenizer = train_tokenizer(
+        _texts(config), model_config.language.vocab_size, model_config.processor
+    )
+    _publish(config, lambda folder: tokenizer.save(folder / "tokenizer.json"))
+    tqdm.write(f"tokenizer: {tokenizer.vocab_size} ids")
+
+
+def _texts(config: TokenizerTrainConfig) -> Iterator[str]:
+    """The words of every source, each by its weight; pictures are left out."""
+    sources = [build_source(source.type, source.options) for source in config.sources]
+    order = Mixture(
+        {"text": [len(source) for source in sources]},
+        {"text": [source.weight for source in config.sources]},
+        (0, 1, 0),
+        seed=config.run.seed,
+    )
+    for n in tqdm(range(config.samples), desc="tokenizer", unit="sample"):
+        draw = order.draw(n)
+        item = sources[draw.source][draw.index]
+        if isinstance(item, Sample):
+            yield from (turn.text.replace(IMAGE_MARK, "") for turn in item.turns)
+        else:
+            yield item[1]

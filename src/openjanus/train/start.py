@@ -1,0 +1,103 @@
+"""Where a run's weights come from: an earlier stage, a folder, or a preset filled afresh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from openjanus.config import PRESETS, JanusConfig, ProcessorConfig, near, preset
+from openjanus.model.janus import JanusModel, build_model
+from openjanus.pipeline.load import packaged_models
+from openjanus.processor.prompt import Processor
+from openjanus.processor.text import TextTokenizer, byte_tokenizer
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.parts import load_door, start_gen_embed_from_codebook
+from openjanus.weights.own import load_model
+
+PACKAGED = "nano"
+"""In ``init``: the newest trained model in this package."""
+
+
+def beside(run_dir: str, path: str) -> Path:
+    """Where a path of a recipe lies.
+
+    Args:
+        run_dir: Folder of the run.
+        path: Absolute, or starting with ``.`` or ``~``: as given. Else beside ``run_dir``.
+    """
+    given = Path(path).expanduser()
+    if given.is_absolute() or path.startswith("."):
+        return given
+    return Path(run_dir).parent / given
+
+
+def read_tokenizer(run_dir: str, path: str | None, config: ProcessorConfig) -> TextTokenizer:
+    """The text tokenizer of a fresh model; bytes where no path is given.
+
+    Raises:
+        FileNotFoundError: No tokenizer lies there.
+    """
+    if path is None:
+        return byte_tokenizer(config)
+    file = beside(run_dir, path)
+    return TextTokenizer.from_file(file / "tokenizer.json" if file.is_dir() else file, config)
+
+
+def start_model(config: JanusTrainConfig) -> tuple[JanusModel, Processor]:
+    """The model that a run begins with, in fp32, and its processor.
+
+    Raises:
+        FileNotFoundError: None of ``init`` exists; the message says what to run first.
+        ValueError: A tokenizer or door that does not fit the model.
+    """
+    chosen = choose_init(config)
+    tqdm.write(f"weights: {chosen}")
+    if isinstance(chosen, Path):
+        model, tokenizer = load_model(chosen, device="cpu", dtype=torch.float32)
+    else:
+        model_config = preset(chosen)
+        tokenizer = read_tokenizer(config.run.dir, config.tokenizer, model_config.processor)
+        model = fresh_model(model_config, config.run.seed)
+    if config.vq is not None:
+        load_door(beside(config.run.dir, config.vq), model.vq, model.config.gen_tokenizer)
+        # Its pictures have other ids now, so what stands for each must be made anew as well.
+        start_gen_embed_from_codebook(model)
+    if config.und_encoder is not None:
+        folder = beside(config.run.dir, config.und_encoder)
+        load_door(folder, model.und_encoder, model.config.und_encoder)
+    return model, Processor(model.config, tokenizer)
+
+
+def fresh_model(config: JanusConfig, seed: int) -> JanusModel:
+    """A model with random weights that depend on the seed alone; gen_embed is the codebook."""
+    model = build_model(config, device="cpu")
+    model.init_weights(torch.Generator().manual_seed(seed))
+    start_gen_embed_from_codebook(model)
+    return model
+
+
+def choose_init(config: JanusTrainConfig) -> Path | str:
+    """The first of ``init`` that exists: a folder, or the name of a preset.
+
+    Raises:
+        FileNotFoundError: None exists.
+    """
+    packaged = list(packaged_models().values())
+    for name in config.init:
+        if name == PACKAGED and packaged:
+            return packaged[-1]
+        if name in PRESETS:
+            return name
+        folder = beside(config.run.dir, name)
+        if (folder / "config.json").is_file():
+            return folder
+    tried = ", ".join(
+        str(beside(config.run.dir, name)) if "/" in name else repr(name) for name in config.init
+    )
+    raise FileNotFoundError(
+        f"no weights to start from: tried {tried}; run the stage before in a folder beside "
+        f"{config.run.dir or 'run.dir'}, or give --init '[FOLDER]' or a preset "
+        f"({near(config.init[-1], list(PRESETS))})"
+    )

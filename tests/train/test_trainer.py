@@ -1,0 +1,275 @@
+"""The trainer and its loop: what a run may rely on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from openjanus.data.stream import TooManyBadSamples
+from openjanus.data.toy import ToyScenes
+from openjanus.model.vq import VQTokenizer
+from openjanus.train.config import SourceConfig, SourcesConfig
+from openjanus.train.loop import NonFiniteLoss, run_loop
+from openjanus.train.metrics import read_metrics
+from openjanus.train.start import fresh_model
+from openjanus.train.trainer import JanusTrainer
+
+GOLDEN = Path(__file__).parent / "golden_losses.json"
+
+
+def toy(kind, **options):
+    return SourceConfig(type="toy", options={"kind": kind, "length": 64, **options})
+
+
+def losses_of(folder):
+    return [line["loss"] for line in read_metrics(Path(folder) / "metrics.jsonl")]
+
+
+def same_weights(one, other):
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(make_config, make_trainer, tmp_path):
+    def run(name, **options):
+        config = make_config(
+            run={"dir": str(tmp_path / name), "steps": 8, **options},
+            optim={"schedule": "cosine", "warmup_steps": 2},
+            pack_length=256,
+        )
+        trainer = make_trainer(config)
+        run_loop(trainer, config.run, description=name)
+        return trainer
+
+    whole = run("whole")
+    run("parts", stop_at=3)
+    resumed = run("parts", resume=True)
+    assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
+    assert len(losses_of(tmp_path / "whole")) == 8
+    assert same_weights(whole.model, resumed.model)
+    assert resumed.seen == whole.seen
+    states = [t.optimizers.state_dict()[0]["state"] for t in (whole, resumed)]
+    for index, state in states[0].items():
+        assert all(torch.equal(value, states[1][index][key]) for key, value in state.items())
+
+
+def test_stop_at_never_touches_the_schedule(make_config, make_trainer, tmp_path):
+    rates = []
+    for name, stop_at in (("whole", None), ("stopped", 3)):
+        config = make_config(
+            run={"dir": str(tmp_path / name), "steps": 6, "stop_at": stop_at},
+            optim={"schedule": "cosine", "warmup_steps": 2},
+        )
+        assert run_loop(make_trainer(config), config.run, description=name) == (stop_at or 6)
+        rates.append([m["lr"] for m in read_metrics(tmp_path / name / "metrics.jsonl")])
+    assert rates[1] == rates[0][:3]
+    assert rates[0][-1] < rates[0][2]
+
+
+def test_an_interrupted_run_saves_and_goes_on(make_config, make_trainer, tmp_path):
+    config = make_config()
+    trainer = make_trainer(config)
+    step = trainer.train_step
+
+    def interrupted(number):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(number)
+
+    trainer.train_step = interrupted
+    handler = signal.getsignal(signal.SIGINT)
+    assert run_loop(trainer, config.run, description="x") == 3
+    assert signal.getsignal(signal.SIGINT) is handler
+    again = make_config(run={"resume": True})
+    assert run_loop(make_trainer(again), again.run, description="x") == 8
+    assert len(losses_of(tmp_path / "run")) == 8
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_samples(make_config, make_trainer, tmp_path):
+    config = make_config(run={"save_every": 1})
+    trainer = make_trainer(config)
+    step = trainer.train_step
+
+    def broken(number):
+        if number == 2:
+            with torch.no_grad():
+                trainer.model.gen_head.vision_head.bias[0] = float("nan")
+        return step(number)
+
+    trainer.train_step = broken
+    with pytest.raises(NonFiniteLoss, match=r"loss is nan at step 3; samples: .*toy-gen-chat/0/"):
+        run_loop(trainer, config.run, description="x")
+    saved = sorted(path.name for path in (tmp_path / "run").glob("step-*"))
+    assert saved == ["step-00000001", "step-00000002"]
+
+
+def test_a_gradient_that_is_not_finite_stops_too(make_config, make_trainer):
+    config = make_config()
+    trainer = make_trainer(config)
+    trainer.train_step = lambda step: {"loss": 1.0, "grad_norm": float("inf")}
+    with pytest.raises(NonFiniteLoss, match="grad_norm is inf"):
+        run_loop(trainer, config.run, description="x")
+
+
+def test_an_old_run_is_not_overwritten(make_config, make_trainer):
+    config = make_config(run={"stop_at": 1})
+    run_loop(make_trainer(config), config.run, description="x")
+    with pytest.raises(ValueError, match=r"holds a run already.*run\.resume true"):
+        run_loop(make_trainer(config), config.run, description="x")
+
+
+def test_resuming_nothing_is_told(make_config, make_trainer):
+    config = make_config(run={"resume": True})
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        run_loop(make_trainer(config), config.run, description="x")
+
+
+def test_the_ratio_is_met_in_every_step_and_logged(make_config, make_trainer, tmp_path):
+    config = make_config(run={"steps": 3}, pack_length=256)
+    run_loop(make_trainer(config), config.run, description="x")
+    for line in read_metrics(tmp_path / "run" / "metrics.jsonl"):
+        step = line["step"]
+        assert line["samples"] == {"und": 2 * step, "text": 3 * step, "gen": 5 * step}
+        assert line["tokens_gen"] == 5 * 16
+        counts = {kind: line[f"tokens_{kind}"] for kind in ("und", "text", "gen")}
+        total = sum(line[f"loss_{kind}"] * count for kind, count in counts.items())
+        assert line["loss"] == pytest.approx(total / sum(counts.values()), abs=1e-3)
+
+
+def test_prompts_are_hidden_at_their_share_and_by_their_key(make_config, make_trainer, processor):
+    config = make_config(
+        sources=SourcesConfig(), ratio=(0, 0, 1), cond_drop=0.1, batch_size=50, id_cache=None
+    )
+    source = ToyScenes(kind="gen", length=1002)
+    trainers = [make_trainer(config, sources={"gen": [source]}) for _ in range(2)]
+    hidden = []
+    for trainer in trainers:
+        samples = [s for step in range(20) for s in trainer.stream.step(step).samples]
+        hidden.append({s.key for s in samples if is_hidden(s, processor)})
+    assert hidden[0] == hidden[1]
+    assert 70 <= len(hidden[0]) <= 130
+    later = [s for step in range(20, 40) for s in trainers[0].stream.step(step).samples]
+    assert hidden[0] != {s.key for s in later if is_hidden(s, processor)}
+
+
+def is_hidden(sample, processor):
+    prompt = sample.input_ids[: sample.gen_start]
+    return prompt == processor.uncond_prompt(len(prompt))
+
+
+def test_captions_are_cut_to_their_first_sentence_when_asked(make_config, make_trainer):
+    config = make_config(first_sentence=1.0, cond_drop=0.0)
+    trainer = make_trainer(config)
+    source = ToyScenes(kind="gen")
+    sample = source[0]
+    turn = type(sample.turns[0])(role="user", text="One thing. And more. And more.")
+    long = type(sample)(key="k", kind="gen", turns=(turn,), target=sample.target)
+    draw = trainer.stream.mixture.draw(0)
+    cut = trainer._encode(long, draw)
+    assert cut.input_ids[: cut.gen_start] == trainer.processor.gen_prompt("One thing.")
+
+
+def test_bad_samples_are_counted_and_limited(make_config, make_trainer, tmp_path):
+    class Breaking(ToyScenes):
+        def __getitem__(self, index):
+            if index % 4 == 0:
+                raise OSError("unreadable")
+            return super().__getitem__(index)
+
+    config = make_config(
+        ratio=(0, 1, 0), max_bad_samples=4, run={"steps": 30}, sources=SourcesConfig()
+    )
+    trainer = make_trainer(config, sources={"text": [Breaking(kind="text", length=64)]})
+    with pytest.raises(TooManyBadSamples, match=r"max_bad_samples is 4.*OSError: unreadable"):
+        run_loop(trainer, config.run, description="x")
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert 0 < max(line.get("bad_samples", 0) for line in lines) <= 4
+
+
+def test_ids_are_computed_once_and_kept_between_runs(make_config, make_trainer, tmp_path):
+    config = make_config(ratio=(0, 0, 1), run={"steps": 20})
+    trainer = make_trainer(config)
+    sizes = []
+    encode = trainer.encode_images
+    trainer.encode_images = lambda pixels: sizes.append(len(pixels)) or encode(pixels)
+    first = [trainer._with_image_ids(trainer.stream.step(step)) for step in range(7)]
+    assert sum(sizes) == 62  # every item but those held back, once
+    trainer.state_dict()
+    again = make_trainer(config)
+    again.encode_images = lambda pixels: pytest.fail("all ids are known")
+    second = [again._with_image_ids(again.stream.step(step)) for step in range(7)]
+    for a, b in zip(chain(*first), chain(*second), strict=True):
+        assert np.array_equal(a.target, b.target)
+    (folder,) = (tmp_path / "id-cache").iterdir()
+    assert json.loads((folder / "cache.json").read_text())["num_items"] == 64
+
+
+def test_ids_do_not_depend_on_the_batch_they_came_in(make_config, make_trainer):
+    trainer = make_trainer(make_config())
+    pictures = [ToyScenes(kind="gen").picture(i) for i in range(20)]
+    pixels = trainer.processor.gen_pixels(pictures)
+    together = trainer.encode_images(pixels)
+    alone = torch.cat([trainer.encode_images(pixels[i : i + 1]) for i in range(20)])
+    assert torch.equal(together, alone)
+
+
+def test_another_tokenizers_ids_are_refused(make_config, make_trainer, tiny_config, processor):
+    config = make_config()
+    make_trainer(config)
+    with pytest.raises(ValueError, match="another tokenizer_hash"):
+        JanusTrainer(fresh_model(tiny_config, 1), processor, config)
+
+
+def test_gen_embed_starts_as_the_codebook(tiny_config):
+    model = fresh_model(tiny_config, 0)
+    assert isinstance(model.vq, VQTokenizer)
+    rows = model.vq.quantize.normalised_codebook()
+    assert torch.equal(model.gen_embed.weight, rows)
+    assert torch.allclose(rows.norm(dim=-1), torch.ones(len(rows)), atol=1e-5)
+
+
+def test_held_back_items_are_never_trained_on(make_config, make_trainer):
+    trainer = make_trainer(make_config(held_back=9))
+    draws = [d for step in range(60) for d in trainer.stream.mixture.batch(step, 10)]
+    assert max(draw.index for draw in draws) == 64 - 9 - 1
+
+
+def test_a_length_past_the_context_is_told(make_config, make_trainer):
+    with pytest.raises(ValueError, match="past the model's context of 256"):
+        make_trainer(make_config(max_length=300))
+
+
+def test_samples_show_drawings_and_answers(make_config, make_trainer, tmp_path):
+    trainer = make_trainer(make_config())
+    trainer.sample(tmp_path, 3)
+    lines = (tmp_path / "step-00000003.txt").read_text().splitlines()
+    assert len(lines) == 6
+    assert sum(": draw: a " in line for line in lines) == 2
+    first = (tmp_path / "step-00000003.png").read_bytes()
+    trainer.sample(tmp_path, 3)
+    assert (tmp_path / "step-00000003.png").read_bytes() == first
+    assert trainer.model.training
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_twenty_steps_give_the_losses_that_they_gave(make_config, make_trainer, stage):
+    form = "plain" if stage == 1 else "chat"
+    sources = SourcesConfig(
+        und=[toy("und", form=form)], text=[toy("text")], gen=[toy("gen", form=form)]
+    )
+    ratio = {0: (0, 1, 0), 1: (1, 0, 1), 2: (2, 3, 5), 3: (7, 3, 10)}[stage]
+    config = make_config(
+        stage=stage, ratio=ratio, sources=sources, bf16=False, run={"steps": 20}, pack_length=256
+    )
+    trainer = make_trainer(config)
+    losses = [trainer.train_step(step)["loss"] for step in range(20)]
+    golden = json.loads(GOLDEN.read_text())[str(stage)]
+    assert losses == pytest.approx(golden, abs=2e-3)
+    assert losses[-1] < losses[0]
