@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from openjanus.config import (
-    FORMAT_VERSION,
     PRESETS,
     DecoderConfig,
     JanusConfig,
@@ -21,10 +20,13 @@ from openjanus.config import (
     SharedEncoderConfig,
     SiglipConfig,
     VQConfig,
+    preset,
+)
+from openjanus.config_file import (
+    FORMAT_VERSION,
     config_to_dict,
     load_config,
     parse_config,
-    preset,
     save_config,
 )
 

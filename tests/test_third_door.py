@@ -9,7 +9,8 @@ import pytest
 
 import openjanus.config
 import openjanus.model.doors
-from openjanus.config import JanusConfig, config_to_dict, parse_config
+from openjanus.config import JanusConfig
+from openjanus.config_file import config_to_dict, parse_config
 from openjanus.model.janus import build_model
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "third_door.py"

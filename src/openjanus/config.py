@@ -1,4 +1,4 @@
-"""What a Janus is made of: frozen configurations, presets, and our own ``config.json``.
+"""What a Janus is made of: frozen configurations, and presets of them.
 
 Nothing here imports torch. A configuration is plain data: every size that a module needs is a
 field or a property of one of these classes, and no size is written anywhere else.
@@ -10,18 +10,10 @@ configuration, not a change of this file.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import json
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
-
-FORMAT_VERSION = 1
-"""Version of our own ``config.json``. A newer file is refused, an older one migrated."""
+from typing import ClassVar, Protocol
 
 UND_SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual "
@@ -31,7 +23,8 @@ UND_SYSTEM_PROMPT = (
 """System prompt of the released models when they answer (none when they draw)."""
 
 
-def _require(rule: bool, message: str) -> None:
+def require(rule: bool, message: str) -> None:
+    """Raise ``ValueError`` with the message unless the rule holds."""
     if not rule:
         raise ValueError(message)
 
@@ -39,7 +32,7 @@ def _require(rule: bool, message: str) -> None:
 def _require_positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _require(
+        require(
             value > 0,
             f"{type(config).__name__}.{name} must be > 0, got {value}: give a positive size",
         )
@@ -81,18 +74,18 @@ class DecoderConfig:
             "rms_norm_eps",
             "rope_theta",
         )
-        _require(
+        require(
             self.num_attention_heads % self.num_key_value_heads == 0,
             f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
             f"num_key_value_heads ({self.num_key_value_heads}): change one of them",
         )
         if self.head_dim is None:
-            _require(
+            require(
                 self.hidden_size % self.num_attention_heads == 0,
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
                 f"({self.num_attention_heads}): change one of them or set head_dim",
             )
-        _require(
+        require(
             self.head_size % 2 == 0,
             f"head_dim must be even for rotary positions, got {self.head_size}: change the heads",
         )
@@ -139,17 +132,17 @@ class SiglipConfig:
             "num_hidden_layers",
             "num_attention_heads",
         )
-        _require(
+        require(
             self.image_size % self.patch_size == 0,
             f"image_size ({self.image_size}) must be a multiple of patch_size "
             f"({self.patch_size}): change one of them",
         )
-        _require(
+        require(
             self.hidden_size % self.num_attention_heads == 0,
             f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
             f"({self.num_attention_heads}): change one of them",
         )
-        _require(
+        require(
             -self.num_hidden_layers <= self.select_layer < self.num_hidden_layers,
             f"select_layer must be in [-{self.num_hidden_layers}, {self.num_hidden_layers - 1}], "
             f"got {self.select_layer}: use -1 for the last layer",
@@ -176,7 +169,7 @@ class SharedEncoderConfig:
     """Name of the module whose encoder serves both faces."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.shared_with == "vq",
             f"shared_with must name the generation tokenizer 'vq', got {self.shared_with!r}",
         )
@@ -212,15 +205,15 @@ class VQConfig:
             "codebook_dim",
             "norm_groups",
         )
-        _require(len(self.channel_multipliers) > 0, "channel_multipliers must name a level")
+        require(len(self.channel_multipliers) > 0, "channel_multipliers must name a level")
         for multiplier in self.channel_multipliers:
             width = self.base_channels * multiplier
-            _require(
+            require(
                 width % self.norm_groups == 0,
                 f"every VQ width must be a multiple of norm_groups ({self.norm_groups}), "
                 f"got {width}: change base_channels or channel_multipliers",
             )
-        _require(
+        require(
             self.image_size % self.downsample_factor == 0,
             f"image_size ({self.image_size}) must be a multiple of {self.downsample_factor} "
             f"({len(self.channel_multipliers)} levels): change one of them",
@@ -277,14 +270,14 @@ class JanusConfig:
 
     def __post_init__(self) -> None:
         for attribute in ("codebook_size", "codebook_dim", "num_image_tokens"):
-            _require(
+            require(
                 hasattr(self.gen_tokenizer, attribute),
                 f"gen_tokenizer of type {self.gen_tokenizer.type!r} lacks {attribute}: "
                 "a generation door must say its codebook and its number of ids an image",
             )
         if not isinstance(self.und_encoder, SharedEncoderConfig):
             for attribute in ("image_size", "num_image_tokens"):
-                _require(
+                require(
                     hasattr(self.und_encoder, attribute),
                     f"und_encoder of type {self.und_encoder.type!r} lacks {attribute}: an "
                     "understanding door must say its picture size and its features an image",
@@ -337,10 +330,15 @@ def register_door_config(cls: type) -> type:
         ValueError: The class has no ``type``, or another class has it.
     """
     name = getattr(cls, "type", None)
-    _require(isinstance(name, str), f"{cls.__name__} needs a class attribute type: str")
+    require(isinstance(name, str), f"{cls.__name__} needs a class attribute type: str")
     known = _DOOR_CONFIGS.setdefault(str(name), cls)
-    _require(known is cls, f"door type {name!r} is taken by {known.__name__}: choose another")
+    require(known is cls, f"door type {name!r} is taken by {known.__name__}: choose another")
     return cls
+
+
+def door_configs() -> Mapping[str, type]:
+    """The classes of door configurations by their ``type``."""
+    return _DOOR_CONFIGS
 
 
 def near(name: str, known: list[str]) -> str:
@@ -349,146 +347,6 @@ def near(name: str, known: list[str]) -> str:
     if matches:
         return "did you mean " + " or ".join(repr(match) for match in matches) + "?"
     return "known: " + ", ".join(sorted(known))
-
-
-def parse_dataclass(cls: type, data: Mapping[str, Any], where: str) -> Any:
-    """Build a frozen configuration from plain data, strictly.
-
-    Args:
-        cls: A dataclass of this module (or a registered door's).
-        data: Its fields by name; lists become tuples.
-        where: How the message names this place, for instance ``config.json: language``.
-
-    Raises:
-        ValueError: ``data`` is not a mapping, a key is unknown, a required one is missing, or a
-            value has the wrong type.
-    """
-    _require(isinstance(data, Mapping), f"{where} must be a mapping, got {type(data).__name__}")
-    fields = {item.name: item for item in dataclasses.fields(cls)}
-    for key in data:
-        _require(key in fields, f"{where}: unknown key {key!r}; {near(str(key), list(fields))}")
-    for name, item in fields.items():
-        has_default = not (
-            item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        )
-        _require(name in data or has_default, f"{where}: missing key {name!r}")
-    hints = _resolved_hints(cls)
-    for name, value in data.items():
-        _require(
-            _has_type(value, hints.get(name)),
-            f"{where}: {name} must be {fields[name].type}, got {value!r}",
-        )
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
-
-
-def _resolved_hints(cls: type) -> dict[str, Any]:
-    """Types of a configuration's fields; empty where a door's module hides their names."""
-    try:
-        return typing.get_type_hints(cls)
-    except NameError:  # imported for type checkers alone: such a door checks its own values
-        return {}
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    """Whether plain data fits a field of numbers, words and their tuples; others always do."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_has_type(value, argument) for argument in arguments)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            return False
-        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            return False
-        return all(_has_type(item, arguments[0]) for item in value)
-    if hint in (int, float) and isinstance(value, bool):
-        return False
-    if hint is float:
-        return isinstance(value, int | float)
-    return isinstance(value, hint) if hint in (int, str, bool, types.NoneType) else True
-
-
-def parse_door(data: Mapping[str, Any], where: str) -> DoorConfig:
-    """Build a door's configuration from plain data; ``type`` chooses the class."""
-    _require(isinstance(data, Mapping), f"{where} must be a mapping, got {type(data).__name__}")
-    _require("type" in data, f"{where}: missing key 'type'; known: {sorted(_DOOR_CONFIGS)}")
-    kind = data["type"]
-    _require(
-        kind in _DOOR_CONFIGS, f"{where}: unknown type {kind!r}; {near(kind, list(_DOOR_CONFIGS))}"
-    )
-    rest = {key: value for key, value in data.items() if key != "type"}
-    return parse_dataclass(_DOOR_CONFIGS[kind], rest, where)
-
-
-def parse_config(data: Mapping[str, Any], where: str = "config.json") -> JanusConfig:
-    """Build a ``JanusConfig`` from the plain data of our own ``config.json``.
-
-    Raises:
-        ValueError: A newer ``format_version``, an unknown or missing key, or a value against a
-            rule; the message names the place.
-    """
-    _require(isinstance(data, Mapping), f"{where} must be a mapping, got {type(data).__name__}")
-    data = dict(data)
-    version = data.pop("format_version", None)
-    _require(
-        isinstance(version, int) and version >= 1,
-        f"{where}: missing format_version: this is not a config.json written by openjanus",
-    )
-    _require(
-        version <= FORMAT_VERSION,
-        f"{where}: format_version {version} is newer than {FORMAT_VERSION}: "
-        "install a newer openjanus (pip install -U openjanus)",
-    )
-    sections: dict[str, Any] = dict(data)
-    parsers = {
-        "language": lambda v: parse_dataclass(DecoderConfig, v, f"{where}: language"),
-        "und_encoder": lambda v: parse_door(v, f"{where}: und_encoder"),
-        "gen_tokenizer": lambda v: parse_door(v, f"{where}: gen_tokenizer"),
-        "processor": lambda v: parse_dataclass(ProcessorConfig, v, f"{where}: processor"),
-        "extra_doors": lambda v: {
-            name: parse_door(door, f"{where}: extra_doors.{name}") for name, door in v.items()
-        },
-    }
-    for name, parse in parsers.items():
-        if name in sections:
-            sections[name] = parse(sections[name])
-    return parse_dataclass(JanusConfig, sections, where)
-
-
-def config_to_dict(config: JanusConfig) -> dict[str, Any]:
-    """The plain data of our own ``config.json``; ``parse_config`` is its inverse."""
-    data: dict[str, Any] = {"format_version": FORMAT_VERSION}
-    data["language"] = dataclasses.asdict(config.language)
-    data["und_encoder"] = _door_to_dict(config.und_encoder)
-    data["gen_tokenizer"] = _door_to_dict(config.gen_tokenizer)
-    data["extra_doors"] = {k: _door_to_dict(v) for k, v in config.extra_doors.items()}
-    data["processor"] = dataclasses.asdict(config.processor)
-    return data
-
-
-def _door_to_dict(door: DoorConfig) -> dict[str, Any]:
-    return {"type": door.type, **dataclasses.asdict(door)}  # pyright: ignore[reportArgumentType]
-
-
-def load_config(path: Path) -> JanusConfig:
-    """Read our own ``config.json``.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Not JSON, or refused by ``parse_config``.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no config.json at {path}: give a folder that openjanus wrote")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): write it again") from error
-    return parse_config(data, where=str(path))
-
-
-def save_config(config: JanusConfig, path: Path) -> None:
-    """Write our own ``config.json``."""
-    text = json.dumps(config_to_dict(config), indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _tiny() -> JanusConfig:

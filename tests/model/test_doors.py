@@ -18,10 +18,9 @@ from openjanus.config import (
     JanusConfig,
     SharedEncoderConfig,
     SiglipConfig,
-    load_config,
     register_door_config,
-    save_config,
 )
+from openjanus.config_file import load_config, save_config
 from openjanus.model.doors import UndEncoder, build_door, register_door
 from openjanus.model.janus import build_model
 

@@ -37,7 +37,7 @@ def add_verbs(verbs: Any) -> None:
         kind.add_argument("--split", default="train", choices=["train", "held_out"])
         kind.add_argument("--seed", type=parse_seed, default=0)
         kind.add_argument("--size", type=int, default=SCENE_SIZE, help="pixels (%(default)s)")
-        kind.add_argument("--folder", type=Path, help="of fetched sprites; the shipped ones when left out")
+        kind.add_argument("--folder", type=Path, help="of sprites; the shipped when left out")
         kind.add_argument("--output", type=Path, default=Path(output))
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from openjanus.config import PRESETS, JanusConfig, load_config, near, preset
+from openjanus.config import PRESETS, JanusConfig, near, preset
+from openjanus.config_file import load_config
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.pipeline.janus import Janus
 from openjanus.processor.text import byte_tokenizer

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from openjanus.config import DoorConfig, parse_door
+from openjanus.config import DoorConfig
+from openjanus.config_file import parse_door
 from openjanus.model.janus import JanusModel
 from openjanus.model.vq import VectorQuantizer
 from openjanus.train.checkpoint import checkpoint_steps, load_checkpoint, newest_checkpoint

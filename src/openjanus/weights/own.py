@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from openjanus.config import load_config, save_config
+from openjanus.config_file import load_config, save_config
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.processor.text import TextTokenizer
 

@@ -94,9 +94,7 @@ def load_prose(folder: str | Path | None = None) -> Prose:
     folder = default_folder() if folder is None else Path(folder)
     record_path = folder / "text.json"
     if not record_path.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no text: run openjanus data fetch emoji"
-        )
+        raise FileNotFoundError(f"{folder} holds no text: run openjanus data fetch emoji")
     version = json.loads(record_path.read_text(encoding="utf-8"))["format_version"]
     if version > FORMAT_VERSION:
         raise ValueError(

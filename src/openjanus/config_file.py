@@ -1,0 +1,165 @@
+"""Our own ``config.json``: strict to read, the same to write.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from openjanus.config import (
+    DecoderConfig,
+    DoorConfig,
+    JanusConfig,
+    ProcessorConfig,
+    door_configs,
+    near,
+    require,
+)
+
+FORMAT_VERSION = 1
+"""Version of our own ``config.json``. A newer file is refused, an older one migrated."""
+
+
+def parse_dataclass(cls: type, data: Mapping[str, Any], where: str) -> Any:
+    """Build a frozen configuration from plain data, strictly.
+
+    Args:
+        cls: A dataclass of ``config`` (or a registered door's).
+        data: Its fields by name; lists become tuples.
+        where: How the message names this place, for instance ``config.json: language``.
+
+    Raises:
+        ValueError: ``data`` is not a mapping, a key is unknown, a required one is missing, or a
+            value has the wrong type.
+    """
+    require(isinstance(data, Mapping), f"{where} must be a mapping, got {type(data).__name__}")
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    for key in data:
+        require(key in fields, f"{where}: unknown key {key!r}; {near(str(key), list(fields))}")
+    for name, item in fields.items():
+        has_default = not (
+            item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        )
+        require(name in data or has_default, f"{where}: missing key {name!r}")
+    hints = _resolved_hints(cls)
+    for name, value in data.items():
+        require(
+            _has_type(value, hints.get(name)),
+            f"{where}: {name} must be {fields[name].type}, got {value!r}",
+        )
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+def _resolved_hints(cls: type) -> dict[str, Any]:
+    """Types of a configuration's fields; empty where a door's module hides their names."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:  # imported for type checkers alone: such a door checks its own values
+        return {}
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether plain data fits a field of numbers, words and their tuples; others always do."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_has_type(value, argument) for argument in arguments)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            return False
+        return all(_has_type(item, arguments[0]) for item in value)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, int | float)
+    return isinstance(value, hint) if hint in (int, str, bool, types.NoneType) else True
+
+
+def parse_door(data: Mapping[str, Any], where: str) -> DoorConfig:
+    """Build a door's configuration from plain data; ``type`` chooses the class."""
+    require(isinstance(data, Mapping), f"{where} must be a mapping, got {type(data).__name__}")
+    require("type" in data, f"{where}: missing key 'type'; known: {sorted(door_configs())}")
+    kind, known = data["type"], door_configs()
+    require(kind in known, f"{where}: unknown type {kind!r}; {near(kind, list(known))}")
+    rest = {key: value for key, value in data.items() if key != "type"}
+    return parse_dataclass(known[kind], rest, where)
+
+
+def parse_config(data: Mapping[str, Any], where: str = "config.json") -> JanusConfig:
+    """Build a ``JanusConfig`` from the plain data of our own ``config.json``.
+
+    Raises:
+        ValueError: A newer ``format_version``, an unknown or missing key, or a value against a
+            rule; the message names the place.
+    """
+    require(isinstance(data, Mapping), f"{where} must be a mapping, got {type(data).__name__}")
+    data = dict(data)
+    version = data.pop("format_version", None)
+    require(
+        isinstance(version, int) and version >= 1,
+        f"{where}: missing format_version: this is not a config.json written by openjanus",
+    )
+    require(
+        version <= FORMAT_VERSION,
+        f"{where}: format_version {version} is newer than {FORMAT_VERSION}: "
+        "install a newer openjanus (pip install -U openjanus)",
+    )
+    sections: dict[str, Any] = dict(data)
+    parsers = {
+        "language": lambda v: parse_dataclass(DecoderConfig, v, f"{where}: language"),
+        "und_encoder": lambda v: parse_door(v, f"{where}: und_encoder"),
+        "gen_tokenizer": lambda v: parse_door(v, f"{where}: gen_tokenizer"),
+        "processor": lambda v: parse_dataclass(ProcessorConfig, v, f"{where}: processor"),
+        "extra_doors": lambda v: {
+            name: parse_door(door, f"{where}: extra_doors.{name}") for name, door in v.items()
+        },
+    }
+    for name, parse in parsers.items():
+        if name in sections:
+            sections[name] = parse(sections[name])
+    return parse_dataclass(JanusConfig, sections, where)
+
+
+def config_to_dict(config: JanusConfig) -> dict[str, Any]:
+    """The plain data of our own ``config.json``; ``parse_config`` is its inverse."""
+    data: dict[str, Any] = {"format_version": FORMAT_VERSION}
+    data["language"] = dataclasses.asdict(config.language)
+    data["und_encoder"] = _door_to_dict(config.und_encoder)
+    data["gen_tokenizer"] = _door_to_dict(config.gen_tokenizer)
+    data["extra_doors"] = {k: _door_to_dict(v) for k, v in config.extra_doors.items()}
+    data["processor"] = dataclasses.asdict(config.processor)
+    return data
+
+
+def _door_to_dict(door: DoorConfig) -> dict[str, Any]:
+    return {"type": door.type, **dataclasses.asdict(door)}  # pyright: ignore[reportArgumentType]
+
+
+def load_config(path: Path) -> JanusConfig:
+    """Read our own ``config.json``.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not JSON, or refused by ``parse_config``.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no config.json at {path}: give a folder that openjanus wrote")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): write it again") from error
+    return parse_config(data, where=str(path))
+
+
+def save_config(config: JanusConfig, path: Path) -> None:
+    """Write our own ``config.json``."""
+    text = json.dumps(config_to_dict(config), indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
