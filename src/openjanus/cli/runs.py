@@ -1,4 +1,4 @@
-"""Verbs around runs and installations: train, eval, env, and the version."""
+"""Verbs around runs and installations: train, report, eval, env, and the version."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from openjanus.cli.parsing import EXTRAS, add_model, add_verb, load, parse_seed,
 def add_verbs(verbs: Any) -> None:
     """Add this module's verbs."""
     _add_train(verbs)
+    _add_report(verbs)
     _add_eval(verbs)
     add_verb(verbs, "env", _env, "print versions, the machine and what is installed")
 
@@ -37,6 +38,19 @@ def train(args: argparse.Namespace) -> None:
     from openjanus.train.recipes import run_recipe
 
     print(run_recipe(args.config, args.overrides))
+
+
+def _add_report(verbs: Any) -> None:
+    parser = add_verb(verbs, "report", _report, "draw the curves of runs")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("--output", type=Path, default=Path("curves.png"), help="%(default)s")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from openjanus.train.report import draw_curves
+
+    draw_curves(args.runs, args.output)
+    print(args.output)
 
 
 def _add_eval(verbs: Any) -> None:

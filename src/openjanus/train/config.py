@@ -92,8 +92,6 @@ class VQLossConfig:
     mse: float = 1.0
     edge: float = 0.0
     """L1 between horizontal and vertical differences: keeps outlines sharp."""
-    perceptual: float = 0.0
-    """Feature distance; needs ``perceptual_weights``."""
     codebook: float = 1.0
     commitment: float = 0.25
 

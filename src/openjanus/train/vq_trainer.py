@@ -100,11 +100,6 @@ class VQTrainer:
     """One optimizer step at a time; the loop is ``train.loop``'s."""
 
     def __init__(self, model: VQTokenizer, source: PictureSource, config: VQTrainConfig) -> None:
-        if config.loss.perceptual > 0:
-            raise ValueError(
-                "loss.perceptual needs a feature network, which this version does not train "
-                "with: set loss.perceptual to 0 and use loss.edge"
-            )
         self.model = model
         self.source = source
         self.config = config
