@@ -117,6 +117,22 @@ def test_a_conversation_ends_with_its_input(monkeypatch, capsys):
     assert capsys.readouterr().err.endswith("> \n")
 
 
+def test_a_conversation_survives_an_empty_reply(monkeypatch, capsys):
+    import openjanus
+
+    asked = []
+
+    def mute(self, messages, **options):
+        asked.append([message["content"] for message in messages])
+        return iter(())
+
+    monkeypatch.setattr(openjanus.Janus, "chat_stream", mute)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\nAnd now?\n"))
+    assert main(["chat", "--model", "tiny"]) == 0
+    assert asked == [["Hello"], ["And now?"]]
+    assert "no answer" in capsys.readouterr().err
+
+
 def test_reconstruct_decodes_the_picture_s_own_ids(picture, tmp_path, capsys):
     import openjanus
 
@@ -324,6 +340,8 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
 def test_a_traceback_can_be_asked_for(monkeypatch):
     with pytest.raises(KeyError, match="tinny"):
         main(["--traceback", "info", "tinny"])
+    with pytest.raises(KeyError, match="tinny"):
+        main(["info", "tinny", "--traceback"])
 
 
 def test_a_message_of_many_lines_becomes_one():

@@ -89,6 +89,14 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert EchoTask.last.asked == ["d", "e"]
 
 
+@pytest.mark.parametrize("reply", ["a\u2028b\x85c", "\ufffd", "\u732b"])
+def test_any_reply_survives_the_file_and_a_cut_character(reply: str, tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_bytes(json.dumps({"key": "k", "reply": reply}).encode() + b"\n" + b'{"key": "\xe7')
+    assert read_predictions(path) == {"k": {"key": "k", "reply": reply}}
+    assert path.read_bytes().endswith(b"\n")
+
+
 def test_another_run_is_not_mixed_in(janus: Janus, tmp_path: Path) -> None:
     run_task(janus, "echo", output=tmp_path)
     with pytest.raises(ValueError, match="other options: give another output folder"):

@@ -183,3 +183,8 @@ def test_a_wrong_conversation_of_a_batch_is_named(janus: Janus) -> None:
     with pytest.raises(ValueError, match="got a string: use chat"):
         janus.chat_batch("hello")
     assert janus.chat_batch([]) == []
+
+
+def test_a_picture_without_a_question_is_refused(janus: Janus, picture: Image.Image) -> None:
+    with pytest.raises(ValueError, match="the question is empty"):
+        janus.chat(" ", images=[picture])

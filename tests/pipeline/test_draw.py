@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from pathlib import Path
@@ -235,3 +236,21 @@ def test_wrong_ids_are_refused(janus: Janus, ids: list, message: str) -> None:
         janus.decode_image(ids)
     with pytest.raises(ValueError, match=message):
         janus.score_image("a", ids)
+
+
+def test_changed_weights_draw_anew(janus: Janus) -> None:
+    """What a prompt was prefilled with before must not outlive the weights that made it."""
+    own = Janus(copy.deepcopy(janus.model), janus.processor.tokenizer)
+    before = own.draw("a cat", seed=5)
+    with torch.no_grad():
+        for parameter in own.model.parameters():
+            parameter.mul_(1.5)
+    after = own.draw("a cat", seed=5)
+    fresh = Janus(own.model, own.processor.tokenizer).draw("a cat", seed=5)
+    assert torch.equal(after.image_ids, fresh.image_ids)
+    assert not torch.equal(after.image_ids, before.image_ids)
+
+
+def test_half_a_character_is_refused(janus: Janus) -> None:
+    with pytest.raises(ValueError, match="which is no whole character: write UTF-8"):
+        janus.draw("a \udcff cat")

@@ -109,6 +109,12 @@ def test_a_folder_without_separator_is_pointed_out(
         load("mine")
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(ValueError, match=f"this machine has no device '{device}'"):
+        load("tiny", device=device)
+
+
 def test_wrong_device_and_dtype() -> None:
     with pytest.raises(ValueError, match="unknown device 'gpu'"):
         load("tiny", device="gpu")

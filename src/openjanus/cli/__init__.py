@@ -86,7 +86,8 @@ def parse(given: list[str]) -> argparse.Namespace:
     verb = next((word for word in given if not word.startswith("-")), None)
     if verb is not None and verb not in verbs.choices:
         raise ValueError(f"unknown command {verb!r}; {near(verb, list(verbs.choices))}")
-    args, rest = parser.parse_known_args(given)
+    # Taken before the verb or after it, for it belongs to none.
+    args, rest = parser.parse_known_args([word for word in given if word != "--traceback"])
     if args.version:
         args.run = runs.version
         return args

@@ -113,7 +113,12 @@ def _chat(args: argparse.Namespace) -> None:
             pieces.append(piece.text)
             print(piece.text, end="", flush=True)
         print(flush=True)
-        messages.append({"role": "assistant", "content": "".join(pieces)})
+        reply = "".join(pieces)
+        if reply.strip():
+            messages.append({"role": "assistant", "content": reply})
+        else:  # an empty turn cannot be part of a conversation
+            messages.pop()
+            print("(no answer; the question is left out)", file=sys.stderr)
 
 
 def _questions(question: str | None) -> Iterator[str]:

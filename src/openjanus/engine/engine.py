@@ -234,12 +234,14 @@ class Engine:
 
     def _draw_prefix(self, ids: tuple[int, ...]) -> tuple[Prefix, int]:
         """A drawing prompt's prefix, and how many tokens were run for it (0: it was kept)."""
-        prefix = self._prefixes.get(ids)
+        # Weights may be trained or replaced between two requests: what they made before is stale.
+        key = (sum(parameter._version for parameter in self._model.parameters()), *ids)
+        prefix = self._prefixes.get(key)
         if prefix is not None:
             return prefix, 0
         cache, last = run_prefill(self._model, self._model.embed_text(self._tensor(ids)))
         prefix = Prefix(cache, self._model.image_logits(last))
-        self._prefixes.put(ids, prefix)
+        self._prefixes.put(key, prefix)
         return prefix, prefix.length
 
     def _embed_chat(self, request: ChatRequest) -> Tensor:

@@ -63,20 +63,21 @@ def gumbel_noise(
         stream: Image index in [0, 2**32).
         positions: (P,) integers in [0, 2**32).
         size: Lanes a position, one for each id that could be sampled.
-        device: Where the noise is made.
+        device: Where the noise goes. It is made on the CPU, in fp64, which some accelerators lack
+            and whose logarithms no two of them round alike.
 
     Returns:
         (P, size) fp32, finite.
     """
-    index = torch.tensor([stream], dtype=torch.int64, device=device)
+    index = torch.tensor([stream], dtype=torch.int64)
     words = threefry_2x32((seed & _MASK, seed >> 32), index, torch.zeros_like(index))
     key = (int(words[0]), int(words[1]))
-    pairs = torch.arange((size + 1) // 2, dtype=torch.int64, device=device)
-    rows = positions.to(device=device, dtype=torch.int64)[:, None]  # (P, 1)
+    pairs = torch.arange((size + 1) // 2, dtype=torch.int64)
+    rows = positions.to(device="cpu", dtype=torch.int64)[:, None]  # (P, 1)
     bits = torch.stack(threefry_2x32(key, rows, pairs), dim=-1)  # (P, pairs, 2)
     # The midpoint of one of 2**32 cells is never 0 or 1; fp64, because fp32 would round to 1.
     uniform = (bits.flatten(1)[:, :size].double() + 0.5) * 2.0**-32
-    return uniform.log_().neg_().log_().neg_().float()
+    return uniform.log_().neg_().log_().neg_().float().to(device)
 
 
 def block_length(size: int) -> int:

@@ -40,7 +40,7 @@ class Prefix:
 
 
 class PrefixCache:
-    """The last few prefilled drawing prompts, by their ids.
+    """The last few prefilled drawing prompts, by the weights' version and their ids.
 
     An unconditional prompt depends on its length alone, and the n images of a prompt share its
     ids, so both are prefilled once.

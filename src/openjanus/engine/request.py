@@ -10,6 +10,9 @@ from torch import Tensor
 
 from openjanus.engine.noise import MAX_SEED, MAX_STREAM
 
+MAX_GUIDANCE = 1000
+"""Largest size of a guidance scale; far beyond it logits leave fp32."""
+
 FinishReason = Literal["stop", "length", "complete"]
 """A reply met a stop id, or its limit; a drawing has all its ids."""
 
@@ -80,8 +83,9 @@ class DrawRequest:
             temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed
         )
         _require(
-            math.isfinite(self.guidance_scale),
-            f"guidance_scale must be finite, got {self.guidance_scale}: 1 is no guidance",
+            math.isfinite(self.guidance_scale) and abs(self.guidance_scale) <= MAX_GUIDANCE,
+            f"guidance_scale must be finite and within +-{MAX_GUIDANCE}, got "
+            f"{self.guidance_scale}: 1 is no guidance",
         )
         _require(
             _is_count(self.image_index) and 0 <= self.image_index <= MAX_STREAM,

@@ -130,12 +130,12 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
     """
     if not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
     if whole != text:
-        path.write_text(whole, encoding="utf-8")
+        path.write_bytes(whole)
     found: dict[str, Prediction] = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
             prediction = json.loads(line)
         except json.JSONDecodeError as error:
@@ -157,7 +157,7 @@ def _ask(
     with bar, (folder / PREDICTIONS_NAME).open("a", encoding="utf-8") as file:
         for batch in batches(open_requests, task.batch_size):
             for prediction in task.answer(janus, batch, folder):
-                file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
+                file.write(json.dumps(prediction) + "\n")
                 done[prediction["key"]] = prediction
             file.flush()
             bar.update(len(batch))

@@ -120,9 +120,18 @@ def _device(device: torch.device | str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        return torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"unknown device {device!r}: give auto, cpu, cuda or mps") from error
+    cuda_index = 0 if chosen.index is None else chosen.index
+    present = {
+        "cpu": True,
+        "cuda": cuda_index < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(chosen.type, False):
+        raise ValueError(f"this machine has no device {str(device)!r}: give auto or cpu")
+    return chosen
 
 
 def _dtype(

@@ -69,6 +69,8 @@ class Processor:
         """
         if not dialogue_turns or dialogue_turns[-1].role != "user":
             raise ValueError("the last turn must be the user's: add a question")
+        if not dialogue_turns[-1].text.replace(IMAGE_MARK, "").strip():
+            raise ValueError("the question is empty: write what you want to know")
         marks = sum(turn.text.count(IMAGE_MARK) for turn in dialogue_turns)
         if marks != len(images):
             raise ValueError(

@@ -86,11 +86,21 @@ class TextTokenizer:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text``; a special token written out in it becomes its id."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Ids of ``text``; a special token written out in it becomes its id.
+
+        Raises:
+            ValueError: Half a character, as a terminal of another encoding makes them.
+        """
+        return self.encode_with_offsets(text)[0]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """``encode``, and the (start, end) characters that each id stands for."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the text holds {text[error.start]!r}, which is no whole character: write UTF-8"
+            ) from error
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 

@@ -119,6 +119,12 @@ def test_naming_exams_ask_for_every_concept_that_has_a_held_out_look(sprites: Sp
     assert set(seen.values()) == {1}
 
 
+def test_each_sort_of_negatives_has_scenes_of_its_own(sprites: Sprites) -> None:
+    random = exam("existence", 40, 3, sprites, negatives="random")
+    adversarial = exam("existence", 40, 3, sprites, negatives="adversarial")
+    assert not {scene for scene, _ in random} & {scene for scene, _ in adversarial}
+
+
 def test_an_exam_has_no_negative_length(sprites: Sprites) -> None:
     assert exam("colour", 0, 0, sprites) == []
     with pytest.raises(ValueError, match="at least 0 questions, got -1"):

@@ -311,7 +311,10 @@ def _exam_question(
     split: Split,
     negatives: Negatives,
 ) -> tuple[Scene, Question]:
-    rng = np.random.default_rng([seed, i, QUESTION_KINDS.index(kind)])
+    # Each sort of negatives has scenes of its own: asked of the same ones, a thousand questions
+    # would be a third as many.
+    sort = get_args(Negatives).index(negatives)
+    rng = np.random.default_rng([seed, i, QUESTION_KINDS.index(kind), sort])
     answer, pool = _wanted(kind, i, split)
     cells = _exam_cells(kind, answer)
     while True:
