@@ -133,5 +133,6 @@ def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
     metrics.close()
     if done > start:
         save()
-        task.sample(folder / "samples", done)
+        if not asked[0]:  # who interrupts does not want to wait for pictures
+            task.sample(folder / "samples", done)
     return done

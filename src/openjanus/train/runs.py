@@ -168,6 +168,9 @@ def _texts(config: TokenizerTrainConfig) -> Iterator[str]:
         draw = order.draw(n)
         item = sources[draw.source][draw.index]
         if isinstance(item, Sample):
-            yield from (turn.text.replace(IMAGE_MARK, "") for turn in item.turns)
+            for turn in item.turns:
+                words = turn.text.replace(IMAGE_MARK, "")
+                yield words
+                yield f" {words}"  # the template puts a space before what somebody says
         else:
             yield item[1]

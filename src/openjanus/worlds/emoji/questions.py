@@ -303,6 +303,10 @@ EXAM_TAGS: Final[dict[QuestionKind, tuple[Tag, ...]]] = {
 }
 
 
+EXAM_STREAM: Final = 7003
+"""Keeps the scenes of exams apart from those of every training seed."""
+
+
 def _exam_question(
     kind: QuestionKind,
     i: int,
@@ -314,7 +318,7 @@ def _exam_question(
     # Each sort of negatives has scenes of its own: asked of the same ones, a thousand questions
     # would be a third as many.
     sort = get_args(Negatives).index(negatives)
-    rng = np.random.default_rng([seed, i, QUESTION_KINDS.index(kind), sort])
+    rng = np.random.default_rng([EXAM_STREAM, seed, i, QUESTION_KINDS.index(kind), sort])
     answer, pool = _wanted(kind, i, split)
     cells = _exam_cells(kind, answer)
     while True:

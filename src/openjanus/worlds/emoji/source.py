@@ -10,6 +10,7 @@ import numpy as np
 
 from openjanus.data.samples import IMAGE_MARK, Sample, Turn
 from openjanus.worlds.emoji.captions import caption
+from openjanus.worlds.emoji.concepts import NUMBER_WORDS
 from openjanus.worlds.emoji.draws import below, pick
 from openjanus.worlds.emoji.indexed import CROP, VIRTUAL_LENGTH, WORDS, SceneSource
 from openjanus.worlds.emoji.questions import QUESTION_KINDS, Question, ask, describe
@@ -20,7 +21,11 @@ from openjanus.worlds.emoji.sprites import Sprites
 DESCRIBE_SHARE: Final = 0.25
 """Share of understanding samples that ask for a caption."""
 
-MAX_QUESTIONS: Final = 3
+MAX_QUESTIONS: Final = 6
+"""About one picture: its features cost far more than the few tokens that a question teaches."""
+
+LONE_COUNT_SHARE: Final = 0.3
+"""Share kept of the questions that count a single thing, which nearly every scene could ask."""
 
 DENSE_ZOOM: Final = (1.2, 2.2)
 """Range of the enlargement of which a dense picture is a crop."""
@@ -181,11 +186,14 @@ class EmojiScenes(SceneSource):
 
 
 def _interview(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """One to three questions about a scene, none twice."""
+    """One to six questions about a scene, none twice."""
     wanted = 1 + below(rng, MAX_QUESTIONS)
     asked: dict[str, Question] = {}
     while len(asked) < wanted:
         question = ask(scene, rng, pick(rng, QUESTION_KINDS))
-        if question is not None:
+        if question is None:
+            continue
+        lone = question.kind == "counting" and question.answer == NUMBER_WORDS[1]
+        if not lone or rng.random() < LONE_COUNT_SHARE:
             asked.setdefault(question.text, question)
     return list(asked.values())
