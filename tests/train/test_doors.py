@@ -65,6 +65,13 @@ def test_a_resumed_vq_run_is_the_uninterrupted_one(vq_door, tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"crop_size": -8}, {"noise": -0.1}])
+def test_wrong_numbers_are_refused_at_once(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name} must be >="):
+        VQTrainConfig(source=SourceConfig(type="toy-pictures"), **wrong)
+
+
 def test_the_nearest_code_is_searched_in_fp32(vq_door):
     # The known defect: near neighbours swap in bf16.
     model = VQTokenizer(vq_door)

@@ -60,6 +60,15 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(make_config, make_tra
         assert all(torch.equal(value, states[1][index][key]) for key, value in state.items())
 
 
+def test_a_resume_with_another_tokenizer_is_refused(make_config, make_trainer):
+    """Ids in the cache were made by the tokenizer that the run started from."""
+    state = make_trainer(make_config()).state_dict()
+    state["model"] = {name: tensor.clone() for name, tensor in state["model"].items()}
+    state["model"]["vq.quant_conv.bias"] += 1
+    with pytest.raises(ValueError, match="another generation tokenizer"):
+        make_trainer(make_config()).load_state_dict(state)
+
+
 def test_stop_at_never_touches_the_schedule(make_config, make_trainer, tmp_path):
     rates = []
     for name, stop_at in (("whole", None), ("stopped", 3)):

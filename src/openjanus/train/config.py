@@ -128,6 +128,13 @@ class VQTrainConfig:
     bf16: bool = True
     """Convolutions in bf16 by autocast; losses and the codebook stay in fp32."""
 
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "whole_batch_size"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("crop_size", "quantize_from", "noise", "restart_every", "restart_until"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiglipTrainConfig:

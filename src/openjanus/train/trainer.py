@@ -250,7 +250,13 @@ class JanusTrainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
+        before = module_hash(self.model.vq)
         self.model.load_state_dict(state["model"], strict=True)
+        if module_hash(self.model.vq) != before:
+            raise ValueError(
+                "the checkpoint holds another generation tokenizer than this run started from: "
+                "resume with the init and vq that the run was started with"
+            )
         self.optimizers.load_state_dict(state["optimizers"])
         self.num_bad = state["num_bad"]
         self.seen = dict(state["seen"])
