@@ -54,11 +54,9 @@ def test_the_python_shown_runs(tmp_path):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_within_the_repository_lead_somewhere(document):
-    # The picture of drawings is made at a release, from that release's own nano.
-    made_later = {ROOT / "docs" / "images" / "drawings.png"}
     links = re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8"))
     targets = {(document.parent / link).resolve() for link in links if "://" not in link}
-    assert [str(target) for target in targets - made_later if not target.exists()] == []
+    assert [str(target) for target in targets if not target.exists()] == []
 
 
 def test_the_tree_shown_is_the_tree():
