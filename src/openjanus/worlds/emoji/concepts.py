@@ -11,22 +11,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from openjanus.eval import geneval
+
+COLOURS: Final = geneval.COLOURS
+"""GenEval's ten colours, in its order: the rules' own list."""
+
 NUMBER_WORDS: Final = ("zero", "one", "two", "three", "four")
 """A count's word at its own index."""
-
-COLOURS: Final = (
-    "red",
-    "orange",
-    "yellow",
-    "green",
-    "blue",
-    "purple",
-    "pink",
-    "brown",
-    "black",
-    "white",
-)
-"""GenEval's ten colours, in its order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
