@@ -12,11 +12,13 @@ from openjanus.worlds.emoji.judge import (
     COLOURS,
     INPUT_SIZE,
     NAMES,
+    NATURAL,
     Calibration,
     Judge,
     JudgeConfig,
     JudgeNetwork,
     Maps,
+    Peaks,
     empty_network,
     folded,
     judge_drawings,
@@ -56,7 +58,7 @@ def pictures() -> list[np.ndarray]:
 def perfect_maps(targets: Targets) -> Maps:
     """What a perfect network would say."""
     concept = torch.nn.functional.one_hot(targets.concept.clamp(min=0), len(NAMES))
-    colour = torch.nn.functional.one_hot(targets.colour.clamp(min=0), len(COLOURS))
+    colour = torch.nn.functional.one_hot(targets.colour.clamp(min=0), NATURAL + 1)
     return Maps(
         centre=torch.logit(targets.centre, eps=1e-3),
         concept=20.0 * concept.permute(0, 3, 1, 2),
@@ -76,11 +78,11 @@ def test_what_training_asks_for_is_what_is_read(sprites: Sprites) -> None:
             nearest = int(np.argmax(shared))
             assert shared[nearest] > 0.999
             assert NAMES[peaks.concept[sure][nearest]] == thing.concept
-            if thing.colour is not None:
-                assert COLOURS[peaks.colour[sure][nearest]] == thing.colour
+            tint = NATURAL if thing.colour is None else COLOURS.index(thing.colour)
+            assert peaks.colour[sure][nearest] == tint
 
 
-def test_targets_leave_untinted_things_without_colour() -> None:
+def test_targets_tell_painted_things_from_natural_ones() -> None:
     things = (
         SceneObject(concept="cat", vendor="x", colour=None, box=(0.05, 0.05, 0.45, 0.45)),
         SceneObject(concept="dog", vendor="x", colour="pink", box=(0.55, 0.55, 0.95, 0.95)),
@@ -91,8 +93,8 @@ def test_targets_leave_untinted_things_without_colour() -> None:
     assert targets.centre[0, 12, 12] == 1
     assert (targets.centre == 1).sum() == 2
     assert set(targets.concept.unique().tolist()) == {-1, NAMES.index("cat"), NAMES.index("dog")}
-    assert set(targets.colour.unique().tolist()) == {-1, COLOURS.index("pink")}
-    assert targets.colour[0, 4, 4] == -1
+    assert set(targets.colour.unique().tolist()) == {-1, COLOURS.index("pink"), NATURAL}
+    assert targets.colour[0, 4, 4] == NATURAL
     assert torch.allclose(targets.box[0, 2:, 4, 4], torch.tensor([0.4, 0.4]))
 
 
@@ -105,7 +107,7 @@ def test_two_finds_in_one_place_are_one_thing() -> None:
     maps = Maps(
         centre=torch.full((1, 16, 16), -20.0),
         concept=torch.zeros(1, len(NAMES), 16, 16),
-        colour=torch.zeros(1, len(COLOURS), 16, 16),
+        colour=torch.zeros(1, NATURAL + 1, 16, 16),
         box=torch.zeros(1, 4, 16, 16),
     )
     maps.concept[0, 3] = 20
@@ -154,7 +156,7 @@ def test_pictures_of_any_size_and_kind(referee: Judge, pictures: list[np.ndarray
     assert len(referee.look([pictures[0][:96, :40]])) == 1
     for found in alone[0]:
         assert 0 <= found.box[0] <= found.box[2] <= 1
-        assert found.colour in COLOURS
+        assert found.colour is None or found.colour in COLOURS
 
 
 def test_no_pictures_no_finds(referee: Judge) -> None:
@@ -198,3 +200,13 @@ def test_what_is_no_judge_is_refused(referee: Judge, tmp_path: Path) -> None:
         Judge.load(tmp_path)
     with pytest.raises(ValueError, match="widths must be four numbers"):
         JudgeConfig(widths=(4, 4, 8, 0))
+
+
+def test_things_in_their_own_colours_are_of_no_colour(referee: Judge) -> None:
+    peaks = Peaks(
+        score=np.array([0.9, 0.9]),
+        concept=np.array([0, 1]),
+        colour=np.array([COLOURS.index("red"), NATURAL]),
+        box=np.array([[0.0, 0.0, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9]]),
+    )
+    assert [found.colour for found in referee._detections(peaks)] == ["red", None]

@@ -156,6 +156,7 @@ def test_calibration_and_report() -> None:
     assert report["precision_at_0.9"] > 0.9
     assert report["recall_at_0.9"] < report["recall_at_0.3"] < 0.5
     assert report["colour_accuracy"] == 1.0
+    assert report["natural_accuracy"] is None
     assert report["mean_overlap"] == 1.0
     for row in report["reliability"]:
         assert row["right"] == pytest.approx(row["score"], abs=0.1)

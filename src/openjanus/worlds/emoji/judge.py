@@ -2,8 +2,8 @@
 
 A convolutional network in the manner of CenterNet (Zhou et al., 2019): on a grid of 16 x 16 places
 it tells how surely the middle of a thing is there, which of the 66 concepts it is, where its box
-lies and which of the ten colours it has. `judge_training` trains it; GenEval's rules
-(`openjanus.eval.geneval`) turn what it finds into verdicts.
+lies and which of the ten colours it is painted in, if any. `judge_training` trains it; GenEval's
+rules (`openjanus.eval.geneval`) turn what it finds into verdicts.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ CHUNK: Final = 64
 """Pictures looked at in one go."""
 
 NAMES: Final = tuple(CONCEPTS)
+NATURAL: Final = len(COLOURS)
+"""Index of things in their own colours, after those of the ten tints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +137,7 @@ class Maps:
     concept: Tensor
     """(B, 66, g, g)."""
     colour: Tensor
-    """(B, 10, g, g)."""
+    """(B, 11, g, g): the ten tints, then `NATURAL`."""
     box: Tensor
     """(B, 4, g, g): middle (x, y) less the place's own, and size, in sides of the picture."""
 
@@ -166,7 +168,7 @@ class JudgeNetwork(nn.Module):
             ConvUnit(sixteenth, eighth, 1, norm=norm, relu=False),
         )
         self.joint = Residual(eighth, norm=norm)
-        self.sizes = (1, len(NAMES), len(COLOURS), 4)
+        self.sizes = (1, len(NAMES), len(COLOURS) + 1, 4)
         self.heads = nn.Conv2d(eighth, sum(self.sizes), 1)
 
     def init_weights(self, generator: torch.Generator) -> None:
@@ -313,7 +315,7 @@ class Judge:
                 class_name=NAMES[int(concept)],
                 score=float(score),
                 box=(float(x0), float(y0), float(x1), float(y1)),
-                colour=COLOURS[int(colour)],
+                colour=None if colour == NATURAL else COLOURS[int(colour)],
             )
             for score, concept, colour, (x0, y0, x1, y1) in zip(
                 scores, peaks.concept, peaks.colour, peaks.box, strict=True
@@ -360,7 +362,7 @@ class Peaks:
     concept: np.ndarray
     """(n,) indices into `NAMES`."""
     colour: np.ndarray
-    """(n,) indices into `COLOURS`."""
+    """(n,) indices into `COLOURS`, or `NATURAL`."""
     box: np.ndarray
     """(n, 4) x0, y0, x1, y1 in sides of the picture."""
 

@@ -18,6 +18,7 @@ from openjanus.eval.geneval import COUNTING_SCORE_THRESHOLD, SCORE_THRESHOLD
 from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.judge import (
     CHUNK,
+    NATURAL,
     Calibration,
     JudgeNetwork,
     Peaks,
@@ -88,19 +89,27 @@ def detection_report(
 ) -> dict[str, Any]:
     """How things are found: precision and recall at GenEval's thresholds, colours, boxes, bins.
 
+    `colour_accuracy` is of painted things, `natural_accuracy` of things in their own colours.
+
     `reliability` lists, for tenths of the calibrated score, how many finds have such a score and
     which share of them is right: equal to the score itself where calibration is perfect.
     """
-    scores, right, overlaps, colours = [], [], [], []
+    scores, right, overlaps = [], [], []
+    painted: list[bool] = []
+    natural: list[bool] = []
     for peaks, scene in zip(found, scenes, strict=True):
         owners, shared = matched(peaks.box, peaks.concept, scene)
         scores.append(calibration(peaks.score))
         right.append(owners >= 0)
         overlaps.append(shared)
         for owner, colour in zip(owners, peaks.colour, strict=True):
-            tint = scene.objects[owner].colour if owner >= 0 else None
-            if tint is not None:
-                colours.append(COLOURS[int(colour)] == tint)
+            if owner < 0:
+                continue
+            tint = scene.objects[owner].colour
+            if tint is None:
+                natural.append(colour == NATURAL)
+            else:
+                painted.append(colour == COLOURS.index(tint))
     score, hit = np.concatenate(scores), np.concatenate(right)
     things = sum(len(scene.objects) for scene in scenes)
     report: dict[str, Any] = {"scenes": len(scenes), "things": things}
@@ -108,7 +117,8 @@ def detection_report(
         counts = score > threshold
         report[f"precision_at_{threshold}"] = _share(hit[counts])
         report[f"recall_at_{threshold}"] = round(float(hit[counts].sum()) / things, 4)
-    report["colour_accuracy"] = _share(np.array(colours))
+    report["colour_accuracy"] = _share(np.array(painted))
+    report["natural_accuracy"] = _share(np.array(natural))
     report["mean_overlap"] = _share(np.concatenate(overlaps)[hit])
     bins = np.minimum((score * 10).astype(int), 9)
     report["reliability"] = [

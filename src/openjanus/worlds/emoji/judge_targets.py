@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openjanus.worlds.emoji.concepts import COLOURS
-from openjanus.worlds.emoji.judge import GRID, NAMES, Maps
+from openjanus.worlds.emoji.judge import GRID, NAMES, NATURAL, Maps
 from openjanus.worlds.emoji.scenes import Scene, SceneObject
 
 SPREAD: Final = 0.15
@@ -49,7 +49,8 @@ def targets_of(scenes: Sequence[Scene]) -> Targets:
             near = (bump > NEAR_MIDDLE) & (bump >= centre[i])
             near[place] = True
             concept[i][near] = NAMES.index(thing.concept)
-            colour[i][near] = -1 if thing.colour is None else COLOURS.index(thing.colour)
+            tint = thing.colour
+            colour[i][near] = NATURAL if tint is None else COLOURS.index(tint)
             box[i][:, near] = values[:, near]
             centre[i] = np.maximum(centre[i], bump)
             centre[i][place] = 1
@@ -85,11 +86,9 @@ def judge_loss(maps: Maps, targets: Targets) -> Tensor:
     no = F.logsigmoid(-maps.centre) * probability**2 * (1 - targets.centre) ** 4
     focal = -torch.where(is_middle, yes, no).sum() / is_middle.sum()
     concept = F.cross_entropy(maps.concept, targets.concept, ignore_index=-1)
-    # A sum over few places, for a batch may hold nothing tinted.
-    tinted = (targets.colour >= 0).sum().clamp(min=1)
-    colour = F.cross_entropy(maps.colour, targets.colour, ignore_index=-1, reduction="sum")
+    colour = F.cross_entropy(maps.colour, targets.colour, ignore_index=-1)
     error = (maps.box - targets.box).abs().sum(1)[targets.concept >= 0]
-    return focal + concept + colour / tinted + BOX_WEIGHT * error.mean()
+    return focal + concept + colour + BOX_WEIGHT * error.mean()
 
 
 def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
