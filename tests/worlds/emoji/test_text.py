@@ -69,6 +69,20 @@ def test_loaded_prose_leaves_out_what_is_held_out(tmp_path: Path) -> None:
     write_prose(tmp_path)
     prose = load_prose(tmp_path)
     assert prose == Prose(glosses=("tree: a tall plant",), dialogues=(("Hello", "Hi"),))
+    assert load_prose(tmp_path, split="held_out") == Prose(glosses=(), dialogues=())
+
+
+def test_a_fiftieth_of_prose_is_held_out(tmp_path: Path) -> None:
+    write_prose(tmp_path)
+    glosses = [f"word{i}: a word" for i in range(2000)]
+    dialogues = [[f"Hello {i}", "Hi"] for i in range(2000)]
+    for name, lines in (("glosses", glosses), ("dialogues", dialogues)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    seen, kept = load_prose(tmp_path), load_prose(tmp_path, split="held_out")
+    assert sorted([*seen.glosses, *kept.glosses]) == sorted(glosses)
+    assert sorted([*seen.dialogues, *kept.dialogues]) == sorted(map(tuple, dialogues))
+    for pieces in (kept.glosses, kept.dialogues):
+        assert 20 <= len(pieces) <= 65
 
 
 def test_loading_prose_teaches(tmp_path: Path) -> None:

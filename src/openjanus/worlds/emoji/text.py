@@ -1,11 +1,13 @@
 """Words without pictures, for stage 0: captions, questions about told scenes, glosses, dialogues.
 
-Nothing here spells out a held-out cell: scenes are of the training split, and prose in which the
-words of a held-out cell meet is dropped, whatever it says of them.
+Nothing that is trained on spells out a held-out cell: scenes are of the training split, and prose
+in which the words of a held-out cell meet is dropped, whatever it says of them. One in fifty of the
+remaining pieces of prose is held out too, so that perplexity can be measured.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -57,6 +59,9 @@ DEFAULT_PARTS: Final[Mapping[Part, float]] = {
 }
 """Captions and glosses are plain text; told scenes, words and dialogues are chat."""
 
+HELD_OUT_PROSE_MODULUS: Final = 50
+"""One piece of prose in so many is held out."""
+
 _SPATIAL: Final = frozenset(("left", "right", "above", "below", "over", "under", "beneath"))
 
 _NOUNS: Final = {
@@ -73,7 +78,7 @@ _WORDS: Final = re.compile(rf"\b(?:{'|'.join(_LONGEST_FIRST)})\b")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prose:
-    """Fetched prose, without what meets a held-out cell."""
+    """Fetched prose of one split, without what meets a held-out cell."""
 
     glosses: tuple[str, ...]
     """"word: what it means"."""
@@ -81,11 +86,12 @@ class Prose:
     """(what is said, the reply)."""
 
 
-def load_prose(folder: str | Path | None = None) -> Prose:
+def load_prose(folder: str | Path | None = None, *, split: Split = "train") -> Prose:
     """Read what `fetch_text` wrote, and drop what meets a held-out cell.
 
     Args:
         folder: Where it lies; `fetch.default_folder()` when None.
+        split: The pieces to train on, or those held out (`is_held_out_prose`).
 
     Raises:
         FileNotFoundError: No text was fetched into the folder.
@@ -104,11 +110,23 @@ def load_prose(folder: str | Path | None = None) -> Prose:
     glosses: list[str] = _read_lines(folder / "glosses.jsonl")
     dialogues: list[list[str]] = _read_lines(folder / "dialogues.jsonl")
     return Prose(
-        glosses=tuple(text for text in glosses if not meets_held_out(text)),
+        glosses=tuple(
+            text
+            for text in glosses
+            if is_held_out_prose(text) == (split == "held_out") and not meets_held_out(text)
+        ),
         dialogues=tuple(
-            (said, reply) for said, reply in dialogues if not meets_held_out(f"{said} {reply}")
+            (said, reply)
+            for said, reply in dialogues
+            if is_held_out_prose(said) == (split == "held_out")
+            and not meets_held_out(f"{said} {reply}")
         ),
     )
+
+
+def is_held_out_prose(text: str) -> bool:
+    """Whether a gloss, or a dialogue that opens with a text, is held out, by the text's sha256."""
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % HELD_OUT_PROSE_MODULUS == 0
 
 
 def meets_held_out(text: str) -> bool:
@@ -194,7 +212,7 @@ class EmojiText(SceneSource):
 
     Args:
         parts: Weight of each of `PARTS`; None takes `DEFAULT_PARTS`.
-        prose: Fetched prose; None reads it from the folder where a part needs it.
+        prose: Fetched prose; None reads that of the split from the folder where a part needs it.
 
     Everything else is as in `SceneSource`.
 
@@ -226,7 +244,7 @@ class EmojiText(SceneSource):
                 f"got {dict(parts)}"
             )
         needs_prose = parts.get("glosses", 0) > 0 or parts.get("dialogues", 0) > 0
-        self._prose = load_prose(folder) if needs_prose and prose is None else prose
+        self._prose = load_prose(folder, split=split) if needs_prose and prose is None else prose
         self._parts = tuple(parts)
         self._part_edges = np.cumsum(list(parts.values())) / sum(parts.values())
 
