@@ -18,6 +18,7 @@ from openjanus.data.sources import build_source
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
 from openjanus.processor.text import train_tokenizer
+from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import (
     JanusTrainConfig,
     SiglipTrainConfig,
@@ -34,6 +35,12 @@ from openjanus.train.vq_trainer import VQTrainer
 from openjanus.weights.own import save_model
 
 TrainConfig = VQTrainConfig | SiglipTrainConfig | TokenizerTrainConfig | JanusTrainConfig
+
+FREE_ON_RESUME = frozenset(
+    [f"run.{name}" for name in ("dir", "stop_at", "resume", "save_every", "keep", "sample_every")]
+    + ["run.log_every", "compile", "prefetch", "device", "id_cache", "max_bad_samples"]
+)
+"""Keys that change nothing of what is learnt: a resumed run may have others."""
 
 FINAL = "final"
 """Folder of a complete run that holds its result."""
@@ -64,11 +71,40 @@ def run_training(config: TrainConfig) -> None:
 
 
 def _write_config(config: TrainConfig) -> None:
-    """Write the resolved configuration, before anything is trained."""
+    """Write the resolved configuration, before anything is trained.
+
+    Raises:
+        ValueError: The run that is to be resumed was started with another configuration.
+    """
     folder = Path(config.run.dir)
+    path = folder / "config.yaml"
+    plain = _plain(dataclasses.asdict(config))
+    if config.run.resume and path.is_file():
+        _check_resumed(yaml.safe_load(path.read_text(encoding="utf-8")), plain, folder)
+    elif checkpoint_steps(folder):
+        return  # another run's folder: the loop refuses it
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _check_resumed(before: object, now: object, folder: Path) -> None:
+    """Refuse a resume that would not go on with the same run."""
+    old, new = _flat(before), _flat(now)
+    for key in [*old, *(key for key in new if key not in old)]:
+        if key not in FREE_ON_RESUME and old.get(key) != new.get(key):
+            raise ValueError(
+                f"the run in {folder} was started with {key} {old.get(key)!r}, got "
+                f"{new.get(key)!r}: resume with what it was started with, or give another --run.dir"
+            )
+
+
+def _flat(value: object, where: str = "") -> dict[str, object]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(value, dict):
+        return {where: value}
+    dot = f"{where}." if where else ""
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{dot}{key}").items()}
 
 
 def _publish(config: TrainConfig, write: Callable[[Path], None]) -> None:
