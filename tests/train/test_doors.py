@@ -211,10 +211,11 @@ def test_a_door_comes_back_as_it_was(vq_door, tmp_path):
 def test_a_door_is_read_from_a_runs_checkpoint(vq_door, tmp_path):
     trainer = vq_trainer(vq_door, RunConfig(dir=str(tmp_path), steps=4, stop_at=1))
     run_loop(trainer, trainer.config.run, description="x")
-    for path in (tmp_path, tmp_path / "step-00000001"):
-        other = VQTokenizer(vq_door)
-        load_door(path, other, vq_door)
-        assert torch.equal(other.quant_conv.weight, trainer.model.quant_conv.weight)
+    other = VQTokenizer(vq_door)
+    with pytest.raises(ValueError, match=r"not complete.*step-00000001"):
+        load_door(tmp_path, other, vq_door)
+    load_door(tmp_path / "step-00000001", other, vq_door)
+    assert torch.equal(other.quant_conv.weight, trainer.model.quant_conv.weight)
 
 
 def test_another_door_is_refused(vq_door, tmp_path):
@@ -235,7 +236,7 @@ def test_a_checkpoint_of_other_weights_is_refused(vq_door, tmp_path):
     run_loop(trainer, trainer.config.run, description="x")
     smaller = VQConfig(image_size=32, base_channels=32, channel_multipliers=(1, 1, 2, 2))
     with pytest.raises(ValueError, match="does not fit"):
-        load_door(tmp_path, VQTokenizer(smaller), smaller)
+        load_door(tmp_path / "step-00000001", VQTokenizer(smaller), smaller)
 
 
 def janus_config(**options):

@@ -33,17 +33,17 @@ def save_door(folder: Path, module: nn.Module, config: DoorConfig) -> None:
 
 
 def load_door(path: Path, module: nn.Module, config: DoorConfig) -> None:
-    """Fill a module from what ``save_door`` wrote, or from the newest checkpoint of its run.
+    """Fill a module from what ``save_door`` wrote, or from a checkpoint of its run.
 
     Args:
-        path: A folder with ``door.safetensors``; or a run's folder, complete or not; or one of
-            its checkpoints.
+        path: A folder with ``door.safetensors``; or a complete run's folder; or a checkpoint.
         module: The door, as the model has it.
         config: Its configuration.
 
     Raises:
         FileNotFoundError: Nothing of the kind lies there.
-        ValueError: The weights are of another configuration, or by a newer openjanus.
+        ValueError: The run is not complete; or the weights are of another configuration, or by a
+            newer openjanus.
     """
     state = _read_state(path, config)
     own = module.state_dict()
@@ -80,7 +80,10 @@ def _read_state(path: Path, config: DoorConfig) -> dict[str, Tensor]:
     if (path / "checkpoint.json").is_file():
         return load_checkpoint(path)["task"]["model"]
     if checkpoint_steps(path):
-        return load_checkpoint(newest_checkpoint(path))["task"]["model"]
+        raise ValueError(
+            f"the run in {path} is not complete: finish it with --run.resume true, or name its "
+            f"checkpoint {newest_checkpoint(path).name}"
+        )
     raise FileNotFoundError(
         f"no {WEIGHTS} and no checkpoint in {path}: run the recipe that trains this door first, "
         "or name its folder"

@@ -192,7 +192,11 @@ def test_one_batch_shares_a_seed_and_a_number_of_drawings(sprites: Sprites, orac
     for members in groups.values():
         assert len(members) <= 16
         assert len({(r.data["seed"], r.data["n"], r.data["tag"]) for r in members}) == 1
-    assert len({members[0].data["seed"] for members in groups.values()}) == len(groups)
+    seeds = {(members[0].data["seed"], members[0].data["n"]) for members in groups.values()}
+    assert len(seeds) == len(groups)
+    fewer = [r for r in task.requests(limit=7, seed=3) if r.group.startswith("drawing/")]
+    by_key = {r.key: r.data["seed"] for r in requests}
+    assert all(by_key[r.key] == r.data["seed"] for r in fewer)
     again = task.requests(limit=100, seed=3)[: len(requests)]
     assert [r.data["seed"] for r in again] == [r.data["seed"] for r in requests]
 

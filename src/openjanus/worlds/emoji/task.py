@@ -41,6 +41,8 @@ NEGATIVES: Final[tuple[Negatives, ...]] = ("random", "popular", "adversarial")
 SEED_BLOCK: Final = 16
 """So many neighbouring prompts share a drawing seed: one seed for all would give every prompt the
 same noise, and so the same luck; one each would forbid batches."""
+TAG_SEEDS: Final = 10_000
+"""Drawing seeds set aside for each tag; the largest has 1,482 blocks."""
 SHEET_PER_TAG: Final = 8
 FRAME: Final = 4
 """Pixels of the verdict's frame on the contact sheet."""
@@ -126,8 +128,7 @@ class EmojiTask:
     def _drawing_requests(self, per_tag: int | None, seed: int) -> list[Request]:
         """One request a cell, in order of the cells' hashes, for as many drawings as it gets."""
         made: list[Request] = []
-        block = 0
-        for tag in TAGS:
+        for number, tag in enumerate(TAGS):
             cells = evaluation_cells(tag)
             total = -(-self.drawings_per_tag // len(cells)) * len(cells)
             if per_tag is not None:
@@ -135,11 +136,9 @@ class EmojiTask:
             each, more = divmod(total, len(cells))
             for i, cell in enumerate(cells[:total]):
                 n = each + (i < more)
-                # A block has one seed and one number of drawings: it can be drawn in one batch.
-                if i % SEED_BLOCK == 0 or i == more:
-                    block += 1
                 line = metadata_for_cell(cell)
-                drawing_seed = seed * 1_000_000 + block
+                # By the place in the tag alone: a limit leaves the first drawings as they are.
+                drawing_seed = seed * 1_000_000 + number * TAG_SEEDS + i // SEED_BLOCK
                 made.append(
                     Request(
                         key=f"drawing/{cell.name}",
