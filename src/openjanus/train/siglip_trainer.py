@@ -105,8 +105,9 @@ def sigmoid_loss(logits: Tensor, same: Tensor) -> Tensor:
 
     Args:
         logits: (B, B).
-        same: (B, B) bool, True where the caption is true of the picture: the diagonal, and every
-            pair with an identical caption, which would otherwise be taught as false.
+        same: (B, B) bool, True where the caption is taught as true of the picture: the diagonal,
+            and every pair with an identical caption. A caption that says the same in other words
+            stays taught as false, as in SigLIP.
 
     Returns:
         The sum over captions, the mean over pictures.
