@@ -11,8 +11,14 @@ from openjanus.model.vq import VQTokenizer
 from openjanus.processor.image import uint8_to_pixel_values
 from openjanus.worlds.emoji import judge_training
 from openjanus.worlds.emoji.indexed import SceneSource
-from openjanus.worlds.emoji.judge import Calibration, Judge, JudgeConfig
-from openjanus.worlds.emoji.judge_targets import augmented
+from openjanus.worlds.emoji.judge import (
+    Calibration,
+    Judge,
+    JudgeConfig,
+    empty_network,
+    pixel_values_of,
+)
+from openjanus.worlds.emoji.judge_targets import augmented, false_coloured, judge_loss, targets_of
 from openjanus.worlds.emoji.judge_training import (
     TRAIN_TAGS,
     JudgeTrainConfig,
@@ -202,3 +208,24 @@ def test_checkpoints_of_tokenizer_training_are_opened(tmp_path: Path) -> None:
     torch.save({"step": 1, "task": {"model": {}}}, folder / "state.pt")
     with pytest.raises(RuntimeError, match="Missing key"):
         load_vq(folder, "nano-v0")
+
+
+def test_false_colours_keep_shapes_and_ask_for_no_colour(source: SceneSource) -> None:
+    pixels = pixel_values_of([source.picture(i) for i in range(8)])
+    shown, false = false_coloured(pixels, 0.5, torch.Generator().manual_seed(0))
+    assert 0 < false.sum() < 8
+    assert torch.equal(shown[~false], pixels[~false])
+    assert -1 <= shown.min() <= shown.max() <= 1
+    for picture, other in zip(pixels[false], shown[false], strict=True):
+        even = (picture == picture[:, :1, :1]).all(0)  # the ground
+        assert (other[:, even] == other[:, even][:, :1]).all()
+        assert (picture - other).abs().mean() > 0.05
+    targets = targets_of([source.scene(i) for i in range(8)])
+    asked = targets.without_colours(false)
+    assert (asked.colour[false] == -1).all()
+    assert torch.equal(asked.colour[~false], targets.colour[~false])
+    assert torch.equal(asked.concept, targets.concept)
+    maps = empty_network(JudgeConfig(widths=(4, 4, 8, 8)), norm=True)
+    maps.init_weights(torch.Generator().manual_seed(0))
+    nothing = targets.without_colours(torch.ones(8, dtype=torch.bool))
+    assert torch.isfinite(judge_loss(maps(shown), nothing))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,11 +22,12 @@ LEAST_SPREAD: Final = 0.6 / GRID
 NEAR_MIDDLE: Final = 0.3
 """Places where the bump is above this learn what the thing is and where its box lies."""
 BOX_WEIGHT: Final = 10.0
+LUMINANCE: Final = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Targets:
-    """What the network should say; -1 is "do not ask"."""
+    """What the network should say of B pictures; -1 is "do not ask"."""
 
     centre: Tensor
     """(B, g, g) in [0, 1], 1 at the place that holds a thing's middle."""
@@ -35,6 +37,11 @@ class Targets:
     """(B, g, g) indices or -1."""
     box: Tensor
     """(B, 4, g, g) as in `Maps`; 0 where concept is -1."""
+
+    def without_colours(self, pictures: Tensor) -> Targets:
+        """The same, the colours of some pictures (B,) bool not asked for."""
+        colour = torch.where(pictures[:, None, None], -1, self.colour)
+        return dataclasses.replace(self, colour=colour)
 
 
 def targets_of(scenes: Sequence[Scene]) -> Targets:
@@ -86,9 +93,11 @@ def judge_loss(maps: Maps, targets: Targets) -> Tensor:
     no = F.logsigmoid(-maps.centre) * probability**2 * (1 - targets.centre) ** 4
     focal = -torch.where(is_middle, yes, no).sum() / is_middle.sum()
     concept = F.cross_entropy(maps.concept, targets.concept, ignore_index=-1)
-    colour = F.cross_entropy(maps.colour, targets.colour, ignore_index=-1)
+    # A sum over those that are asked for, for a batch may ask for none.
+    colour = F.cross_entropy(maps.colour, targets.colour, ignore_index=-1, reduction="sum")
+    asked = (targets.colour >= 0).sum().clamp(min=1)
     error = (maps.box - targets.box).abs().sum(1)[targets.concept >= 0]
-    return focal + concept + colour + BOX_WEIGHT * error.mean()
+    return focal + concept + colour / asked + BOX_WEIGHT * error.mean()
 
 
 def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -108,3 +117,29 @@ def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
     pixels = pixels * uniform(0.85, 1.15) + uniform(-0.1, 0.1) + uniform(-0.04, 0.04, 3)
     noise = torch.randn(pixels.shape, generator=generator)
     return (pixels + noise * uniform(-0.08, 0.08).clamp(min=0)).clamp(-1, 1)
+
+
+def false_coloured(
+    pixels: Tensor, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Some pictures in false colours: their luminance read off a ramp of three random ones.
+
+    Names must then be told by shape. Without this a thing in a colour that it never had in
+    training is taken for something that had it. No false-coloured thing has one of the ten
+    colours all over, so nothing held out is shown.
+
+    Args:
+        pixels: (B, 3, S, S) in [-1, 1].
+        share: Of the pictures.
+        generator: Source of everything random.
+
+    Returns:
+        (B, 3, S, S) pictures, and (B,) bool, which of them are in false colours.
+    """
+    chosen = torch.rand(len(pixels), generator=generator) < share
+    ramp = torch.rand((len(pixels), 3, 3, 1, 1), generator=generator) * 2 - 1  # dark, middle, light
+    weights = pixels.new_tensor(LUMINANCE)[:, None, None]
+    luminance = (pixels * weights).sum(1, keepdim=True)  # (B, 1, S, S)
+    middle = ramp[:, 1] * (1 - luminance.abs())
+    false = middle + ramp[:, 0] * F.relu(-luminance) + ramp[:, 2] * F.relu(luminance)
+    return torch.where(chosen[:, None, None, None], false, pixels), chosen

@@ -43,7 +43,7 @@ from openjanus.worlds.emoji.judge_measures import (
     measure,
     redrawn,
 )
-from openjanus.worlds.emoji.judge_targets import augmented, judge_loss, targets_of
+from openjanus.worlds.emoji.judge_targets import augmented, false_coloured, judge_loss, targets_of
 from openjanus.worlds.emoji.scenes import Scene, Tag
 
 TRAIN_TAGS: Final[dict[Tag, float]] = {
@@ -52,7 +52,7 @@ TRAIN_TAGS: Final[dict[Tag, float]] = {
     "counting": 1.0,
     "colors": 2.0,
     "position": 0.5,
-    "color_attr": 2.0,
+    "color_attr": 3.0,
     "free": 1.5,
 }
 """Tinted things have lost their natural colours, so their names take the longest to learn."""
@@ -81,6 +81,8 @@ class JudgeTrainConfig:
     """Share of reconstructions some of whose ids are moved to near rows of the codebook."""
     disturbed_ids: float = 0.08
     """Largest share of the ids of such a picture that is moved."""
+    false_colours: float = 0.25
+    """Share of pictures in false colours, of which no colour is asked."""
     lr: float = 3e-3
     weight_decay: float = 0.02
     warmup: float = 0.03
@@ -216,12 +218,13 @@ class JudgeTrainer:
             pictures.append(self.source.picture(index))
             scenes.append(self.source.scene(index))
         generator = torch.Generator().manual_seed(self.source.seed * 1_000_003 + self.step)
-        pixels = augmented(pixel_values_of(pictures), generator)
+        pixels, false = false_coloured(pixel_values_of(pictures), config.false_colours, generator)
+        pixels = augmented(pixels, generator)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * self._rate(self.elapsed / (60 * config.minutes))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
             maps = self.network(pixels)
-        loss = judge_loss(maps, targets_of(scenes))
+        loss = judge_loss(maps, targets_of(scenes).without_colours(false))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)

@@ -1,0 +1,53 @@
+"""Put a trained nano into the package: weights in bf16, and beside them how they were made.
+
+    python scripts/ship_nano.py RUNS src/openjanus/assets/nano-v0
+
+RUNS holds the runs of `nano/all`. The model card (README.md) is written by hand and left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+import openjanus
+
+STAGES = ("tokenizer", "vq", "encoder", "text", "stage1", "stage2", "stage3")
+EVERY = {"vq": 5, "encoder": 5}
+"""Of long runs one line of metrics in so many is kept, and the last."""
+MOST_BYTES = 32_000_000
+
+
+def main(runs: Path, target: Path) -> None:
+    """Write the model, and each run's configuration and metrics."""
+    janus = openjanus.load(runs / "stage3" / "final", device="cpu", dtype=torch.bfloat16)
+    janus.save(target)
+    for stage in STAGES:
+        folder = target / "training" / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        config = yaml.safe_load((runs / stage / "config.yaml").read_text(encoding="utf-8"))
+        config["run"]["dir"] = f"runs/nano/{stage}"
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        metrics = runs / stage / "metrics.jsonl"
+        if metrics.is_file():
+            (folder / "metrics.jsonl").write_text(thinned(metrics, EVERY.get(stage, 1)))
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print(f"{target}: {size:,} bytes")
+    if size > MOST_BYTES:
+        raise SystemExit(f"a nano has at most {MOST_BYTES:,} bytes: thin the metrics")
+
+
+def thinned(path: Path, every: int) -> str:
+    """Lines of metrics, one step in so many."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if json.loads(line)["step"] % every == 0 or line == lines[-1]]
+    return "".join(f"{line}\n" for line in kept)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
