@@ -3,7 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from openjanus.config import VQConfig
+from openjanus.model.vq import VQTokenizer
 from openjanus.worlds.emoji.concepts import CONCEPTS
+from openjanus.worlds.emoji.indexed import SceneSource
+from openjanus.worlds.emoji.judge_training import TRAIN_TAGS
 from openjanus.worlds.emoji.sprites import Sprites
 
 
@@ -24,3 +28,25 @@ def sprites() -> Sprites:
             image[..., 3] = np.where(radius <= 1, 255, 0)
             images[concept, vendor] = image
     return Sprites(images)
+
+
+@pytest.fixture(scope="session")
+def vq() -> VQTokenizer:
+    """An untrained tokenizer of small pictures."""
+    config = VQConfig(
+        image_size=64,
+        base_channels=4,
+        channel_multipliers=(1, 1, 1, 1, 1),
+        num_res_blocks=1,
+        z_channels=4,
+        codebook_size=16,
+        codebook_dim=4,
+        norm_groups=2,
+    )
+    return VQTokenizer(config).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def source(sprites: Sprites) -> SceneSource:
+    """Training-split scenes of the tokenizer's size."""
+    return SceneSource(sprites=sprites, seed=1, tags=TRAIN_TAGS, size=64)

@@ -20,42 +20,16 @@ from openjanus.worlds.emoji.judge import (
 )
 from openjanus.worlds.emoji.judge_targets import augmented, false_coloured, judge_loss, targets_of
 from openjanus.worlds.emoji.judge_training import (
-    TRAIN_TAGS,
     JudgeTrainConfig,
     JudgeTrainer,
-    ReconstructionPool,
     finished,
     load_vq,
     main,
-    redraw_with,
     report,
 )
-from openjanus.worlds.emoji.sampling import touches_held_out
 from openjanus.worlds.emoji.sprites import Sprites
 
-SIZE = 64
 SMALL = JudgeConfig(widths=(8, 8, 16, 16))
-
-
-@pytest.fixture(scope="module")
-def vq() -> VQTokenizer:
-    """An untrained tokenizer of small pictures."""
-    config = VQConfig(
-        image_size=SIZE,
-        base_channels=4,
-        channel_multipliers=(1, 1, 1, 1, 1),
-        num_res_blocks=1,
-        z_channels=4,
-        codebook_size=16,
-        codebook_dim=4,
-        norm_groups=2,
-    )
-    return VQTokenizer(config).eval().requires_grad_(False)
-
-
-@pytest.fixture
-def source(sprites: Sprites) -> SceneSource:
-    return SceneSource(sprites=sprites, seed=1, tags=TRAIN_TAGS, size=SIZE)
 
 
 def settings(**changes: float) -> JudgeTrainConfig:
@@ -80,7 +54,7 @@ def test_training_learns(vq: VQTokenizer, source: SceneSource) -> None:
 
 def test_steps_are_a_function_of_the_seed(vq: VQTokenizer, sprites: Sprites) -> None:
     def losses(seed: int) -> list[float]:
-        made = SceneSource(sprites=sprites, seed=seed, size=SIZE)
+        made = SceneSource(sprites=sprites, seed=seed, size=64)
         trainer = JudgeTrainer(vq, made, settings(), SMALL)
         return [trainer.train_step() for _ in range(2)]
 
@@ -107,37 +81,6 @@ def test_a_run_keeps_to_its_budget_and_goes_on(
     assert again.step == trainer.step
     with pytest.raises(FileNotFoundError, match="leave out --resume"):
         again.load(tmp_path / "none.pt")
-
-
-def test_the_pool_is_bounded_and_made_of_training_scenes(
-    vq: VQTokenizer, source: SceneSource
-) -> None:
-    pool = ReconstructionPool(vq, source, settings(disturbed_share=0.0))
-    pool.add(range(10))
-    expected = redraw_with(vq, bf16=True)(np.stack([source.picture(i) for i in range(10)]))
-    assert np.array_equal(np.stack(pool.pictures), expected)
-    pool.add(range(10, 15))
-    assert len(pool.pictures) == len(pool.scenes) == 12
-    assert pool.scenes[:3] == [source.scene(i) for i in (12, 13, 14)]
-    assert not any(touches_held_out(scene) for scene in pool.scenes)
-    pictures, scenes = pool.draw(5, np.random.default_rng(0))
-    for picture, scene in zip(pictures, scenes, strict=True):
-        slots = [i for i, known in enumerate(pool.scenes) if known is scene]
-        assert any(picture is pool.pictures[i] for i in slots)
-
-
-def test_disturbed_ids_move_to_near_rows_and_not_too_many(
-    vq: VQTokenizer, source: SceneSource
-) -> None:
-    pool = ReconstructionPool(vq, source, settings(disturbed_share=1.0, disturbed_ids=0.5))
-    ids = torch.randint(16, (50, 64), generator=torch.Generator().manual_seed(0))
-    moved = pool._disturbed(ids, np.random.default_rng(0))
-    share = (moved != ids).float().mean().item()
-    assert 0.1 < share < 0.4  # up to a half, a quarter on average
-    assert moved.min() >= 0
-    assert moved.max() < 16
-    still = ReconstructionPool(vq, source, settings(disturbed_share=0.0))
-    assert torch.equal(still._disturbed(ids, np.random.default_rng(0)), ids)
 
 
 def test_augmented_pictures_are_slightly_off(source: SceneSource) -> None:
@@ -179,7 +122,7 @@ def test_wrong_arguments(
         settings(minutes=0)
     with pytest.raises(ValueError, match="0 < fresh <= first <= pool_size"):
         settings(first_reconstructions=1)
-    held_out = SceneSource(sprites=sprites, split="held_out", size=SIZE)
+    held_out = SceneSource(sprites=sprites, split="held_out", size=64)
     with pytest.raises(ValueError, match="learns from split 'train'"):
         JudgeTrainer(vq, held_out, settings(), SMALL)
     with pytest.raises(FileNotFoundError, match="no tokenizer at"):
