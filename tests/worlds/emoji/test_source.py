@@ -88,6 +88,15 @@ def test_understanding_asks_one_to_six_questions_about_one_picture(sprites: Spri
     assert lengths == {2, 4, 6, 8, 10, 12}
 
 
+def test_as_many_questions_as_wanted(sprites: Sprites) -> None:
+    source = EmojiScenes(kind="und", sprites=sprites, size=32, least_questions=8, most_questions=10)
+    lengths = {len(source[i].turns) for i in range(100)}
+    assert lengths == {2, 16, 18, 20}  # a caption, or questions
+    for least, most in ((0, 3), (4, 3), (3, 17)):
+        with pytest.raises(ValueError, match=f"most_questions <= 16, got {least} and {most}"):
+            EmojiScenes(kind="und", sprites=sprites, least_questions=least, most_questions=most)
+
+
 def test_pairs_are_pictures_with_captions(sprites: Sprites) -> None:
     source = EmojiPairs(sprites=sprites, size=40, length=5)
     pairs = [source[i] for i in range(len(source))]

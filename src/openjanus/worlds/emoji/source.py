@@ -21,8 +21,8 @@ from openjanus.worlds.emoji.sprites import Sprites
 DESCRIBE_SHARE: Final = 0.25
 """Share of understanding samples that ask for a caption."""
 
-MAX_QUESTIONS: Final = 6
-"""About one picture: its features cost far more than the few tokens that a question teaches."""
+QUESTIONS_LIMIT: Final = 16
+"""Every scene has more to ask than that, in one wording or another."""
 
 LONE_COUNT_SHARE: Final = 0.3
 """Share kept of the questions that count a single thing, which nearly every scene could ask."""
@@ -101,18 +101,22 @@ class EmojiScenes(SceneSource):
     |---|---|---|
     | gen | chat | a caption, and the picture to draw |
     | gen | plain | a concept's name, and its picture; single objects only (stage I) |
-    | und | chat | one to three questions about a picture, or a caption asked for |
+    | und | chat | questions about a picture, or a caption asked for |
     | und | plain | a picture and its caption (stage I) |
 
     Args:
         kind: What a sample teaches; words without pictures are `text.EmojiText`.
         form: "chat", or "plain" for stage I.
+        least_questions: Asked about one picture; none is asked twice.
+        most_questions: As many at most. A picture's features cost far more than the few tokens
+            that a question teaches.
 
     Everything else is as in `SceneSource`; sources of one seed, split and tags show the same
     scene at the same index, whatever their kind and form.
 
     Raises:
-        ValueError: An unknown kind or form, or for plain gen, other tags than single_object.
+        ValueError: An unknown kind or form, or for plain gen, other tags than single_object; or
+            not 1 <= least_questions <= most_questions <= 16.
     """
 
     def __init__(
@@ -127,7 +131,14 @@ class EmojiScenes(SceneSource):
         tags: Mapping[Tag, float] | None = None,
         size: int = 96,
         length: int = VIRTUAL_LENGTH,
+        least_questions: int = 1,
+        most_questions: int = 6,
     ) -> None:
+        if not 1 <= least_questions <= most_questions <= QUESTIONS_LIMIT:
+            raise ValueError(
+                f"questions must be 1 <= least_questions <= most_questions <= {QUESTIONS_LIMIT}, "
+                f"got {least_questions} and {most_questions}"
+            )
         if kind not in ("und", "gen") or form not in ("chat", "plain"):
             raise ValueError(
                 f"kind must be und or gen and form chat or plain, got {kind!r} and {form!r}: "
@@ -145,6 +156,7 @@ class EmojiScenes(SceneSource):
         self.kind: Literal["und", "gen"] = kind
         self.form: Literal["chat", "plain"] = form
         self.name = f"emoji-{kind}-{form}"
+        self.num_questions = (least_questions, most_questions)
 
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
@@ -176,7 +188,8 @@ class EmojiScenes(SceneSource):
         if rng.random() < DESCRIBE_SHARE:
             questions = [describe(scene, rng)]
         else:
-            questions = _interview(scene, rng)
+            least, most = self.num_questions
+            questions = _interview(scene, rng, least + below(rng, most - least + 1))
         turns: list[Turn] = []
         for question in questions:
             mark = "" if turns else f"{IMAGE_MARK}\n"
@@ -185,9 +198,8 @@ class EmojiScenes(SceneSource):
         return tuple(turns)
 
 
-def _interview(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """One to six questions about a scene, none twice."""
-    wanted = 1 + below(rng, MAX_QUESTIONS)
+def _interview(scene: Scene, rng: np.random.Generator, wanted: int) -> list[Question]:
+    """Questions about a scene, none twice."""
     asked: dict[str, Question] = {}
     while len(asked) < wanted:
         question = ask(scene, rng, pick(rng, QUESTION_KINDS))
