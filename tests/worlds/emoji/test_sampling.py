@@ -13,6 +13,7 @@ from openjanus.worlds.emoji.sampling import (
     JITTER,
     MARGIN,
     SIZES,
+    TIDY_BACKGROUNDS,
     sample_scene,
     touches_held_out,
 )
@@ -50,6 +51,33 @@ def test_things_are_large_inside_and_apart(tag: Tag, sprites: Sprites) -> None:
             gap_x = max(a[0] - b[2], b[0] - a[2])
             gap_y = max(a[1] - b[3], b[1] - a[3])
             assert max(gap_x, gap_y) >= GAP - ROUNDING
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_tidy_things_lie_on_the_grid_and_show_nothing_held_out(tag: Tag, sprites: Sprites) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        scene = sample_scene(rng, tag, sprites, grid=12)
+        assert scene.tag == tag
+        assert scene.background in TIDY_BACKGROUNDS
+        assert not touches_held_out(scene)
+        for thing in scene.objects:
+            x0, y0, x1, y1 = (12 * edge for edge in thing.box)
+            assert (x0, y0) == pytest.approx((round(x0), round(y0)))
+            longer = max(x1 - x0, y1 - y0)
+            assert longer == pytest.approx(round(longer))
+            assert round(longer) in ((6, 8, 10) if len(scene.objects) == 1 else (4, 5))
+            assert (x1 - x0) / (y1 - y0) == pytest.approx(
+                sprites.aspect(thing.concept, thing.vendor)
+            )
+            assert max(x1, y1) <= 12 + ROUNDING
+        for a, b in combinations([thing.box for thing in scene.objects], 2):
+            assert max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3]) >= -ROUNDING
+
+
+def test_exams_keep_to_no_grid(sprites: Sprites) -> None:
+    with pytest.raises(ValueError, match="held_out keep to no grid"):
+        sample_scene(np.random.default_rng(0), "colors", sprites, split="held_out", grid=12)
 
 
 @pytest.mark.parametrize(

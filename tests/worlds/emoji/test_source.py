@@ -173,3 +173,13 @@ def test_a_kind_of_sample_is_checked(sprites: Sprites) -> None:
 def test_a_source_without_artwork_says_how_to_fetch(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="data fetch emoji"):
         EmojiPictures(tmp_path)
+
+
+def test_drawings_may_keep_to_a_grid(sprites: Sprites) -> None:
+    source = EmojiScenes(kind="gen", sprites=sprites, grid=12)
+    for i in range(20):
+        for thing in source.scene(i).objects:
+            assert 12 * thing.box[0] == pytest.approx(round(12 * thing.box[0]))
+    for grid, split in ((7, "train"), (12, "held_out")):
+        with pytest.raises(ValueError, match=f"got {grid} for {split}"):
+            EmojiScenes(kind="gen", sprites=sprites, grid=grid, split=split)

@@ -17,6 +17,9 @@ from openjanus.worlds.emoji.sprites import Sprites
 VIRTUAL_LENGTH: Final = 1_000_000
 """Length of a source that is not told another; scenes by index go on for ever."""
 
+LEAST_GRID: Final = 8
+"""Of a coarser grid things of a scene of four hardly find their places."""
+
 ALL_TAGS: Final[Mapping[Tag, float]] = dict.fromkeys(TAGS, 1.0)
 COMBINING_TAGS: Final[Mapping[Tag, float]] = {
     tag: 1.0 for tag in GENEVAL_TAGS if tag != "single_object"
@@ -37,12 +40,13 @@ class SceneSource:
         split: "train" shows no held-out cell, "held_out" one in each scene.
         tags: Weight of each kind of scene; None weighs all alike that the split has.
         size: Side of the pictures in pixels.
+        grid: Places a side of the grid that things keep to, see `sample_scene`; None is none.
         length: How many items iteration sees. `scene`, `picture` and `key` take any index.
 
     Raises:
         FileNotFoundError: The folder holds no sprites.
         ValueError: Unknown or weightless tags, tags that the split lacks, a size or length
-            below 1, or both a folder and sprites.
+            below 1, a grid below 8 or for "held_out", or both a folder and sprites.
     """
 
     name = "emoji"
@@ -58,7 +62,13 @@ class SceneSource:
         tags: Mapping[Tag, float] | None = None,
         size: int = 96,
         length: int = VIRTUAL_LENGTH,
+        grid: int | None = None,
     ) -> None:
+        if grid is not None and (grid < LEAST_GRID or split != "train"):
+            raise ValueError(
+                f"grid must be at least {LEAST_GRID}, and is for split train alone, got {grid} "
+                f"for {split}: leave it out"
+            )
         if folder is not None and sprites is not None:
             raise ValueError("a source takes a folder or sprites, got both: leave one out")
         if size < 1 or length < 1:
@@ -73,6 +83,7 @@ class SceneSource:
         self.split: Split = split
         self.size = size
         self.length = length
+        self.grid = grid
         self._tags = tuple(tags)
         self._edges = np.cumsum(list(tags.values())) / sum(tags.values())
 
@@ -83,7 +94,7 @@ class SceneSource:
         """The scene of an index from 0, for ever."""
         rng = self.rng(index, SCENE)
         tag = self._tags[int(np.searchsorted(self._edges, rng.random(), side="right"))]
-        return sample_scene(rng, tag, self.sprites, split=self.split)
+        return sample_scene(rng, tag, self.sprites, split=self.split, grid=self.grid)
 
     def picture(self, index: int) -> np.ndarray:
         """The picture of an index, (size, size, 3) uint8."""

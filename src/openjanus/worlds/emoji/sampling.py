@@ -7,7 +7,7 @@ scenes take a minute or two.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final, Literal
 
@@ -62,6 +62,15 @@ BACKGROUNDS: Final[tuple[Rgb, ...]] = (
 JITTER: Final = 6
 """Largest change of a background's channel."""
 
+TIDY_BACKGROUNDS: Final[tuple[Rgb, ...]] = (
+    (252, 252, 252),
+    (250, 238, 214),
+    (206, 228, 246),
+    (214, 240, 214),
+    (92, 104, 124),
+)
+"""Grounds of tidy scenes, without jitter."""
+
 CONTRAST: Final = 95.0
 """Least RGB distance of a background from the mean colour of each thing."""
 
@@ -101,7 +110,12 @@ class _Group:
 
 
 def sample_scene(
-    rng: np.random.Generator, tag: Tag, sprites: Sprites, *, split: Split = "train"
+    rng: np.random.Generator,
+    tag: Tag,
+    sprites: Sprites,
+    *,
+    split: Split = "train",
+    grid: int | None = None,
 ) -> Scene:
     """Draw a scene of one kind.
 
@@ -111,11 +125,15 @@ def sample_scene(
         sprites: The artwork: names, shapes and mean colours.
         split: "train" gives only scenes that touch no held-out cell; "held_out" gives a scene for
             a held-out cell of the tag, each with the same chance.
+        grid: Places a side of a grid on which things begin, whole numbers of which they are
+            large; on one of a few grounds. None is free of it. Only for "train".
 
     Raises:
-        ValueError: "held_out" for a tag that has no held-out cell.
+        ValueError: A grid for "held_out"; or "held_out" for a tag that has no held-out cell.
     """
     if split == "held_out":
+        if grid is not None:
+            raise ValueError("scenes of split held_out keep to no grid: leave it out")
         cells = held_out_cells(tag)
         if not cells:
             raise ValueError(f"tag {tag!r} combines nothing, so nothing is held out: draw 'train'")
@@ -126,12 +144,15 @@ def sample_scene(
             continue
         for _ in range(LAYOUT_TRIES):
             objects = _lay_out(groups, rng, sprites)
+            if grid is not None:
+                objects = _tidied(objects, grid)
+                if objects is None:
+                    continue
             if tag == "position" and len(relations(objects[0].box, objects[1].box)) != 1:
                 continue
             if _relations_are_seen(objects):
-                return Scene(
-                    objects=objects, background=_background(objects, rng, sprites), tag=tag
-                )
+                background = _background(objects, rng, sprites, tidy=grid is not None)
+                return Scene(objects=objects, background=background, tag=tag)
 
 
 def scene_for_cell(cell: Cell, rng: np.random.Generator, sprites: Sprites) -> Scene:
@@ -244,6 +265,30 @@ def _lay_out(
     )
 
 
+def _tidied(objects: tuple[SceneObject, ...], grid: int) -> tuple[SceneObject, ...] | None:
+    """Things moved onto a grid, a whole number of its places large; None where they would meet.
+
+    A lone thing is an even number of places large: fewer sizes are learnt sooner.
+    """
+    step = 2 if len(objects) == 1 else 1
+    moved = []
+    for thing in objects:
+        x0, y0, x1, y1 = thing.box
+        longer = max(x1 - x0, y1 - y0)
+        scale = step * max(1, round(longer * grid / step)) / grid / longer
+        width, height = (x1 - x0) * scale, (y1 - y0) * scale
+        left, top = (round(v * grid) / grid for v in (x0, y0))
+        if left + width > 1 or top + height > 1:
+            return None
+        moved.append(replace(thing, box=(left, top, left + width, top + height)))
+    apart = all(
+        max(a.box[0], b.box[0]) >= min(a.box[2], b.box[2])
+        or max(a.box[1], b.box[1]) >= min(a.box[3], b.box[3])
+        for a, b in combinations(moved, 2)
+    )
+    return tuple(moved) if apart else None
+
+
 def _place(sides: list[tuple[float, float]], rng: np.random.Generator) -> list[Box]:
     """Places for one to four things that keep `MARGIN` and `GAP`.
 
@@ -290,21 +335,29 @@ def _cut(sizes: list[float], rng: np.random.Generator) -> list[tuple[float, floa
 
 
 def _background(
-    objects: tuple[SceneObject, ...], rng: np.random.Generator, sprites: Sprites
+    objects: tuple[SceneObject, ...],
+    rng: np.random.Generator,
+    sprites: Sprites,
+    *,
+    tidy: bool = False,
 ) -> Rgb:
     """A jittered colour of `BACKGROUNDS` that stands out from everything.
 
-    Where none stands out from all things, the one that does so best.
+    Tidy ones are of `TIDY_BACKGROUNDS`, without jitter. Where none stands out from all things,
+    the one that does so best.
     """
     means = {sprites.mean_colour(x.concept, x.vendor, x.colour) for x in objects}
-    start = below(rng, len(BACKGROUNDS))
-    best, best_contrast = BACKGROUNDS[start], -1.0
-    for colour in BACKGROUNDS[start:] + BACKGROUNDS[:start]:
+    known = TIDY_BACKGROUNDS if tidy else BACKGROUNDS
+    start = below(rng, len(known))
+    best, best_contrast = known[start], -1.0
+    for colour in known[start:] + known[:start]:
         contrast = min(_distance(colour, mean) for mean in means)
         if contrast > best_contrast:
             best, best_contrast = colour, contrast
             if contrast >= CONTRAST:
                 break
+    if tidy:
+        return best
     red, green, blue = (min(255, channel + below(rng, 2 * JITTER + 1) - JITTER) for channel in best)
     return red, green, blue
 

@@ -131,6 +131,7 @@ class EmojiScenes(SceneSource):
         tags: Mapping[Tag, float] | None = None,
         size: int = 96,
         length: int = VIRTUAL_LENGTH,
+        grid: int | None = None,
         least_questions: int = 1,
         most_questions: int = 6,
     ) -> None:
@@ -151,7 +152,14 @@ class EmojiScenes(SceneSource):
                     f"plain gen samples name one thing: tags must be single_object, got {[*tags]}"
                 )
         super().__init__(
-            folder, sprites=sprites, seed=seed, split=split, tags=tags, size=size, length=length
+            folder,
+            sprites=sprites,
+            seed=seed,
+            split=split,
+            tags=tags,
+            size=size,
+            length=length,
+            grid=grid,
         )
         self.kind: Literal["und", "gen"] = kind
         self.form: Literal["chat", "plain"] = form
