@@ -40,6 +40,23 @@ def test_runs_are_drawn_side_by_side(tmp_path: Path) -> None:
         assert len(np.unique(np.asarray(image))) > 10  # something is drawn
 
 
+def test_a_run_has_one_colour_in_every_panel(tmp_path: Path, monkeypatch) -> None:
+    from matplotlib.axes import Axes
+
+    for name, loss in (("one", "loss_und"), ("two", "loss_text")):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps({"step": i, "loss": 1.0, loss: 2.0}) for i in (1, 2)]
+        (tmp_path / name / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    seen = []
+    plot = Axes.plot
+    monkeypatch.setattr(
+        Axes, "plot", lambda *a, **k: (seen.append((k["label"], k["color"])), plot(*a, **k))[1]
+    )
+    draw_curves([tmp_path / "one", tmp_path / "two"], tmp_path / "curves.png")
+    assert set(seen) == {("one", "C0"), ("two", "C1")}
+    assert len(seen) == 4
+
+
 def test_a_folder_without_metrics_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no metrics\.jsonl in"):
         draw_curves([tmp_path], tmp_path / "curves.png")

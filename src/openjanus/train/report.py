@@ -62,10 +62,11 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     FigureCanvasAgg(figure)
     panels: Any = figure.subplots(1, len(names), squeeze=False)[0]
     for panel, name in zip(panels, names, strict=True):
-        for run, found in curves.items():
+        for number, (run, found) in enumerate(curves.items()):
             if name in found:
                 steps, values = found[name]
-                panel.plot(steps, smooth(values, max(1, len(values) // 50)), label=run.name)
+                shown = smooth(values, max(1, len(values) // 50))
+                panel.plot(steps, shown, color=f"C{number}", label=run.name)
         panel.set_title(name)
         panel.set_xlabel("step")
         panel.grid(alpha=0.3)
