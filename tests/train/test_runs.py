@@ -8,14 +8,13 @@ from openjanus.train.runs import run_training
 
 def test_a_run_is_resumed_with_what_it_was_started_with(make_config, tmp_path):
     run_training(make_config(run={"steps": 3, "stop_at": 1}))
-    for changes, named in (
-        ({"optim": {"lr": 3e-3}}, r"optim\.lr 0\.001, got 0\.003"),
-        ({"ratio": (1, 3, 5)}, r"ratio \[2, 3, 5\], got \[1, 3, 5\]"),
-        ({"run": {"steps": 4}}, r"run\.steps 3, got 4"),
+    for steps, changes, named in (
+        (3, {"optim": {"lr": 3e-3}}, r"optim\.lr 0\.001, got 0\.003"),
+        (3, {"ratio": (1, 3, 5)}, r"ratio \[2, 3, 5\], got \[1, 3, 5\]"),
+        (4, {}, r"run\.steps 3, got 4"),
     ):
-        run = {"steps": 3, "resume": True} | changes.pop("run", {})
         with pytest.raises(ValueError, match=named):
-            run_training(make_config(run=run, **changes))
+            run_training(make_config(run={"steps": steps, "resume": True}, **changes))
     run_training(make_config(run={"steps": 3, "resume": True, "save_every": 1}, prefetch=False))
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
 
