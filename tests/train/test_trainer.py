@@ -206,8 +206,8 @@ def test_ids_are_computed_once_and_kept_between_runs(make_config, make_trainer, 
     config = make_config(ratio=(0, 0, 1), run={"steps": 20})
     trainer = make_trainer(config)
     sizes = []
-    encode = trainer.encode_images
-    trainer.encode_images = lambda pixels: sizes.append(len(pixels)) or encode(pixels)
+    encode = trainer._tokenize
+    trainer._tokenize = lambda pixels: sizes.append(len(pixels)) or encode(pixels)
     first = [trainer._with_image_ids(trainer.stream.step(step)) for step in range(7)]
     assert sum(sizes) == 62  # every item but those held back, once
     trainer.state_dict()
@@ -282,3 +282,21 @@ def test_twenty_steps_give_the_losses_that_they_gave(make_config, make_trainer, 
     golden = json.loads(GOLDEN.read_text())[str(stage)]
     assert losses == pytest.approx(golden, abs=2e-3)
     assert losses[-1] < losses[0]
+
+
+def test_drawings_tokenized_by_islands_have_other_ids_and_a_cache_of_their_own(
+    make_config, make_trainer, tmp_path
+):
+    targets = {}
+    for how in ("whole", "islands"):
+        config = make_config(
+            ratio=(0, 0, 1), tokenize=how, run={"steps": 1, "dir": str(tmp_path / how)}
+        )
+        trainer = make_trainer(config)
+        samples = trainer._with_image_ids(trainer.stream.step(0))
+        targets[how] = [sample.target.tolist() for sample in samples]
+        trainer.state_dict()  # writes the cache
+    assert targets["whole"] != targets["islands"]
+    assert len(list((tmp_path / "id-cache").iterdir())) == 2
+    with pytest.raises(ValueError, match="tokenize must be whole or islands, got 'tiles'"):
+        make_config(tokenize="tiles")

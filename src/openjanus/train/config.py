@@ -242,6 +242,9 @@ class JanusTrainConfig:
     """Share of drawings that are told by the first sentence of their caption alone."""
     train_gen_embed: bool = False
     """Stage I: whether gen_embed, which starts as a copy of the codebook, is trained."""
+    tokenize: Literal["whole", "islands"] = "whole"
+    """How pictures to draw become ids: as a whole, as the papers do, or each thing on plain ground
+    alone, so that its ids are the same wherever it lies (``data.islands``)."""
     id_cache: str | None = "id-cache"
     """Folder where codebook ids are kept between runs; relative ones lie beside ``run.dir``."""
     max_bad_samples: int = 100
@@ -262,6 +265,8 @@ class JanusTrainConfig:
             raise ValueError(f"stage must be one of {list(TRAINED)}, got {self.stage}")
         if not self.init:
             raise ValueError("init must name a folder or a preset: add --init '[tiny]'")
+        if self.tokenize not in ("whole", "islands"):
+            raise ValueError(f"tokenize must be whole or islands, got {self.tokenize!r}")
         _at_least_one("batch_size", self.batch_size)
         _at_least_one("held_back", self.held_back)
         for name in ("cond_drop", "first_sentence"):

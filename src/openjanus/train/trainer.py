@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from openjanus.data.collate import EncodedSample, collate, encode_sample, with_image_ids
 from openjanus.data.id_cache import IdCache, module_hash, source_digest
+from openjanus.data.islands import IslandIds
 from openjanus.data.mixture import Draw, Mixture, stable_uniform
 from openjanus.data.samples import KINDS, Kind, Sample, Turn
 from openjanus.data.sources import Source, build_source
@@ -77,6 +79,10 @@ class JanusTrainer:
         else:
             self._caches = [None for _ in sources.get("gen", ())]
         self.sources = sources
+        self._tokenize = self.encode_images
+        if config.tokenize == "islands":
+            grid = math.isqrt(model.config.num_gen_image_tokens)
+            self._tokenize = IslandIds(self.encode_images, grid)
         mixture = Mixture(
             {kind: [len(s) - config.held_back for s in sources.get(kind, ())] for kind in KINDS},
             {
@@ -108,7 +114,8 @@ class JanusTrainer:
             return [None for _ in sources]
         root = beside(self.config.run.dir, self.config.id_cache)
         tokenizer_hash = module_hash(self.model.vq)
-        names = [source_digest(config.type, config.options) for config in configs]
+        how = {} if self.config.tokenize == "whole" else {"tokenize": self.config.tokenize}
+        names = [source_digest(config.type, {**config.options, **how}) for config in configs]
         return [
             IdCache(
                 root / name,
@@ -171,7 +178,7 @@ class JanusTrainer:
                 missing.append(place)
             else:
                 samples[place] = replace(sample, target=known)
-        computed = with_image_ids([samples[i] for i in missing], self.processor, self.encode_images)
+        computed = with_image_ids([samples[i] for i in missing], self.processor, self._tokenize)
         for place, sample in zip(missing, computed, strict=True):
             samples[place] = sample
             draw = step.draws[place]

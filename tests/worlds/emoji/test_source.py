@@ -184,3 +184,13 @@ def test_drawings_may_keep_to_a_grid(sprites: Sprites) -> None:
         EmojiScenes(kind="gen", sprites=sprites, grid=7)
     with pytest.raises(ValueError, match="got 12 for held_out"):
         EmojiScenes(kind="gen", sprites=sprites, grid=12, split="held_out")
+
+
+def test_drawings_may_be_of_one_vendor(sprites: Sprites) -> None:
+    vendor = sprites.vendors[-1]
+    source = EmojiScenes(kind="gen", sprites=sprites, vendors=[vendor])
+    assert {o.vendor for i in range(20) for o in source.scene(i).objects} == {vendor}
+    with pytest.raises(ValueError, match=rf"some of .*{vendor}.*got \['nobody'\]"):
+        EmojiScenes(kind="gen", sprites=sprites, vendors=["nobody"])
+    with pytest.raises(ValueError, match="vendors must be some of"):
+        EmojiScenes(kind="gen", sprites=sprites, vendors=[])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -41,12 +41,14 @@ class SceneSource:
         tags: Weight of each kind of scene; None weighs all alike that the split has.
         size: Side of the pictures in pixels.
         grid: Places a side of the grid that things keep to, see `sample_scene`; None is none.
+        vendors: Whose artwork is shown; None shows all.
         length: How many items iteration sees. `scene`, `picture` and `key` take any index.
 
     Raises:
         FileNotFoundError: The folder holds no sprites.
         ValueError: Unknown or weightless tags, tags that the split lacks, a size or length
-            below 1, a grid below 8 or for "held_out", or both a folder and sprites.
+            below 1, a grid below 8 or for "held_out", unknown vendors, or both a folder and
+            sprites.
     """
 
     name = "emoji"
@@ -63,6 +65,7 @@ class SceneSource:
         size: int = 96,
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
+        vendors: Sequence[str] | None = None,
     ) -> None:
         if grid is not None and (grid < LEAST_GRID or split != "train"):
             raise ValueError(
@@ -78,7 +81,11 @@ class SceneSource:
         if tags is None:
             tags = ALL_TAGS if split == "train" else COMBINING_TAGS
         _check_tags(tags, split)
-        self.sprites = _read_sprites(_folder(folder)) if sprites is None else sprites
+        if sprites is None:
+            sprites = _read_sprites(_folder(folder), None if vendors is None else tuple(vendors))
+        elif vendors is not None:
+            sprites = sprites.by_vendors(vendors)
+        self.sprites = sprites
         self.seed = seed
         self.split: Split = split
         self.size = size
@@ -132,7 +139,9 @@ def _folder(folder: str | Path | None) -> Path:
     return shipped_folder() if folder is None else Path(folder)
 
 
-@lru_cache(maxsize=2)
-def _read_sprites(folder: Path) -> Sprites:
+@lru_cache(maxsize=4)
+def _read_sprites(folder: Path, vendors: tuple[str, ...] | None) -> Sprites:
     """Sources of one folder share their sprites, and what is tinted of them."""
-    return Sprites.load(folder)
+    return (
+        Sprites.load(folder) if vendors is None else _read_sprites(folder, None).by_vendors(vendors)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -132,6 +132,7 @@ class EmojiScenes(SceneSource):
         size: int = 96,
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
+        vendors: Sequence[str] | None = None,
         least_questions: int = 1,
         most_questions: int = 6,
     ) -> None:
@@ -160,6 +161,7 @@ class EmojiScenes(SceneSource):
             size=size,
             length=length,
             grid=grid,
+            vendors=vendors,
         )
         self.kind: Literal["und", "gen"] = kind
         self.form: Literal["chat", "plain"] = form

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -103,6 +103,17 @@ class Sprites:
                 )
             }
         )
+
+    def by_vendors(self, vendors: Sequence[str]) -> Sprites:
+        """The same world with the artwork of some vendors alone.
+
+        Raises:
+            ValueError: No vendor, or an unknown one.
+        """
+        unknown = [vendor for vendor in vendors if vendor not in self.vendors]
+        if unknown or not vendors:
+            raise ValueError(f"vendors must be some of {', '.join(self.vendors)}, got {unknown}")
+        return Sprites({key: self._images[key] for key in self._images if key[1] in vendors})
 
     def aspect(self, concept: str, vendor: str) -> float:
         """Width over height of a sprite."""
