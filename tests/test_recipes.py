@@ -191,6 +191,9 @@ def test_one_command_runs_all_and_goes_on_where_it_was_stopped(tmp_path):
     assert len(list((root / "id-cache").iterdir())) == 2
     assert Path(root / "stage2" / "samples" / "step-00000002.png").is_file()
 
+    with pytest.raises(ValueError, match=r"vq was started with run\.steps 2, got 3"):
+        run_recipe("tiny/all", [*command, "--vq.run.steps=3"])
+
     written = yaml.safe_load((root / "stage2" / "config.yaml").read_text())
     assert written["run"]["steps"] == 2
     again = load_recipe(str(root / "stage2" / "config.yaml"))

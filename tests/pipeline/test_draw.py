@@ -251,6 +251,24 @@ def test_changed_weights_draw_anew(janus: Janus) -> None:
     assert not torch.equal(after.image_ids, before.image_ids)
 
 
+def test_replaced_weights_draw_anew(janus: Janus) -> None:
+    own = Janus(copy.deepcopy(janus.model), janus.processor.tokenizer)
+    before = own.draw("a cat", seed=5)
+    others = {name: 1.5 * weight for name, weight in own.model.state_dict().items()}
+    own.model.load_state_dict(others, assign=True)
+    after = own.draw("a cat", seed=5)
+    fresh = Janus(own.model, own.processor.tokenizer).draw("a cat", seed=5)
+    assert torch.equal(after.image_ids, fresh.image_ids)
+    assert not torch.equal(after.image_ids, before.image_ids)
+
+
+def test_weights_made_in_inference_mode_draw_too(janus: Janus) -> None:
+    with torch.inference_mode():
+        own = Janus(copy.deepcopy(janus.model), janus.processor.tokenizer)
+        drawn = own.draw("a cat", seed=5)
+    assert torch.equal(drawn.image_ids, janus.draw("a cat", seed=5).image_ids)
+
+
 def test_half_a_character_is_refused(janus: Janus) -> None:
     with pytest.raises(ValueError, match="which is no whole character: write UTF-8"):
         janus.draw("a \udcff cat")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import yaml
 
@@ -10,7 +12,7 @@ def test_a_run_is_resumed_with_what_it_was_started_with(make_config, tmp_path):
     run_training(make_config(run={"steps": 3, "stop_at": 1}))
     for steps, changes, named in (
         (3, {"optim": {"lr": 3e-3}}, r"optim\.lr 0\.001, got 0\.003"),
-        (3, {"ratio": (1, 3, 5)}, r"ratio \[2, 3, 5\], got \[1, 3, 5\]"),
+        (3, {"ratio": (1, 3, 5)}, r"ratio \[2.0, 3.0, 5.0\], got \[1, 3, 5\]"),
         (4, {}, r"run\.steps 3, got 4"),
     ):
         with pytest.raises(ValueError, match=named):
@@ -25,3 +27,30 @@ def test_a_refused_run_leaves_the_other_ones_configuration(make_config, tmp_path
         run_training(make_config(optim={"lr": 3e-3}))
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
     assert config["optim"]["lr"] == 1e-3
+
+
+def test_a_run_from_before_a_key_existed_goes_on(make_config, tmp_path):
+    run_training(make_config(run={"steps": 2, "stop_at": 1}))
+    path = tmp_path / "run" / "config.yaml"
+    old = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del old["tokenize"]
+    path.write_text(yaml.safe_dump(old), encoding="utf-8")
+    with pytest.raises(ValueError, match="tokenize 'whole', got 'islands'"):
+        run_training(make_config(run={"steps": 2, "resume": True}, tokenize="islands"))
+    run_training(make_config(run={"steps": 2, "resume": True}))
+    assert (tmp_path / "run" / "final").is_dir()
+
+
+def test_a_result_is_not_overwritten(make_config, tmp_path):
+    run_training(make_config(run={"steps": 1}))
+    for checkpoint in (tmp_path / "run").glob("step-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(ValueError, match="holds a run already"):
+        run_training(make_config(run={"steps": 1}))
+
+
+def test_what_comes_after_a_stopped_run_is_refused(make_config, tmp_path):
+    run_training(make_config(run={"steps": 2, "stop_at": 1}))
+    after = make_config(run={"dir": str(tmp_path / "after")}, init=["run/final", "tiny"])
+    with pytest.raises(ValueError, match=r"run is not complete: finish it with --run\.resume true"):
+        run_training(after)

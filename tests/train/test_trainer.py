@@ -212,7 +212,7 @@ def test_ids_are_computed_once_and_kept_between_runs(make_config, make_trainer, 
     assert sum(sizes) == 62  # every item but those held back, once
     trainer.state_dict()
     again = make_trainer(config)
-    again.encode_images = lambda pixels: pytest.fail("all ids are known")
+    again._tokenize = lambda pixels: pytest.fail("all ids are known")
     second = [again._with_image_ids(again.stream.step(step)) for step in range(7)]
     for a, b in zip(chain(*first), chain(*second), strict=True):
         assert np.array_equal(a.target, b.target)

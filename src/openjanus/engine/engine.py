@@ -235,7 +235,7 @@ class Engine:
     def _draw_prefix(self, ids: tuple[int, ...]) -> tuple[Prefix, int]:
         """A drawing prompt's prefix, and how many tokens were run for it (0: it was kept)."""
         # Weights may be trained or replaced between two requests: what they made before is stale.
-        key = (sum(parameter._version for parameter in self._model.parameters()), *ids)
+        key = (_weights_version(self._model), *ids)
         prefix = self._prefixes.get(key)
         if prefix is not None:
             return prefix, 0
@@ -284,3 +284,16 @@ class Engine:
         self._scheduler.release(request_id)
         if seat is not None and seat.page_id in self._pages:  # not where making the page failed
             self._pages[seat.page_id].leave(seat.slot)
+
+
+def _weights_version(model: JanusModel) -> int:
+    """Changes when weights are written in place, and when others take their place.
+
+    Tensors made in inference mode count no writes; those are seen by their place in memory alone.
+    """
+    return hash(
+        tuple(
+            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+            for weight in model.parameters()
+        )
+    )

@@ -8,6 +8,7 @@ left alone, those that were stopped go on.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +26,7 @@ from openjanus.train.config import (
     VQTrainConfig,
 )
 from openjanus.train.parse import apply_override, parse_overrides, parse_typed
-from openjanus.train.runs import TrainConfig, is_complete, run_training
+from openjanus.train.runs import TrainConfig, check_same_run, is_complete, run_training
 
 KINDS: dict[str, type[TrainConfig]] = {
     "vq": VQTrainConfig,
@@ -166,12 +167,15 @@ def _run_all(name_or_path: str, overrides: Sequence[str]) -> Path:
     configs = [_member_config(member, root, own[member.folder]) for member in members]
     for member, config in zip(members, configs, strict=True):
         if is_complete(config):
-            tqdm.write(f"{member.folder}: complete")
+            check_same_run(config)
+            tqdm.write(f"{member.folder}: complete", file=sys.stderr)
             continue
-        tqdm.write(f"{member.folder}: {member.recipe}")
+        tqdm.write(f"{member.folder}: {member.recipe}", file=sys.stderr)
         run_training(config)
         if not is_complete(config):
-            tqdm.write(f"{member.folder}: stopped; the same command goes on from here")
+            tqdm.write(
+                f"{member.folder}: stopped; the same command goes on from here", file=sys.stderr
+            )
             break
     return root
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from openjanus.train.config import (
     VQTrainConfig,
 )
 from openjanus.train.loop import run_loop
+from openjanus.train.parse import parse_typed
 from openjanus.train.parts import save_door
 from openjanus.train.siglip_trainer import SiglipTrainer
 from openjanus.train.stages import count_by_part
@@ -80,17 +82,28 @@ def _write_config(config: TrainConfig) -> None:
     path = folder / "config.yaml"
     plain = _plain(dataclasses.asdict(config))
     if config.run.resume and path.is_file():
-        _check_resumed(yaml.safe_load(path.read_text(encoding="utf-8")), plain, folder)
-    elif checkpoint_steps(folder):
-        return  # another run's folder: the loop refuses it
+        check_same_run(config)
+    elif checkpoint_steps(folder) or is_complete(config):
+        raise ValueError(
+            f"{folder} holds a run already: add --run.resume true, or give another --run.dir"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
 
 
-def _check_resumed(before: object, now: object, folder: Path) -> None:
-    """Refuse a resume that would not go on with the same run."""
-    old, new = _flat(before), _flat(now)
+def check_same_run(config: TrainConfig) -> None:
+    """Refuse to go on with a run as if it had been started otherwise.
+
+    Keys that came after the run was started have their defaults in it.
+
+    Raises:
+        ValueError: The run in the folder was started with another configuration.
+    """
+    folder = Path(config.run.dir)
+    data = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    before = parse_typed(type(config), data, str(folder / "config.yaml"))
+    old, new = (_flat(_plain(dataclasses.asdict(it))) for it in (before, config))
     for key in [*old, *(key for key in new if key not in old)]:
         if key not in FREE_ON_RESUME and old.get(key) != new.get(key):
             raise ValueError(
@@ -117,7 +130,7 @@ def _publish(config: TrainConfig, write: Callable[[Path], None]) -> None:
     draft.mkdir()
     write(draft)
     draft.rename(final)
-    tqdm.write(f"written: {final}")
+    tqdm.write(f"written: {final}", file=sys.stderr)
 
 
 def _plain(value: object) -> object:
@@ -133,7 +146,8 @@ def _run_janus(config: JanusTrainConfig) -> None:
     model.to(config.device)
     trainer = JanusTrainer(model, processor, config)
     trained = count_by_part((n, p) for n, p in model.named_parameters() if p.requires_grad)
-    tqdm.write("trained: " + ", ".join(f"{part} {n:,}" for part, n in trained.items()))
+    counts = ", ".join(f"{part} {n:,}" for part, n in trained.items())
+    tqdm.write(f"trained: {counts}", file=sys.stderr)
     _write_config(config)
     done = run_loop(trainer, config.run, description=f"stage {config.stage}")
     if done >= config.run.steps:
@@ -188,7 +202,7 @@ def _run_tokenizer(config: TokenizerTrainConfig) -> None:
         _texts(config), model_config.language.vocab_size, model_config.processor
     )
     _publish(config, lambda folder: tokenizer.save(folder / "tokenizer.json"))
-    tqdm.write(f"tokenizer: {tokenizer.vocab_size} ids")
+    tqdm.write(f"tokenizer: {tokenizer.vocab_size} ids", file=sys.stderr)
 
 
 def _texts(config: TokenizerTrainConfig) -> Iterator[str]:

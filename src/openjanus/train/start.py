@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from openjanus.model.janus import JanusModel, build_model
 from openjanus.pipeline.load import packaged_models
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
+from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.parts import load_door, start_gen_embed_from_codebook
 from openjanus.weights.own import load_model
@@ -53,7 +55,7 @@ def start_model(config: JanusTrainConfig) -> tuple[JanusModel, Processor]:
         ValueError: A tokenizer or door that does not fit the model.
     """
     chosen = choose_init(config)
-    tqdm.write(f"weights: {chosen}")
+    tqdm.write(f"weights: {chosen}", file=sys.stderr)
     if isinstance(chosen, Path):
         model, tokenizer = load_model(chosen, device="cpu", dtype=torch.float32)
     else:
@@ -83,6 +85,7 @@ def choose_init(config: JanusTrainConfig) -> Path | str:
 
     Raises:
         FileNotFoundError: None exists.
+        ValueError: The run that one of them is the result of was stopped before its end.
     """
     packaged = list(packaged_models().values())
     for name in config.init:
@@ -93,6 +96,11 @@ def choose_init(config: JanusTrainConfig) -> Path | str:
         folder = beside(config.run.dir, name)
         if (folder / "config.json").is_file():
             return folder
+        if checkpoint_steps(folder.parent):
+            raise ValueError(
+                f"the run in {folder.parent} is not complete: finish it with --run.resume true "
+                "before what comes after it"
+            )
     tried = ", ".join(
         str(beside(config.run.dir, name)) if "/" in name else repr(name) for name in config.init
     )

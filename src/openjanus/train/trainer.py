@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from openjanus.data.collate import EncodedSample, collate, encode_sample, with_image_ids
 from openjanus.data.id_cache import IdCache, module_hash, source_digest
+from openjanus.data.islands import VERSION as ISLANDS_VERSION
 from openjanus.data.islands import IslandIds
 from openjanus.data.mixture import Draw, Mixture, stable_uniform
 from openjanus.data.samples import KINDS, Kind, Sample, Turn
@@ -114,7 +116,9 @@ class JanusTrainer:
             return [None for _ in sources]
         root = beside(self.config.run.dir, self.config.id_cache)
         tokenizer_hash = module_hash(self.model.vq)
-        how = {} if self.config.tokenize == "whole" else {"tokenize": self.config.tokenize}
+        how: dict[str, Any] = {} if self.config.bf16 else {"bf16": False}
+        if self.config.tokenize == "islands":
+            how["islands"] = ISLANDS_VERSION
         names = [source_digest(config.type, {**config.options, **how}) for config in configs]
         return [
             IdCache(
@@ -157,7 +161,7 @@ class JanusTrainer:
 
     def _count_bad(self, bad: Sequence[BadSample]) -> None:
         for sample in bad:
-            tqdm.write(f"skipped {sample.name}: {sample.reason}")
+            tqdm.write(f"skipped {sample.name}: {sample.reason}", file=sys.stderr)
         self.num_bad += len(bad)
         if self.num_bad > self.config.max_bad_samples:
             raise TooManyBadSamples(

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from openjanus.config import VQConfig
 from openjanus.model.vq import VQTokenizer
@@ -144,13 +145,14 @@ def test_checkpoints_of_tokenizer_training_are_opened(tmp_path: Path) -> None:
     folder = tmp_path / "step-00000001"
     folder.mkdir()
     torch.save({"step": 1, "task": {"model": vq.state_dict()}}, folder / "state.pt")
-    for path in (folder, folder / "state.pt"):
+    (tmp_path / "finished" / "final").mkdir(parents=True)
+    save_file(vq.state_dict(), tmp_path / "finished" / "final" / "door.safetensors")
+    for path in (folder, tmp_path / "finished"):
         opened = load_vq(path, "nano-v0")
         assert torch.equal(opened.quantize.embedding.weight, vq.quantize.embedding.weight)
         assert not any(weight.requires_grad for weight in opened.parameters())
-    torch.save({"step": 1, "task": {"model": {}}}, folder / "state.pt")
-    with pytest.raises(RuntimeError, match="Missing key"):
-        load_vq(folder, "nano-v0")
+    with pytest.raises(ValueError, match="another tokenizer than that of 'tiny'"):
+        load_vq(folder, "tiny")
 
 
 def test_false_colours_keep_shapes_and_ask_for_no_colour(source: SceneSource) -> None:

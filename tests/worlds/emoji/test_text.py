@@ -118,6 +118,13 @@ def test_told_questions_follow_from_the_words_and_touch_nothing_held_out(
     assert set(COLOURS) <= answers
 
 
+def test_exams_of_told_questions_ask_of_scenes_alone(sprites: Sprites) -> None:
+    for split, all_told in (("held_out", True), ("train", False)):
+        source = EmojiText(sprites=sprites, split=split, parts={"told": 1.0})
+        words = [source[i].turns[0].text for i in range(200)]
+        assert all(text.startswith("A picture shows") for text in words) == all_told
+
+
 def test_world_questions_are_right() -> None:
     rng = np.random.default_rng(0)
     exchanges = {world_question(rng) for _ in range(6000)}

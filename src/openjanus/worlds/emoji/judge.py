@@ -266,7 +266,13 @@ class Judge:
             raise ValueError(f"{place} knows other concepts or colours: train the judge anew")
         network = empty_network(JudgeConfig(widths=tuple(record["widths"])), norm=False)
         weights = load_safetensors(weights_file.read_bytes())
-        network.load_state_dict({name: x.float() for name, x in weights.items()}, strict=True)
+        try:
+            network.load_state_dict({name: x.float() for name, x in weights.items()}, strict=True)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{place}: the weights are of another network than this version's: train the "
+                "judge anew"
+            ) from error
         return cls(network, Calibration(**record["calibration"]), record)
 
     def save(self, folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from safetensors.torch import load as load_safetensors
 from tqdm import tqdm
 
 from openjanus.config import VQConfig, preset
@@ -309,37 +310,49 @@ def load_vq(path: Path, architecture: str) -> VQTokenizer:
     """Open an image tokenizer.
 
     Args:
-        path: The folder of a whole model, or a checkpoint of tokenizer training: its folder
-            `step-NNNNNNNN` or the `state.pt` in it.
-        architecture: Preset whose tokenizer a checkpoint of training holds.
+        path: The folder of a whole model; or of tokenizer training, finished or a checkpoint.
+        architecture: Preset whose tokenizer was trained.
 
     Raises:
         FileNotFoundError: Nothing of that kind is there.
-        ValueError: The model has another kind of image tokenizer.
+        ValueError: The model has another kind of image tokenizer, or one of another shape.
     """
-    state_path = path / "state.pt" if path.is_dir() else path
     if (path / "config.json").is_file():
         vq = load_model(path, device="cpu", dtype=torch.float32)[0].vq
         if not isinstance(vq, VQTokenizer):
             raise ValueError(f"{path} has another image tokenizer ({type(vq).__name__}): give a VQ")
-    elif state_path.is_file():
+    else:
         config = preset(architecture).gen_tokenizer
         assert isinstance(config, VQConfig)
         vq = VQTokenizer(config)
-        state = torch.load(state_path, map_location="cpu", weights_only=True)
-        vq.load_state_dict(state["task"]["model"], strict=True)
-    else:
-        raise FileNotFoundError(
-            f"no tokenizer at {path}: give a model's folder or a checkpoint of tokenizer training"
-        )
+        try:
+            vq.load_state_dict(_tokenizer_state(path), strict=True)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} holds another tokenizer than that of {architecture!r}: give its preset"
+            ) from error
     return vq.eval().requires_grad_(False)
+
+
+def _tokenizer_state(path: Path) -> dict[str, torch.Tensor]:
+    """What tokenizer training wrote: its result in `final`, or a checkpoint `step-NNNNNNNN`."""
+    for result in (path / "final" / "door.safetensors", path / "door.safetensors"):
+        if result.is_file():
+            return load_safetensors(result.read_bytes())
+    if (path / "state.pt").is_file():
+        return torch.load(path / "state.pt", map_location="cpu", weights_only=True)["task"]["model"]
+    raise FileNotFoundError(
+        f"no tokenizer at {path}: give a model's folder, or one of tokenizer training"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, calibrate, measure and write a judge."""
     defaults = JudgeTrainConfig()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vq", type=Path, required=True, help="model folder or VQ checkpoint")
+    parser.add_argument(
+        "--vq", type=Path, required=True, help="folder of a model or of tokenizer training"
+    )
     parser.add_argument("--vq-preset", default="nano-v0", help="architecture of a VQ checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="folder for the judge")
     parser.add_argument("--minutes", type=float, default=defaults.minutes)
@@ -347,17 +360,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
     parser.add_argument("--per-tag", type=int, default=defaults.per_tag)
     parser.add_argument(
-        "--sprites", type=Path, help="folder of fetch_emoji; its default if left out"
+        "--sprites", type=Path, help="folder of fetch_emoji; the shipped artwork if left out"
     )
     parser.add_argument("--resume", action="store_true", help="go on from OUT/training.pt")
     options = parser.parse_args(arguments)
-    config = JudgeTrainConfig(
-        minutes=options.minutes,
-        lr=options.lr,
-        batch_size=options.batch_size,
-        per_tag=options.per_tag,
-    )
     try:
+        config = JudgeTrainConfig(
+            minutes=options.minutes,
+            lr=options.lr,
+            batch_size=options.batch_size,
+            per_tag=options.per_tag,
+        )
         judge = _trained(options, config)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))

@@ -266,8 +266,7 @@ class EmojiText(SceneSource):
             case "captions":
                 return caption(self.scene(index), rng)
             case "told":
-                told = told_question(self.scene(index), rng)
-                return world_question(rng) if told is None else told
+                return self._told(index, rng)
             case "words":
                 return world_question(rng)
             case "glosses":
@@ -276,6 +275,18 @@ class EmojiText(SceneSource):
             case "dialogues":
                 assert self._prose is not None
                 return pick(rng, self._prose.dialogues)
+
+    def _told(self, index: int, rng: np.random.Generator) -> tuple[str, str]:
+        """A question about a scene in words; in training about the words where nothing fits.
+
+        What is asked about words is the same in both splits, so an exam asks of scenes alone.
+        """
+        while True:
+            told = told_question(self.scene(index), rng)
+            if told is not None:
+                return told
+            if self.split == "train":
+                return world_question(rng)
 
 
 def _read_lines(path: Path) -> list[Any]:

@@ -36,7 +36,7 @@ class EmojiTextTask:
         FileNotFoundError: No artwork or no prose.
     """
 
-    rules = "perplexity of supervised tokens on the emoji world, v1"
+    rules = "perplexity of supervised tokens on the emoji world, v2"
 
     def __init__(
         self,
