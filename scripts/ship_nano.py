@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,23 +24,31 @@ MOST_BYTES = 32_000_000
 
 
 def main(runs: Path, target: Path) -> None:
-    """Write the model, and each run's configuration and metrics."""
-    janus = openjanus.load(runs / "stage3" / "final", device="cpu", dtype=torch.bfloat16)
-    janus.save(target)
-    for stage in STAGES:
-        folder = target / "training" / stage
-        folder.mkdir(parents=True, exist_ok=True)
-        config = yaml.safe_load((runs / stage / "config.yaml").read_text(encoding="utf-8"))
-        config["run"]["dir"] = f"runs/nano/{stage}"
-        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
-        metrics = runs / stage / "metrics.jsonl"
-        if metrics.is_file():
-            (folder / "metrics.jsonl").write_text(thinned(metrics, EVERY.get(stage, 1)))
-    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    print(f"{target}: {size:,} bytes")
+    """Write the model, and each run's configuration and metrics; all is read before that."""
+    janus = openjanus.load(runs / STAGES[-1] / "final", device="cpu", dtype=torch.bfloat16)
+    records = {
+        f"{stage}/{name}": text for stage in STAGES for name, text in records_of(runs, stage)
+    }
+    size = sum(map(len, records.values()))
+    size += sum(2 * weight.numel() for weight in janus.model.state_dict().values())
+    print(f"{target}: about {size:,} bytes")
     if size > MOST_BYTES:
         raise SystemExit(f"a nano has at most {MOST_BYTES:,} bytes: thin the metrics")
+    janus.save(target)
+    for name, text in records.items():
+        path = target / "training" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def records_of(runs: Path, stage: str) -> Iterator[tuple[str, str]]:
+    """A run's files by name."""
+    config = yaml.safe_load((runs / stage / "config.yaml").read_text(encoding="utf-8"))
+    config["run"]["dir"] = f"runs/nano/{stage}"
+    yield "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    metrics = runs / stage / "metrics.jsonl"
+    if metrics.is_file():
+        yield "metrics.jsonl", thinned(metrics, EVERY.get(stage, 1))
 
 
 def thinned(path: Path, every: int) -> str:

@@ -14,7 +14,9 @@ from PIL import Image
 
 import openjanus
 from openjanus.pipeline.load import packaged_models
-from openjanus.train.recipes import read_recipe
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.parse import parse_typed
+from openjanus.train.recipes import load_recipe
 from openjanus.worlds.emoji.judge import Judge, judge_drawings
 from openjanus.worlds.emoji.judge_measures import trials
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, render
@@ -48,7 +50,10 @@ def test_a_packaged_model_is_small_and_documented(folder: Path) -> None:
 def test_each_stage_left_its_configuration_and_metrics(stage: str) -> None:
     folder = NANOS[-1] / "training" / stage
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    assert set(config) >= set(read_recipe(f"nano/{stage}")) - {"config"}
+    parsed = parse_typed(JanusTrainConfig, config, stage)
+    recipe = load_recipe(f"nano/{stage}")
+    assert isinstance(recipe, JanusTrainConfig)
+    assert parsed.stage == recipe.stage
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == sorted(set(steps))

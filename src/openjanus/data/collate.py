@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from openjanus.data.packing import pack
-from openjanus.data.samples import KINDS, Kind, Sample
+from openjanus.data.samples import IMAGE_MARK, KINDS, Kind, Sample, Turn
 from openjanus.processor.prompt import Processor
 
 LENGTH_MULTIPLE = 32
@@ -41,6 +41,8 @@ class EncodedSample:
     """Where the picture to draw begins: the place after ``<begin_of_image>``."""
     target: np.ndarray | None = None
     """gen: a uint8 picture, or its (N,) codebook ids."""
+    branch_starts: tuple[int, ...] = ()
+    """Where branches begin that share what precedes the first and do not see each other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +58,9 @@ class Batch:
     """(R, T) rotary positions, from 0 in each document."""
     document_ids: Tensor | None
     """(R, T) which sample a token belongs to, where rows are packed; None: one sample a row."""
+    branch_ids: Tensor | None
+    """(R, T) which branch of its sample a token belongs to, 0 what all of them see; None: there
+    are no branches."""
     pixel_values: Tensor | None
     """(I, 3, S, S) pictures to understand, or None."""
     und_slots: Tensor
@@ -161,18 +166,62 @@ def _encode_plain(sample: Sample, processor: Processor) -> EncodedSample:
 
 
 def _encode_chat(sample: Sample, processor: Processor, mask_prompt: bool) -> EncodedSample:
-    ids, mask = processor.training_dialogue(sample.turns, system=None)
+    if sample.branched:
+        ids, mask, starts = _encode_branches(sample.turns, processor)
+    else:
+        ids, mask = processor.training_dialogue(sample.turns, system=None)
+        starts = []
     if not mask_prompt:
         tokenizer = processor.tokenizer
         never = {tokenizer.boi_id, tokenizer.eoi_id, tokenizer.image_pad_id}
-        mask = [place > 0 and token not in never for place, token in enumerate(ids)]
+        # A branch's first token would be predicted by the branch before it.
+        mask = [
+            place > 0 and place not in starts and token not in never
+            for place, token in enumerate(ids)
+        ]
     return EncodedSample(
         key=sample.key,
         kind=sample.kind,
         input_ids=tuple(ids),
         loss_mask=tuple(mask),
         images=sample.images,
+        branch_starts=tuple(starts),
     )
+
+
+def _encode_branches(
+    turns: Sequence[Turn], processor: Processor
+) -> tuple[list[int], list[bool], list[int]]:
+    """Each exchange as a dialogue of its own; ids and mask of what they share, then of the rest.
+
+    Returns:
+        Ids, the loss mask, and where each exchange's own part begins.
+    """
+    opening = turns[0].text[: _end_of_marks(turns[0].text)]
+    dialogues = []
+    for number in range(0, len(turns), 2):
+        question, answer = turns[number], turns[number + 1]
+        if number > 0:
+            question = replace(question, text=opening + question.text)
+        dialogues.append(processor.training_dialogue((question, answer), system=None))
+    columns = zip(*(ids for ids, _ in dialogues), strict=False)  # as long as the shortest
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    # Never into an answer: its first token must be predicted within its own branch.
+    shared = min(shared, *(mask.index(True) - 1 for _, mask in dialogues))
+    all_ids, all_masks, starts = dialogues[0][0][:shared], dialogues[0][1][:shared], []
+    for ids, mask in dialogues:
+        starts.append(len(all_ids))
+        all_ids, all_masks = all_ids + ids[shared:], all_masks + mask[shared:]
+    return all_ids, all_masks, starts
+
+
+def _end_of_marks(text: str) -> int:
+    """Where the words begin after the last picture's mark and the line break behind it."""
+    end = text.rfind(IMAGE_MARK)
+    if end < 0:
+        return 0
+    end += len(IMAGE_MARK)
+    return end + 1 if text[end : end + 1] == "\n" else end
 
 
 def with_image_ids(
@@ -237,6 +286,7 @@ def collate(
     input_ids = np.full(size, tokenizer.pad_id, np.int64)
     positions = np.zeros(size, np.int64)
     documents = np.full(size, PADDING_DOCUMENT, np.int64)
+    branches = np.zeros(size, np.int64)
     und_slots = np.zeros(size, bool)
     gen_slots = np.zeros(size, bool)
     supervised = np.zeros(size, bool)
@@ -249,6 +299,9 @@ def collate(
         ids = np.asarray(sample.input_ids, np.int64)
         input_ids[here] = ids
         positions[here] = np.arange(len(ids))
+        for number, at in enumerate(sample.branch_starts, start=1):
+            branches[start + at : here.stop] = number
+            positions[start + at : here.stop] = sample.branch_starts[0] + np.arange(len(ids) - at)
         documents[here] = document
         supervised[here] = sample.loss_mask
         is_und[here] = sample.kind == "und"
@@ -264,12 +317,14 @@ def collate(
     text_targets_at = np.flatnonzero(supervised)
     images = [Image.fromarray(image) for sample in ordered for image in sample.images]
     shape = (len(rows), width)
-    packed = pack_length is not None
+    branched = any(sample.branch_starts for sample in samples)
+    masked = pack_length is not None or branched
     return Batch(
         input_ids=torch.from_numpy(input_ids).view(shape),
         attention_mask=torch.from_numpy(documents != PADDING_DOCUMENT).view(shape),
         positions=torch.from_numpy(positions).view(shape),
-        document_ids=torch.from_numpy(documents).view(shape) if packed else None,
+        document_ids=torch.from_numpy(documents).view(shape) if masked else None,
+        branch_ids=torch.from_numpy(branches).view(shape) if branched else None,
         pixel_values=processor.und_pixels(images) if images else None,
         und_slots=torch.from_numpy(und_slots).view(shape),
         image_ids=torch.from_numpy(np.stack(image_ids)) if image_ids else None,

@@ -183,7 +183,7 @@ class IslandIds:
 
 def _key(picture: np.ndarray) -> bytes:
     """Sixteen bytes for a picture that has thousands."""
-    return hashlib.blake2b(np.ascontiguousarray(picture), digest_size=16).digest()
+    return hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
 
 
 def _plain(ground: np.ndarray, like: np.ndarray) -> np.ndarray:

@@ -34,6 +34,11 @@ class Sample:
     form: Literal["chat", "plain"] = "chat"
     """``chat`` is the model's template; ``plain`` are stage I's forms, without roles."""
 
+    branched: bool = False
+    """Whether the exchanges of a chat stand beside each other, each as the first after what
+    precedes the first question, and none sees another: many questions for one picture's cost, and
+    no answer that could be read off an earlier one."""
+
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"sample {self.key}: kind must be one of {KINDS}, got {self.kind!r}")
@@ -45,3 +50,8 @@ class Sample:
             )
         if (self.target is not None) != (self.kind == "gen"):
             raise ValueError(f"sample {self.key}: a target picture belongs to kind 'gen' alone")
+        roles = [turn.role for turn in self.turns]
+        if self.branched and roles != ["user", "assistant"] * (len(roles) // 2):
+            raise ValueError(
+                f"sample {self.key}: branches are questions and answers in turn, got {roles}"
+            )

@@ -79,7 +79,12 @@ def build_source(name: str, options: Mapping[str, Any]) -> Any:
         signature.bind(**options)
     except TypeError as error:
         raise ValueError(f"source {name!r}: {error}: add it to the source's options") from error
-    return factory(**options)
+    try:
+        return factory(**options)
+    except (TypeError, AttributeError) as error:  # a value of another type than the option's
+        raise ValueError(
+            f"source {name!r} cannot be made with {dict(options)} ({error}): check their types"
+        ) from error
 
 
 def _factory(name: str) -> SourceFactory:

@@ -56,16 +56,21 @@ def padding_causal_mask(attention_mask: Tensor) -> Tensor:
     return (causal & attention_mask[:, None, None, :]) | eye
 
 
-def document_mask(document_ids: Tensor) -> Tensor:
+def document_mask(document_ids: Tensor, branch_ids: Tensor | None = None) -> Tensor:
     """Causal attention within each document of a packed row.
 
     Args:
         document_ids: (B, T) integers, one value a document; padding has a value of its own.
+        branch_ids: (B, T) integers: within a document a token sees those of its own branch and
+            those of branch 0. None is one branch a document.
 
     Returns:
         (B, 1, T, T) bool.
     """
     same = document_ids[:, None, :, None] == document_ids[:, None, None, :]
+    if branch_ids is not None:
+        seen = branch_ids[:, None, None, :]
+        same &= (seen == 0) | (seen == branch_ids[:, None, :, None])
     return same & causal_mask(document_ids.shape[1], device=document_ids.device)
 
 

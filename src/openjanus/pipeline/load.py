@@ -63,7 +63,7 @@ def load(
         KeyError: Unknown preset; the message names near matches.
         ValueError: A broken folder, an unknown device or dtype, or a hub id.
     """
-    chosen = _device(device)
+    chosen = choose_device(device)
     if isinstance(source, str) and "/" not in source and "\\" not in source:
         return _load_preset(source, chosen, dtype)
     folder = Path(source)
@@ -114,7 +114,12 @@ def _load_folder(folder: Path, device: torch.device, dtype: torch.dtype | str) -
     return Janus(model, tokenizer)
 
 
-def _device(device: torch.device | str) -> torch.device:
+def choose_device(device: torch.device | str) -> torch.device:
+    """The device of a name; ``auto`` takes the fastest kind that is here.
+
+    Raises:
+        ValueError: No such device, in general or on this machine.
+    """
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -113,7 +113,7 @@ class VQTrainConfig:
     whole_from: int | None = None
     """Step from which whole pictures are trained on, ``crop_size`` aside."""
     whole_batch_size: int = 16
-    """Batch size for whole pictures once ``whole_from`` is reached."""
+    """Batch size for whole pictures once ``whole_from`` is reached, in place of ``batch_size``."""
     quantize_from: int = 0
     """Steps before this one train a plain auto-encoder with noise in place of quantization, so
     that its vectors spread before there is a codebook to cling to."""
@@ -134,6 +134,11 @@ class VQTrainConfig:
         for name in ("crop_size", "quantize_from", "noise", "restart_every", "restart_until"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if self.quantize_from >= self.run.steps:
+            raise ValueError(
+                f"quantize_from ({self.quantize_from}) must be below run.steps "
+                f"({self.run.steps}), or the codebook is never trained: lower it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,7 +189,7 @@ class TokenizerTrainConfig:
     preset: str = "tiny"
     """Architecture whose vocabulary is filled."""
     run: RunConfig = field(default_factory=RunConfig)
-    """Only ``dir`` is used."""
+    """Only ``dir`` and ``seed``, which orders the samples, are used."""
     sources: list[SourceConfig]
     """Sources of samples or pairs; all their words are read."""
     samples: int = 10_000
@@ -218,7 +223,8 @@ class JanusTrainConfig:
     a folder that openjanus wrote (a relative one lies beside ``run.dir``); ``nano``, the trained
     model in this package; or a preset such as ``nano-v0``, which gives fresh weights."""
     tokenizer: str | None = None
-    """Text tokenizer of a fresh model: a file, or its folder; None takes bytes."""
+    """Text tokenizer of a fresh model: a file, or its folder; None takes bytes. A model that is
+    gone on with keeps its own."""
     vq: str | None = None
     """Folder of a trained generation tokenizer, put into the model at the start."""
     und_encoder: str | None = None

@@ -57,7 +57,9 @@ def compute_hidden_states(
         slots["gen"] = (batch.gen_slots, model.embed_gen(batch.image_ids))
     embeds = model.embed_sequence(batch.input_ids, slots)
     # Right padding needs no mask: causal attention never looks to the right.
-    mask = None if batch.document_ids is None else document_mask(batch.document_ids)
+    mask = None
+    if batch.document_ids is not None:
+        mask = document_mask(batch.document_ids, batch.branch_ids)
     run = model.language_model.model if decoder is None else decoder
     return run(embeds, positions=batch.positions, mask=mask)
 

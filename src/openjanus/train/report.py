@@ -58,6 +58,7 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
         )
     curves = {run: read_curves(run) for run in runs}
     names = [name for name in LOSSES if any(name in found for found in curves.values())]
+    labels = _labels(runs)
     figure = Figure(figsize=(4.5 * len(names), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels: Any = figure.subplots(1, len(names), squeeze=False)[0]
@@ -66,10 +67,19 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
             if name in found:
                 steps, values = found[name]
                 shown = smooth(values, max(1, len(values) // 50))
-                panel.plot(steps, shown, color=f"C{number}", label=run.name)
+                panel.plot(steps, shown, color=f"C{number}", label=labels[run])
         panel.set_title(name)
         panel.set_xlabel("step")
         panel.grid(alpha=0.3)
     panels[0].legend(fontsize="small")
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
+
+
+def _labels(runs: Sequence[Path]) -> dict[Path, str]:
+    """Names of folders, with that of the folder around them where several are alike."""
+    names = [run.name for run in runs]
+    return {
+        run: run.name if names.count(run.name) == 1 else f"{run.parent.name}/{run.name}"
+        for run in runs
+    }

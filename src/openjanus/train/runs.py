@@ -18,6 +18,7 @@ from openjanus.data.samples import IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
+from openjanus.pipeline.load import choose_device
 from openjanus.processor.text import train_tokenizer
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import (
@@ -142,8 +143,9 @@ def _plain(value: object) -> object:
 
 
 def _run_janus(config: JanusTrainConfig) -> None:
+    device = choose_device(config.device)
     model, processor = start_model(config)
-    model.to(config.device)
+    model.to(device)
     trainer = JanusTrainer(model, processor, config)
     trained = count_by_part((n, p) for n, p in model.named_parameters() if p.requires_grad)
     counts = ", ".join(f"{part} {n:,}" for part, n in trained.items())
@@ -161,8 +163,14 @@ def _run_vq(config: VQTrainConfig) -> None:
     model = VQTokenizer(door)
     init_vq(model, config.run.seed)
     source = build_source(config.source.type, config.source.options)
+    if not hasattr(source, "picture"):
+        raise ValueError(
+            f"source {config.source.type!r} has no pictures: take one that does, such as "
+            "emoji-pictures"
+        )
+    trainer = VQTrainer(model, source, config)
     _write_config(config)
-    done = run_loop(VQTrainer(model, source, config), config.run, description="vq")
+    done = run_loop(trainer, config.run, description="vq")
     if done >= config.run.steps:
         _publish(config, lambda folder: save_door(folder, model, door))
 
@@ -188,6 +196,11 @@ def _run_siglip(config: SiglipTrainConfig) -> None:
     encoder = SiglipEncoder(door)
     tokenizer = read_tokenizer(config.run.dir, config.tokenizer, model_config.processor)
     source = build_source(config.source.type, config.source.options)
+    if not _is_pair(source[0]):
+        raise ValueError(
+            f"source {config.source.type!r} gives no pairs of a picture and its caption: take one "
+            "that does, such as emoji-pairs"
+        )
     trainer = SiglipTrainer(encoder, tokenizer, source, model_config.processor, config)
     _write_config(config)
     done = run_loop(trainer, config.run, description="encoder")
@@ -222,5 +235,14 @@ def _texts(config: TokenizerTrainConfig) -> Iterator[str]:
                 words = turn.text.replace(IMAGE_MARK, "")
                 yield words
                 yield f" {words}"  # the template puts a space before what somebody says
-        else:
+        elif _is_pair(item):
             yield item[1]
+        else:
+            raise ValueError(
+                f"source {config.sources[draw.source].type!r} has no words: take one of samples "
+                "or pairs, such as emoji-text"
+            )
+
+
+def _is_pair(item: object) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str)

@@ -19,6 +19,8 @@ from openjanus.train.optim import Optimizers
 
 NUM_SAMPLES = 24
 CROP_CANDIDATES = 4
+CROPS = 5
+"""What a random stream is for; pictures take smaller numbers for theirs."""
 SAMPLE_FIRST = 1 << 40
 """Index of the first picture of the sample grid: far from every training index."""
 
@@ -100,6 +102,12 @@ class VQTrainer:
     """One optimizer step at a time; the loop is ``train.loop``'s."""
 
     def __init__(self, model: VQTokenizer, source: PictureSource, config: VQTrainConfig) -> None:
+        factor, side = model.config.downsample_factor, model.config.image_size
+        if config.crop_size % factor or config.crop_size > side:
+            raise ValueError(
+                f"crop_size must be a multiple of {factor}, at most {side}, or 0 for whole "
+                f"pictures, got {config.crop_size}"
+            )
         self.model = model
         self.source = source
         self.config = config
@@ -111,10 +119,10 @@ class VQTrainer:
         self._losses = torch.compile(losses, dynamic=False) if config.compile else losses
 
     def _batch(self, step: int) -> Tensor:
-        whole = self.config.crop_size == 0 or (
-            self.config.whole_from is not None and step >= self.config.whole_from
-        )
-        size = self.config.whole_batch_size if whole else self.config.batch_size
+        crop_size, whole_from = self.config.crop_size, self.config.whole_from
+        changed = crop_size > 0 and whole_from is not None and step >= whole_from
+        whole = crop_size == 0 or changed
+        size = self.config.whole_batch_size if changed else self.config.batch_size
         indices = range(self.next_index, self.next_index + size)
         self.next_index += size
         pictures = [self.source.picture(index) for index in indices]
@@ -123,7 +131,7 @@ class VQTrainer:
                 busiest_crop(
                     picture,
                     self.config.crop_size,
-                    np.random.default_rng([self.config.run.seed, index]),
+                    np.random.default_rng([self.config.run.seed, index, CROPS]),
                 )
                 for picture, index in zip(pictures, indices, strict=True)
             ]

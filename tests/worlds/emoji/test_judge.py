@@ -196,7 +196,7 @@ def test_what_is_no_judge_is_refused(referee: Judge, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="knows other concepts"):
         Judge.load(tmp_path)
     path.write_text(json.dumps(record | {"widths": [4, 4, 8, 16]}))
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ValueError, match="weights are of another network"):
         Judge.load(tmp_path)
     with pytest.raises(ValueError, match="widths must be four numbers"):
         JudgeConfig(widths=(4, 4, 8, 0))

@@ -10,7 +10,7 @@ import pytest
 
 from openjanus.worlds.emoji.cells import is_held_out, pair_cell
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, NUMBER_WORDS
-from openjanus.worlds.emoji.sampling import sample_scene
+from openjanus.worlds.emoji.sampling import Split, sample_scene
 from openjanus.worlds.emoji.scenes import TAGS
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.text import (
@@ -119,7 +119,8 @@ def test_told_questions_follow_from_the_words_and_touch_nothing_held_out(
 
 
 def test_exams_of_told_questions_ask_of_scenes_alone(sprites: Sprites) -> None:
-    for split, all_told in (("held_out", True), ("train", False)):
+    splits: tuple[tuple[Split, bool], ...] = (("held_out", True), ("train", False))
+    for split, all_told in splits:
         source = EmojiText(sprites=sprites, split=split, parts={"told": 1.0})
         words = [source[i].turns[0].text for i in range(200)]
         assert all(text.startswith("A picture shows") for text in words) == all_told

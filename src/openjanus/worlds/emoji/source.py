@@ -53,10 +53,20 @@ class EmojiPictures(SceneSource):
         tags: Mapping[Tag, float] | None = None,
         size: int = 96,
         length: int = VIRTUAL_LENGTH,
+        grid: int | None = None,
+        vendors: Sequence[str] | None = None,
         dense: bool = False,
     ) -> None:
         super().__init__(
-            folder, sprites=sprites, seed=seed, split=split, tags=tags, size=size, length=length
+            folder,
+            sprites=sprites,
+            seed=seed,
+            split=split,
+            tags=tags,
+            size=size,
+            length=length,
+            grid=grid,
+            vendors=vendors,
         )
         self.dense = dense
 
@@ -110,6 +120,8 @@ class EmojiScenes(SceneSource):
         least_questions: Asked about one picture; none is asked twice.
         most_questions: As many at most. A picture's features cost far more than the few tokens
             that a question teaches.
+        branched: Whether each question is asked as if it were the first. Asked one after another,
+            many can be answered from the answers before.
 
     Everything else is as in `SceneSource`; sources of one seed, split and tags show the same
     scene at the same index, whatever their kind and form.
@@ -135,6 +147,7 @@ class EmojiScenes(SceneSource):
         vendors: Sequence[str] | None = None,
         least_questions: int = 1,
         most_questions: int = 6,
+        branched: bool = False,
     ) -> None:
         if not 1 <= least_questions <= most_questions <= QUESTIONS_LIMIT:
             raise ValueError(
@@ -167,6 +180,7 @@ class EmojiScenes(SceneSource):
         self.form: Literal["chat", "plain"] = form
         self.name = f"emoji-{kind}-{form}"
         self.num_questions = (least_questions, most_questions)
+        self.branched = branched and kind == "und" and form == "chat"
 
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
@@ -185,6 +199,7 @@ class EmojiScenes(SceneSource):
             images=images,
             target=target,
             form=self.form,
+            branched=self.branched,
         )
 
     def _gen_turn(self, scene: Scene, rng: np.random.Generator) -> Turn:

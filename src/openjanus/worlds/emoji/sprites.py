@@ -104,6 +104,14 @@ class Sprites:
             }
         )
 
+    def sha256(self) -> str:
+        """Hash of the artwork, for records."""
+        digest = hashlib.sha256()
+        for key, image in sorted(self._images.items()):
+            digest.update(repr((key, image.shape)).encode())
+            digest.update(image.tobytes())
+        return digest.hexdigest()
+
     def by_vendors(self, vendors: Sequence[str]) -> Sprites:
         """The same world with the artwork of some vendors alone.
 

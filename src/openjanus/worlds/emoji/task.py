@@ -105,7 +105,7 @@ class EmojiTask:
         self.referee = Judge.load() if referee is None else referee
 
     def settings(self) -> dict[str, Any]:
-        """Options on which a score depends, and which judge judges."""
+        """Options on which a score depends, which judge judges, and whose artwork is shown."""
         return {
             "drawings_per_tag": self.drawings_per_tag,
             "questions": self.questions,
@@ -113,6 +113,7 @@ class EmojiTask:
             "drawing": {"guidance_scale": self.guidance_scale, "temperature": self.temperature},
             "answers": {"temperature": 0.0, "max_new_tokens": ANSWER_TOKENS},
             "judge_sha256": self.referee.sha256(),
+            "sprites_sha256": self.sprites.sha256(),
         }
 
     def requests(self, *, limit: int | None, seed: int) -> list[Request]:

@@ -214,11 +214,12 @@ class EmojiText(SceneSource):
         parts: Weight of each of `PARTS`; None takes `DEFAULT_PARTS`.
         prose: Fetched prose; None reads that of the split from the folder where a part needs it.
 
-    Everything else is as in `SceneSource`.
+    Everything else is as in `SceneSource`; nothing is shown, so size, grid and vendors are none
+    of its options.
 
     Raises:
         FileNotFoundError: A part needs prose, and the folder holds none.
-        ValueError: Unknown or weightless parts.
+        ValueError: Unknown or weightless parts, or prose without a line for one of them.
     """
 
     name = "emoji-text"
@@ -245,6 +246,12 @@ class EmojiText(SceneSource):
             )
         needs_prose = parts.get("glosses", 0) > 0 or parts.get("dialogues", 0) > 0
         self._prose = load_prose(folder, split=split) if needs_prose and prose is None else prose
+        for part in ("glosses", "dialogues"):
+            if parts.get(part, 0) > 0 and not getattr(self._prose, part):
+                raise ValueError(
+                    f"there are no {part} in the prose of split {split!r}: give part {part!r} "
+                    "no weight"
+                )
         self._parts = tuple(parts)
         self._part_edges = np.cumsum(list(parts.values())) / sum(parts.values())
 
