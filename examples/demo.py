@@ -71,4 +71,7 @@ def main(model: str = "nano", folder: str = "drawings/demo") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:3])
+    except (ValueError, KeyError, OSError) as error:
+        sys.exit(f"demo: {error}")

@@ -17,7 +17,7 @@ import yaml
 
 import openjanus
 
-STAGES = ("tokenizer", "vq", "encoder", "text", "stage1", "stage2", "stage3")
+STAGES = ("tokenizer", "vq", "encoder", "text", "stage1", "stage2", "stage3", "words", "stage3b")
 EVERY = {"vq": 5, "encoder": 5}
 """Of long runs one line of metrics in so many is kept, and the last."""
 MOST_BYTES = 32_000_000
