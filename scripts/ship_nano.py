@@ -2,7 +2,7 @@
 
     python scripts/ship_nano.py RUNS src/openjanus/assets/nano-v0
 
-RUNS holds the runs of `nano/all`. The model card (README.md) is written by hand and left alone.
+RUNS holds the runs of `nano/all`, and those that were stopped on the way. The model card (README.md) is written by hand and left alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import yaml
 import openjanus
 
 STAGES = ("tokenizer", "vq", "encoder", "text", "stage1", "stage2", "stage3", "words", "stage3b")
+DETOURS = tuple(f"detour{number}" for number in range(1, 6))
+"""Runs that were stopped on the way and gone on from; the model card tells what they were."""
 EVERY = {"vq": 5, "encoder": 5}
 """Of long runs one line of metrics in so many is kept, and the last."""
 MOST_BYTES = 32_000_000
@@ -27,7 +29,7 @@ def main(runs: Path, target: Path) -> None:
     """Write the model, and each run's configuration and metrics; all is read before that."""
     janus = openjanus.load(runs / STAGES[-1] / "final", device="cpu", dtype=torch.bfloat16)
     records = {
-        f"{stage}/{name}": text for stage in STAGES for name, text in records_of(runs, stage)
+        f"{stage}/{name}": text for stage in (*STAGES, *DETOURS) for name, text in records_of(runs, stage)
     }
     size = sum(map(len, records.values()))
     size += sum(2 * weight.numel() for weight in janus.model.state_dict().values())

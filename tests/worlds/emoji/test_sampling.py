@@ -7,6 +7,7 @@ import pytest
 
 from openjanus.worlds.emoji.cells import cells_of, held_out_cells
 from openjanus.worlds.emoji.concepts import CONCEPTS
+from openjanus.worlds.emoji.indexed import SceneSource
 from openjanus.worlds.emoji.sampling import (
     CONTRAST,
     GAP,
@@ -172,3 +173,20 @@ def test_a_held_out_pair_is_mostly_shown_in_seen_relations(sprites: Sprites) -> 
 def test_what_holds_nothing_out_cannot_be_drawn_held_out(tag: Tag, sprites: Sprites) -> None:
     with pytest.raises(ValueError, match="held"):
         sample_scene(np.random.default_rng(0), tag, sprites, split="held_out")
+
+
+@pytest.mark.parametrize("tag", GENEVAL_TAGS)
+def test_two_sizes_on_two_grounds(tag: Tag, sprites: Sprites) -> None:
+    rng = np.random.default_rng(3)
+    grounds = set()
+    for _ in range(40):
+        scene = sample_scene(rng, tag, sprites, grid=12, two_sizes=True)
+        grounds.add(scene.background)
+        for thing in scene.objects:
+            x0, y0, x1, y1 = thing.box
+            places = 12 * max(x1 - x0, y1 - y0)
+            assert places == pytest.approx(8 if len(scene.objects) == 1 else 5)
+        assert not touches_held_out(scene)
+    assert len(grounds) == 2
+    with pytest.raises(ValueError, match="two_sizes are sizes on a grid"):
+        SceneSource(sprites=sprites, two_sizes=True)

@@ -41,13 +41,15 @@ class SceneSource:
         tags: Weight of each kind of scene; None weighs all alike that the split has.
         size: Side of the pictures in pixels.
         grid: Places a side of the grid that things keep to, see `sample_scene`; None is none.
+        two_sizes: Whether things on the grid have two sizes and two grounds, see `sample_scene`.
         vendors: Whose artwork is shown; None shows all.
         length: How many items iteration sees. `scene`, `picture` and `key` take any index.
 
     Raises:
         FileNotFoundError: The folder holds no sprites.
         ValueError: Unknown or weightless tags, tags that the split lacks, a size or length
-            below 1, a grid below 8 or for "held_out", unknown vendors, or both a folder and
+            below 1, a grid below 8 or for "held_out", two sizes without a
+            grid, unknown vendors, or both a folder and
             sprites.
     """
 
@@ -65,6 +67,7 @@ class SceneSource:
         size: int = 96,
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
+        two_sizes: bool = False,
         vendors: Sequence[str] | None = None,
     ) -> None:
         if grid is not None and (grid < LEAST_GRID or split != "train"):
@@ -90,7 +93,10 @@ class SceneSource:
         self.split: Split = split
         self.size = size
         self.length = length
+        if two_sizes and grid is None:
+            raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
         self.grid = grid
+        self.two_sizes = two_sizes
         self._tags = tuple(tags)
         self._edges = np.cumsum(list(tags.values())) / sum(tags.values())
 
@@ -101,7 +107,9 @@ class SceneSource:
         """The scene of an index from 0, for ever."""
         rng = self.rng(index, SCENE)
         tag = self._tags[int(np.searchsorted(self._edges, rng.random(), side="right"))]
-        return sample_scene(rng, tag, self.sprites, split=self.split, grid=self.grid)
+        return sample_scene(
+            rng, tag, self.sprites, split=self.split, grid=self.grid, two_sizes=self.two_sizes
+        )
 
     def picture(self, index: int) -> np.ndarray:
         """The picture of an index, (size, size, 3) uint8."""

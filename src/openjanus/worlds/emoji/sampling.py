@@ -71,6 +71,9 @@ TIDY_BACKGROUNDS: Final[tuple[Rgb, ...]] = (
 )
 """Grounds of tidy scenes, without jitter."""
 
+TOUCH: Final = 1e-9
+"""Rounding that is no overlap."""
+
 CONTRAST: Final = 95.0
 """Least RGB distance of a background from the mean colour of each thing."""
 
@@ -116,6 +119,7 @@ def sample_scene(
     *,
     split: Split = "train",
     grid: int | None = None,
+    two_sizes: bool = False,
 ) -> Scene:
     """Draw a scene of one kind.
 
@@ -127,9 +131,13 @@ def sample_scene(
             a held-out cell of the tag, each with the same chance.
         grid: Places a side of a grid on which things begin, whole numbers of which they are
             large; on one of a few grounds. None is free of it. Only for "train".
+        two_sizes: On a grid: lone things are two thirds of the picture large and others five
+            twelfths, on the first or the last of those grounds. The fewer looks a thing has, the
+            sooner they are learnt.
 
     Raises:
-        ValueError: A grid for "held_out"; or "held_out" for a tag that has no held-out cell.
+        ValueError: A grid for "held_out", two sizes without a grid, or "held_out" for a tag that
+            has no held-out cell.
     """
     if split == "held_out":
         if grid is not None:
@@ -145,13 +153,14 @@ def sample_scene(
         for _ in range(LAYOUT_TRIES):
             objects = _lay_out(groups, rng, sprites)
             if grid is not None:
-                objects = _tidied(objects, grid)
+                objects = _tidied(objects, grid, two_sizes=two_sizes)
                 if objects is None:
                     continue
             if tag == "position" and len(relations(objects[0].box, objects[1].box)) != 1:
                 continue
             if _relations_are_seen(objects):
-                background = _background(objects, rng, sprites, tidy=grid is not None)
+                known = _grounds(grid, two_sizes=two_sizes)
+                background = _background(objects, rng, sprites, known, jittered=grid is None)
                 return Scene(objects=objects, background=background, tag=tag)
 
 
@@ -265,7 +274,9 @@ def _lay_out(
     )
 
 
-def _tidied(objects: tuple[SceneObject, ...], grid: int) -> tuple[SceneObject, ...] | None:
+def _tidied(
+    objects: tuple[SceneObject, ...], grid: int, *, two_sizes: bool
+) -> tuple[SceneObject, ...] | None:
     """Things moved onto a grid, a whole number of its places large; None where they would meet.
 
     A lone thing is an even number of places large: fewer sizes are learnt sooner.
@@ -275,15 +286,19 @@ def _tidied(objects: tuple[SceneObject, ...], grid: int) -> tuple[SceneObject, .
     for thing in objects:
         x0, y0, x1, y1 = thing.box
         longer = max(x1 - x0, y1 - y0)
-        scale = step * max(1, round(longer * grid / step)) / grid / longer
+        places = step * max(1, round(longer * grid / step))
+        if two_sizes:
+            places = round(grid * (2 / 3 if len(objects) == 1 else 5 / 12))
+        scale = places / grid / longer
         width, height = (x1 - x0) * scale, (y1 - y0) * scale
         left, top = (round(v * grid) / grid for v in (x0, y0))
         if left + width > 1 or top + height > 1:
             return None
         moved.append(replace(thing, box=(left, top, left + width, top + height)))
+    gap = 1 / grid if two_sizes else 0.0  # things that touch would be one to an island's eye
     apart = all(
-        max(a.box[0], b.box[0]) >= min(a.box[2], b.box[2])
-        or max(a.box[1], b.box[1]) >= min(a.box[3], b.box[3])
+        max(a.box[0], b.box[0]) - min(a.box[2], b.box[2]) >= gap - TOUCH
+        or max(a.box[1], b.box[1]) - min(a.box[3], b.box[3]) >= gap - TOUCH
         for a, b in combinations(moved, 2)
     )
     return tuple(moved) if apart else None
@@ -334,20 +349,22 @@ def _cut(sizes: list[float], rng: np.random.Generator) -> list[tuple[float, floa
     return [(low, cut), (cut + GAP, high)]
 
 
+def _grounds(grid: int | None, *, two_sizes: bool) -> tuple[Rgb, ...]:
+    if grid is None:
+        return BACKGROUNDS
+    return (TIDY_BACKGROUNDS[0], TIDY_BACKGROUNDS[-1]) if two_sizes else TIDY_BACKGROUNDS
+
+
 def _background(
     objects: tuple[SceneObject, ...],
     rng: np.random.Generator,
     sprites: Sprites,
+    known: tuple[Rgb, ...] = BACKGROUNDS,
     *,
-    tidy: bool = False,
+    jittered: bool = True,
 ) -> Rgb:
-    """A jittered colour of `BACKGROUNDS` that stands out from everything.
-
-    Tidy ones are of `TIDY_BACKGROUNDS`, without jitter. Where none stands out from all things,
-    the one that does so best.
-    """
+    """One of the known colours that stands out from everything, or else the one that does best."""
     means = {sprites.mean_colour(x.concept, x.vendor, x.colour) for x in objects}
-    known = TIDY_BACKGROUNDS if tidy else BACKGROUNDS
     start = below(rng, len(known))
     best, best_contrast = known[start], -1.0
     for colour in known[start:] + known[:start]:
@@ -356,7 +373,7 @@ def _background(
             best, best_contrast = colour, contrast
             if contrast >= CONTRAST:
                 break
-    if tidy:
+    if not jittered:
         return best
     red, green, blue = (min(255, channel + below(rng, 2 * JITTER + 1) - JITTER) for channel in best)
     return red, green, blue

@@ -54,6 +54,7 @@ class EmojiPictures(SceneSource):
         size: int = 96,
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
+        two_sizes: bool = False,
         vendors: Sequence[str] | None = None,
         dense: bool = False,
     ) -> None:
@@ -66,6 +67,7 @@ class EmojiPictures(SceneSource):
             size=size,
             length=length,
             grid=grid,
+            two_sizes=two_sizes,
             vendors=vendors,
         )
         self.dense = dense
@@ -144,6 +146,7 @@ class EmojiScenes(SceneSource):
         size: int = 96,
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
+        two_sizes: bool = False,
         vendors: Sequence[str] | None = None,
         least_questions: int = 1,
         most_questions: int = 6,
@@ -174,6 +177,7 @@ class EmojiScenes(SceneSource):
             size=size,
             length=length,
             grid=grid,
+            two_sizes=two_sizes,
             vendors=vendors,
         )
         self.kind: Literal["und", "gen"] = kind
