@@ -2,7 +2,8 @@
 
     python scripts/ship_nano.py RUNS src/openjanus/assets/nano-v0
 
-RUNS holds the runs of `nano/all`, and those that were stopped on the way. The model card (README.md) is written by hand and left alone.
+RUNS holds the runs of `nano/all`, and those that were stopped on the way. The model card
+(README.md) is written by hand and left alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def main(runs: Path, target: Path) -> None:
     """Write the model, and each run's configuration and metrics; all is read before that."""
     janus = openjanus.load(runs / STAGES[-1] / "final", device="cpu", dtype=torch.bfloat16)
     records = {
-        f"{stage}/{name}": text for stage in (*STAGES, *DETOURS) for name, text in records_of(runs, stage)
+        f"{stage}/{name}": text
+        for stage in (*STAGES, *DETOURS)
+        for name, text in records_of(runs, stage)
     }
     size = sum(map(len, records.values()))
     size += sum(2 * weight.numel() for weight in janus.model.state_dict().values())
