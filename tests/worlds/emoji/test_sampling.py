@@ -139,8 +139,13 @@ def test_backgrounds_stand_out(sprites: Sprites) -> None:
 
 
 def count_held_out(n: int, sprites: Sprites) -> int:
-    rng = np.random.default_rng(7)
-    return sum(touches_held_out(sample_scene(rng, TAGS[i % len(TAGS)], sprites)) for i in range(n))
+    """Of loose scenes, of tidy ones, and of tidy ones in two sizes, in turn."""
+    rng, tags, found = np.random.default_rng(7), len(TAGS), 0
+    for i in range(n):
+        grid, two_sizes = ((None, False), (12, False), (12, True))[i // tags % 3]
+        scene = sample_scene(rng, TAGS[i % tags], sprites, grid=grid, two_sizes=two_sizes)
+        found += touches_held_out(scene)
+    return found
 
 
 def test_50_000_training_scenes_touch_no_held_out_cell(sprites: Sprites) -> None:
