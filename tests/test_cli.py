@@ -18,6 +18,7 @@ from openjanus.cli import explain, main, parse
 from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.fetch import FORMAT_VERSION
 
+EVAL = ["eval", "--model", "tiny", "--task", "emoji", "--output", "x"]
 ENTRY = [sys.executable, "-c", "import sys; from openjanus.cli import main; sys.exit(main())"]
 
 
@@ -246,8 +247,10 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(runner, "run_task", run_task)
     arguments = ["eval", "--model", "tiny", "--task", "emoji", "--limit", "3"]
+    arguments += ["--set", "guidance_scale=5", "--set", "folder=art"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
-    assert given == [("emoji", {"limit": 3, "output": tmp_path, "seed": 0})]
+    options = {"guidance_scale": 5, "folder": "art"}
+    assert given == [("emoji", {"limit": 3, "output": tmp_path, "seed": 0, "options": options})]
     assert json.loads(capsys.readouterr().out) == {"n": 3}
 
 
@@ -297,6 +300,10 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["train", "--config", "tiny/stage2", "--optm.lr", "1"], "optim"),
         (["train", "--config", "missing.yaml"], "missing.yaml"),
         (["eval", "--model", "tiny", "--output", "x"], "--task"),
+        ([*EVAL, "--set", "guidance_scale"], "--set takes NAME=VALUE, got 'guidance_scale'"),
+        ([*EVAL, "--set", "guidence_scale=5"], "did you mean 'guidance_scale'"),
+        ([*EVAL, "--set", "sprites=3"], "sprites must be Sprites, got 3"),
+        ([*EVAL, "--set", "temperature=hot"], "temperature must be a number or null, got 'hot'"),
         (["eval", "--model", "tiny", "--task", "emogi", "--output", "x"], "emoji"),
         (["eval", "--model", "tiny", "--task", "emoji", "--output", "x", "--limit", "0"], "limit"),
         (["--vrsion"], "did you mean '--version'"),

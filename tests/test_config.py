@@ -15,6 +15,7 @@ import pytest
 from openjanus.config import (
     PRESETS,
     DecoderConfig,
+    DrawingConfig,
     JanusConfig,
     ProcessorConfig,
     SharedEncoderConfig,
@@ -24,6 +25,7 @@ from openjanus.config import (
 )
 from openjanus.config_file import (
     FORMAT_VERSION,
+    MIGRATIONS,
     config_to_dict,
     load_config,
     parse_config,
@@ -70,6 +72,15 @@ def test_missing_keys_take_their_defaults(data: dict[str, Any]) -> None:
     assert config.language.rope_theta == 10000.0 and config.processor == ProcessorConfig()
 
 
+def test_a_file_of_version_1_draws_as_the_papers_do() -> None:
+    fixture = Path(__file__).parent / "vectors" / "config-v1.json"
+    assert json.loads(fixture.read_text(encoding="utf-8"))["format_version"] == 1
+    config = load_config(fixture)
+    assert config == dataclasses.replace(preset("tiny"), drawing=DrawingConfig())
+    assert (config.drawing.guidance_scale, config.drawing.temperature) == (5.0, 1.0)
+    assert set(MIGRATIONS) == set(range(1, FORMAT_VERSION))
+
+
 def test_parsing_leaves_the_callers_data(data: dict[str, Any]) -> None:
     kept = copy.deepcopy(data)
     parse_config(data)
@@ -99,6 +110,9 @@ SPOILT = [
     (("gen_tokenizer",), "channel_multipliers", 3, "channel_multipliers must be tuple"),
     (("processor",), "image_mean", [0.5, 0.5], "image_mean must be tuple"),
     (("processor",), "usr_role", "User", "unknown key 'usr_role'; did you mean 'user_role'"),
+    (("drawing",), "temperature", -0.5, "temperature finite and >= 0"),
+    (("drawing",), "guidance_scale", float("nan"), "guidance_scale must be finite"),
+    (("drawing",), "guidance", 3.0, "unknown key 'guidance'; did you mean 'guidance_scale'"),
     ((), "language", [], "language must be a mapping, got list"),
     ((), "und_encoder", "siglip", "und_encoder must be a mapping, got str"),
 ]

@@ -14,8 +14,8 @@ import pytest
 import openjanus
 
 DRAW = (
-    "*, n: int = 1, seed: int | None = None, guidance_scale: float = 5.0, "
-    "temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, "
+    "*, n: int = 1, seed: int | None = None, guidance_scale: float | None = None, "
+    "temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, "
     "negative_prompt: str | None = None"
 )
 CHAT = (
@@ -49,7 +49,7 @@ SIGNATURES = {
 FIELDS = {
     "Drawing": ["images", "image_ids", "prompt", "seed", "options"],
     "DrawOptions": ["guidance_scale", "temperature", "top_k", "top_p", "negative_prompt"],
-    "PartialDrawing": ["image_index", "image", "image_ids", "seed", "is_complete"],
+    "PartialDrawing": ["image_index", "image", "image_ids", "seed", "options", "is_complete"],
     "Reply": ["text", "token_ids", "finish_reason", "usage", "seed"],
     "Usage": ["prompt_tokens", "completion_tokens"],
     "Piece": ["text", "reply"],

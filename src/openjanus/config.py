@@ -11,6 +11,7 @@ configuration, not a change of this file.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
@@ -256,6 +257,22 @@ class ProcessorConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DrawingConfig:
+    """How a model draws where nothing else is asked for; the papers' values are the defaults."""
+
+    guidance_scale: float = 5.0
+    """Weight of the prompt against the unconditional model; 1 is none."""
+    temperature: float = 1.0
+    """0 is greedy."""
+
+    def __post_init__(self) -> None:
+        require(
+            math.isfinite(self.guidance_scale) and 0 <= self.temperature < math.inf,
+            f"drawing: guidance_scale must be finite and temperature finite and >= 0, got {self}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class JanusConfig:
     """A whole Janus: one decoder, a door for each face, and how its inputs are made."""
 
@@ -267,6 +284,7 @@ class JanusConfig:
     extra_doors: Mapping[str, DoorConfig] = field(default_factory=dict)
     """Further inputs by name, each an encoder with an aligner of its own."""
     processor: ProcessorConfig = field(default_factory=ProcessorConfig)
+    drawing: DrawingConfig = field(default_factory=DrawingConfig)
 
     def __post_init__(self) -> None:
         for attribute in ("codebook_size", "codebook_dim", "num_image_tokens"):

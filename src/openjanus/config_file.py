@@ -9,13 +9,14 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from openjanus.config import (
     DecoderConfig,
     DoorConfig,
+    DrawingConfig,
     JanusConfig,
     ProcessorConfig,
     door_configs,
@@ -23,8 +24,17 @@ from openjanus.config import (
     require,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of our own ``config.json``. A newer file is refused, an older one migrated."""
+
+
+def _from_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had no ``drawing``: every model drew with the papers' values."""
+    return data | {"drawing": dataclasses.asdict(DrawingConfig())}
+
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+"""How plain data of a version becomes data of the next."""
 
 
 def parse_dataclass(cls: type, data: Mapping[str, Any], where: str) -> Any:
@@ -112,12 +122,15 @@ def parse_config(data: Mapping[str, Any], where: str = "config.json") -> JanusCo
         f"{where}: format_version {version} is newer than {FORMAT_VERSION}: "
         "install a newer openjanus (pip install -U openjanus)",
     )
+    for older in range(version, FORMAT_VERSION):
+        data = MIGRATIONS[older](data)
     sections: dict[str, Any] = dict(data)
     parsers = {
         "language": lambda v: parse_dataclass(DecoderConfig, v, f"{where}: language"),
         "und_encoder": lambda v: parse_door(v, f"{where}: und_encoder"),
         "gen_tokenizer": lambda v: parse_door(v, f"{where}: gen_tokenizer"),
         "processor": lambda v: parse_dataclass(ProcessorConfig, v, f"{where}: processor"),
+        "drawing": lambda v: parse_dataclass(DrawingConfig, v, f"{where}: drawing"),
         "extra_doors": lambda v: {
             name: parse_door(door, f"{where}: extra_doors.{name}") for name, door in v.items()
         },
@@ -136,6 +149,7 @@ def config_to_dict(config: JanusConfig) -> dict[str, Any]:
     data["gen_tokenizer"] = _door_to_dict(config.gen_tokenizer)
     data["extra_doors"] = {k: _door_to_dict(v) for k, v in config.extra_doors.items()}
     data["processor"] = dataclasses.asdict(config.processor)
+    data["drawing"] = dataclasses.asdict(config.drawing)
     return data
 
 

@@ -31,7 +31,7 @@ class EchoTask:
 
     last: EchoTask
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, janus: Janus) -> dict[str, Any]:
         return {"loud": self.loud}
 
     def requests(self, *, limit: int | None, seed: int) -> list[Request]:

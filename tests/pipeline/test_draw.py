@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from openjanus import build
+from openjanus.config import DrawingConfig
 from openjanus.pipeline import Drawing, Janus, PartialDrawing
 
 
@@ -31,6 +34,21 @@ def test_a_drawing_says_how_it_was_made(janus: Janus) -> None:
     assert (drawing.prompt, drawing.seed, drawing.options.top_k) == ("a red square", 3, 9)
     assert drawing.options.guidance_scale == 5.0
     assert not torch.equal(drawing.image_ids[0], drawing.image_ids[1])
+
+
+def test_a_model_draws_by_its_own_settings_unless_told_otherwise(janus: Janus) -> None:
+    own = DrawingConfig(guidance_scale=2.0, temperature=0.5)
+    model = build(dataclasses.replace(janus.config, drawing=own), device="cpu")
+    model.load_state_dict(janus.model.state_dict())
+    careful = Janus(model, janus.processor.tokenizer)
+    drawing = careful.draw("a cat", seed=5)
+    assert (drawing.options.guidance_scale, drawing.options.temperature) == (2.0, 0.5)
+    assert same(drawing, janus.draw("a cat", seed=5, guidance_scale=2.0, temperature=0.5))
+    greedy = careful.draw("a cat", seed=5, temperature=0.0)  # 0 is not "left out"
+    assert (greedy.options.guidance_scale, greedy.options.temperature) == (2.0, 0.0)
+    assert same(greedy, janus.draw("a cat", guidance_scale=2.0, temperature=0.0))
+    last = list(careful.draw_stream("a cat", seed=5, partial_images=0))[-1]
+    assert last.options == drawing.options and torch.equal(last.image_ids, drawing.image_ids[0])
 
 
 def test_image_i_is_the_same_at_any_n(janus: Janus) -> None:

@@ -6,7 +6,6 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +33,11 @@ def _add_draw(verbs: Any) -> None:
         "--output", type=Path, default=Path("drawings"), help="folder (%(default)s)"
     )
     parser.add_argument(
-        "--guidance-scale", type=float, default=5.0, help="1 is no guidance (%(default)s)"
+        "--guidance-scale", type=float, help="1 is no guidance; the model's own when left out"
     )
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (%(default)s)")
+    parser.add_argument(
+        "--temperature", type=float, help="0 is greedy; the model's own when left out"
+    )
     parser.add_argument("--top-k", type=int, help="keep the k likeliest ids")
     parser.add_argument("--top-p", type=float, help="keep the likeliest ids of this much together")
     parser.add_argument("--negative-prompt", help="what to keep away from")
@@ -46,17 +47,19 @@ def _draw(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from openjanus import Drawing, DrawOptions
+    from openjanus import Drawing
 
     janus = load(args)
-    options = DrawOptions(
+    stream = janus.draw_stream(
+        args.prompt,
+        n=args.n,
+        seed=args.seed,
         guidance_scale=args.guidance_scale,
         temperature=args.temperature,
         top_k=args.top_k,
         top_p=args.top_p,
         negative_prompt=args.negative_prompt,
     )
-    stream = janus.draw_stream(args.prompt, n=args.n, seed=args.seed, **asdict(options))
     pictures: list[PartialDrawing | None] = [None] * args.n
     with tqdm(total=args.n * janus.config.num_gen_image_tokens, desc="drawing", unit="id") as bar:
         for partial in stream:
@@ -70,7 +73,7 @@ def _draw(args: argparse.Namespace) -> None:
         image_ids=torch.stack([picture.image_ids for picture in done]),
         prompt=args.prompt,
         seed=done[0].seed,
-        options=options,
+        options=done[0].options,
     )
     drawing.save(args.output)
     for index in range(args.n):
@@ -180,6 +183,8 @@ def _info(args: argparse.Namespace) -> None:
             f"a picture ({config.und_encoder.type})",
             "generation": f"{config.gen_image_size} px, {config.num_gen_image_tokens} ids "
             f"a picture, codebook of {config.codebook_size} ({config.gen_tokenizer.type})",
+            "drawing": f"guidance {config.drawing.guidance_scale:g}, "
+            f"temperature {config.drawing.temperature:g} where nothing else is asked for",
             "special ids": ", ".join(
                 f"{name} {getattr(tokenizer, f'{name}_id')}"
                 for name in ("bos", "eos", "pad", "boi", "eoi", "image_pad")

@@ -62,6 +62,13 @@ def _add_eval(verbs: Any) -> None:
     )
     parser.add_argument("--seed", type=parse_seed, default=0)
     parser.add_argument("--output", type=Path, required=True, help="folder of predictions")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the task, for instance guidance_scale=5; may be repeated",
+    )
 
 
 def _eval(args: argparse.Namespace) -> None:
@@ -69,8 +76,26 @@ def _eval(args: argparse.Namespace) -> None:
 
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit must be >= 1, got {args.limit}: leave it out for all")
-    summary = run_task(load(args), args.task, limit=args.limit, output=args.output, seed=args.seed)
+    summary = run_task(
+        load(args),
+        args.task,
+        limit=args.limit,
+        output=args.output,
+        seed=args.seed,
+        options=dict(_parse_option(text) for text in args.set),
+    )
     print(json.dumps(summary, indent=1))
+
+
+def _parse_option(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE; a value is JSON where it can be, else a word."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def _env(args: argparse.Namespace) -> None:

@@ -88,7 +88,7 @@ def _settings(
         "rules": task.rules,
         "limit": limit,
         "seed": seed,
-        "options": task.settings(),
+        "options": task.settings(janus),
         "template": TEMPLATE,
         "template_sha256": template_hash(janus.config.processor),
         "prompts": len(requests),

@@ -41,8 +41,8 @@ class Task(Protocol):
     batch_size: int
     """Requests answered at once; never changes an answer."""
 
-    def settings(self) -> dict[str, Any]:
-        """Plain data: every option on which a prediction or a score depends."""
+    def settings(self, janus: Janus) -> dict[str, Any]:
+        """Plain data: every option, the model's own among them, on which a score depends."""
         ...
 
     def requests(self, *, limit: int | None, seed: int) -> Sequence[Request]:

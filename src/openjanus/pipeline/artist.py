@@ -81,10 +81,10 @@ class Artist:
             )
         rows = {round(self._side * state / (states + 1)) for state in range(1, states + 1)}
         requests = self._requests(prompt, n, seed_or_new(seed), options)
-        return self._partial_drawings(requests, {self._side * row for row in rows})
+        return self._partial_drawings(requests, options, {self._side * row for row in rows})
 
     def _partial_drawings(
-        self, requests: list[DrawRequest], lengths: set[int]
+        self, requests: list[DrawRequest], options: DrawOptions, lengths: set[int]
     ) -> Iterator[PartialDrawing]:
         known: list[list[int]] = [[] for _ in requests]
         for index, event in self._driver.run(requests):
@@ -98,6 +98,7 @@ class Artist:
                 image=self._decode_rows(image_ids),
                 image_ids=image_ids,
                 seed=requests[index].seed,
+                options=options,
                 is_complete=isinstance(event, FinishedEvent),
             )
 

@@ -93,8 +93,8 @@ class Janus:
         *,
         n: int = 1,
         seed: int | None = None,
-        guidance_scale: float = 5.0,
-        temperature: float = 1.0,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         negative_prompt: str | None = None,
@@ -105,8 +105,10 @@ class Janus:
             prompt: What to draw.
             n: Pictures, >= 1.
             seed: In [0, 2**64); None draws one from the system and records it.
-            guidance_scale: Weight of the prompt against the unconditional model; 1 is none.
-            temperature: >= 0; 0 is greedy, and then all n pictures are the same.
+            guidance_scale: Weight of the prompt against the unconditional model; 1 is none. None
+                is the model's own, ``config.drawing``: 5 in the papers.
+            temperature: >= 0; 0 is greedy, and then all n pictures are the same. None is the
+                model's own: 1 in the papers.
             top_k: Sample among so many ids; None is all.
             top_p: Sample among the likeliest ids of this probability, in (0, 1]; None is all.
             negative_prompt: What guidance leads away from, instead of the empty prompt.
@@ -114,7 +116,8 @@ class Janus:
         Raises:
             ValueError: An option breaks its rule, or the prompt is empty or past the context.
         """
-        options = DrawOptions(
+        options = DrawOptions.resolve(
+            self.config.drawing,
             guidance_scale=guidance_scale,
             temperature=temperature,
             top_k=top_k,
@@ -132,8 +135,8 @@ class Janus:
         *,
         n: int = 1,
         seed: int | None = None,
-        guidance_scale: float = 5.0,
-        temperature: float = 1.0,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         negative_prompt: str | None = None,
@@ -146,7 +149,8 @@ class Janus:
         Raises:
             ValueError: As ``draw``; the message names the prompt, and nothing is drawn.
         """
-        options = DrawOptions(
+        options = DrawOptions.resolve(
+            self.config.drawing,
             guidance_scale=guidance_scale,
             temperature=temperature,
             top_k=top_k,
@@ -164,8 +168,8 @@ class Janus:
         *,
         n: int = 1,
         seed: int | None = None,
-        guidance_scale: float = 5.0,
-        temperature: float = 1.0,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         negative_prompt: str | None = None,
@@ -182,7 +186,8 @@ class Janus:
         Raises:
             ValueError: As ``draw``, at the call.
         """
-        options = DrawOptions(
+        options = DrawOptions.resolve(
+            self.config.drawing,
             guidance_scale=guidance_scale,
             temperature=temperature,
             top_k=top_k,

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from openjanus.config import DrawingConfig
 from openjanus.engine.request import FinishReason
 from openjanus.processor.image import sheet
 
@@ -25,6 +26,26 @@ class DrawOptions:
     top_k: int | None
     top_p: float | None
     negative_prompt: str | None
+
+    @classmethod
+    def resolve(
+        cls,
+        own: DrawingConfig,
+        *,
+        guidance_scale: float | None,
+        temperature: float | None,
+        top_k: int | None,
+        top_p: float | None,
+        negative_prompt: str | None,
+    ) -> DrawOptions:
+        """The options asked for; where None, a model's own guidance scale and temperature."""
+        return cls(
+            guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
+            temperature=own.temperature if temperature is None else temperature,
+            top_k=top_k,
+            top_p=top_p,
+            negative_prompt=negative_prompt,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -69,6 +90,7 @@ class PartialDrawing:
     image_ids: Tensor
     """(k,) int64 codebook ids known so far, on the CPU."""
     seed: int
+    options: DrawOptions
     is_complete: bool
     """Whether this is the finished picture, pixel for pixel what ``draw`` gives."""
 

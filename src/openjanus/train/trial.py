@@ -17,7 +17,6 @@ from openjanus.processor.image import crop_to_square, sheet
 from openjanus.processor.prompt import Processor
 
 SEED = 0
-GUIDANCE_SCALE = 5.0
 MAX_NEW_TOKENS = 64
 COLUMNS = 8
 
@@ -71,7 +70,8 @@ def _request(sample: Sample, processor: Processor) -> Request:
             prompt_ids=prompt,
             uncond_ids=processor.uncond_prompt(len(prompt)),
             seed=SEED,
-            guidance_scale=GUIDANCE_SCALE,
+            guidance_scale=processor.config.drawing.guidance_scale,
+            temperature=processor.config.drawing.temperature,
         )
     images = processor.und_pixels(sample.images) if sample.images else None
     if sample.form == "plain":

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from openjanus.config import JanusConfig, preset
+from openjanus.config import DrawingConfig, JanusConfig, preset
 from openjanus.eval.geneval import TAGS, Detection
 from openjanus.eval.runner import run_task
 from openjanus.eval.task import Request, register_task
@@ -68,6 +68,7 @@ class Master:
         self.answers: dict[tuple[bytes, str], str] = {}
         self.drawn: Counter[str] = Counter()
         self.asked = 0
+        self.options: list[tuple[float | None, float | None]] = []
 
     def draw_batch(
         self,
@@ -75,9 +76,10 @@ class Master:
         *,
         n: int,
         seed: int,
-        guidance_scale: float,
-        temperature: float,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
     ) -> list[Drawing]:
+        self.options.append((guidance_scale, temperature))
         return [self._draw(prompt, n, seed) for prompt in prompts]
 
     def _draw(self, prompt: str, n: int, seed: int) -> Drawing:
@@ -275,13 +277,33 @@ def test_the_frame_tells_right_from_wrong() -> None:
 
 def test_the_referee_is_part_of_the_settings(sprites: Sprites, oracle: Oracle) -> None:
     other = Judge(oracle.network, dataclasses.replace(Calibration(), bias=1.0), {})
-    assert (
-        task_of(sprites, oracle).settings() != EmojiTask(sprites=sprites, referee=other).settings()
-    )
+    janus = cast(Janus, Master(sprites, oracle))
+    mine = task_of(sprites, oracle).settings(janus)
+    assert mine != EmojiTask(sprites=sprites, referee=other).settings(janus)
+
+
+def test_a_model_draws_by_its_own_settings_unless_told_otherwise(
+    sprites: Sprites, oracle: Oracle, tmp_path: Path
+) -> None:
+    master = Master(sprites, oracle)
+    own = DrawingConfig(guidance_scale=2.0, temperature=0.0)
+    master.config = dataclasses.replace(master.config, drawing=own)
+    janus = cast(Janus, master)
+    left = task_of(sprites, oracle)
+    told = EmojiTask(sprites=sprites, referee=oracle, guidance_scale=5)
+    assert left.settings(janus)["drawing"] == {"guidance_scale": 2.0, "temperature": 0.0}
+    assert told.settings(janus)["drawing"] == {"guidance_scale": 5, "temperature": 0.0}
+    for task in (left, told):
+        first = task.requests(limit=1, seed=0)[:1]
+        taught(sprites, task, master, first)
+        task.answer(janus, first, tmp_path)
+    assert master.options == [(None, None), (5, None)]
 
 
 def test_wrong_options(sprites: Sprites, oracle: Oracle) -> None:
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="must be integers >= 1"):
         task_of(sprites, oracle, questions=0)
+    with pytest.raises(ValueError, match="guidance_scale must be a number or null, got 'five'"):
+        EmojiTask(sprites=sprites, referee=oracle, guidance_scale=cast(float, "five"))
     with pytest.raises(ValueError, match="folder or sprites, got both"):
         EmojiTask(folder="x", sprites=sprites, referee=oracle)

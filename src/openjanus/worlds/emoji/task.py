@@ -60,8 +60,8 @@ class EmojiTask:
         drawings_per_tag: Drawings a tag at least; every cell gets equally many.
         questions: Questions a kind.
         judge_scenes: Scenes a tag on which the judge, and the ceiling, are measured.
-        guidance_scale: Of every drawing.
-        temperature: Of every drawing; answers are greedy.
+        guidance_scale: Of every drawing; None is the model's own.
+        temperature: Of every drawing, None is the model's own; answers are greedy.
         batch_size: Prompts or questions at once.
         folder: Of the artwork; None takes the shipped sprites.
         sprites: The artwork itself, instead of a folder.
@@ -80,37 +80,44 @@ class EmojiTask:
         drawings_per_tag: int = 400,
         questions: int = 1000,
         judge_scenes: int = 200,
-        guidance_scale: float = 5.0,
-        temperature: float = 1.0,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
         batch_size: int = 16,
         folder: str | Path | None = None,
         sprites: Sprites | None = None,
         referee: Judge | None = None,
     ) -> None:
         counts = (drawings_per_tag, questions, judge_scenes, batch_size)
-        if min(counts) < 1:
+        if not all(isinstance(count, int) and count >= 1 for count in counts):
             raise ValueError(
-                "drawings_per_tag, questions, judge_scenes and batch_size must be at least 1, "
+                "drawings_per_tag, questions, judge_scenes and batch_size must be integers >= 1, "
                 f"got {counts}"
             )
         if folder is not None and sprites is not None:
             raise ValueError("the task takes a folder or sprites, got both: leave one out")
+        asked = {"guidance_scale": guidance_scale, "temperature": temperature}
+        for name, value in asked.items():
+            if not (value is None or isinstance(value, int | float)):
+                raise ValueError(f"{name} must be a number or null, got {value!r}")
+        for name, value, kind in (("sprites", sprites, Sprites), ("referee", referee, Judge)):
+            if not (value is None or isinstance(value, kind)):
+                raise ValueError(f"{name} must be {kind.__name__}, got {value!r}: leave it out")
         self.drawings_per_tag = drawings_per_tag
         self.questions = questions
         self.judge_scenes = judge_scenes
-        self.guidance_scale = guidance_scale
-        self.temperature = temperature
+        self.drawing = {name: value for name, value in asked.items() if value is not None}
         self.batch_size = batch_size
         self.sprites = Sprites.load(folder) if sprites is None else sprites
         self.referee = Judge.load() if referee is None else referee
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, janus: Janus) -> dict[str, Any]:
         """Options on which a score depends, which judge judges, and whose artwork is shown."""
+        own = dataclasses.asdict(janus.config.drawing)
         return {
             "drawings_per_tag": self.drawings_per_tag,
             "questions": self.questions,
             "judge_scenes": self.judge_scenes,
-            "drawing": {"guidance_scale": self.guidance_scale, "temperature": self.temperature},
+            "drawing": own | self.drawing,
             "answers": {"temperature": 0.0, "max_new_tokens": ANSWER_TOKENS},
             "judge_sha256": self.referee.sha256(),
             "sprites_sha256": self.sprites.sha256(),
@@ -193,8 +200,8 @@ class EmojiTask:
             [request.prompt for request in batch],
             n=batch[0].data["n"],
             seed=batch[0].data["seed"],
-            guidance_scale=self.guidance_scale,
-            temperature=self.temperature,
+            guidance_scale=self.drawing.get("guidance_scale"),
+            temperature=self.drawing.get("temperature"),
         )
         predictions = []
         for request, drawing in zip(batch, drawings, strict=True):

@@ -60,7 +60,7 @@ class EmojiTextTask:
         self.batch_size = batch_size
         self.folder, self.sprites, self.prose = folder, sprites, prose
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, janus: Janus) -> dict[str, Any]:
         """Options on which the figures depend."""
         return {"pieces": self.pieces, "parts": list(self.parts), "split": "held_out"}
 
