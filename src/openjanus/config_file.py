@@ -145,15 +145,16 @@ def config_to_dict(config: JanusConfig) -> dict[str, Any]:
     """The plain data of our own ``config.json``; ``parse_config`` is its inverse."""
     data: dict[str, Any] = {"format_version": FORMAT_VERSION}
     data["language"] = dataclasses.asdict(config.language)
-    data["und_encoder"] = _door_to_dict(config.und_encoder)
-    data["gen_tokenizer"] = _door_to_dict(config.gen_tokenizer)
-    data["extra_doors"] = {k: _door_to_dict(v) for k, v in config.extra_doors.items()}
+    data["und_encoder"] = door_to_dict(config.und_encoder)
+    data["gen_tokenizer"] = door_to_dict(config.gen_tokenizer)
+    data["extra_doors"] = {k: door_to_dict(v) for k, v in config.extra_doors.items()}
     data["processor"] = dataclasses.asdict(config.processor)
     data["drawing"] = dataclasses.asdict(config.drawing)
     return data
 
 
-def _door_to_dict(door: DoorConfig) -> dict[str, Any]:
+def door_to_dict(door: DoorConfig) -> dict[str, Any]:
+    """The plain data of a door; ``parse_door`` is its inverse."""
     return {"type": door.type, **dataclasses.asdict(door)}  # pyright: ignore[reportArgumentType]
 
 

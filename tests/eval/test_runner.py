@@ -89,6 +89,15 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert EchoTask.last.asked == ["d", "e"]
 
 
+def test_the_time_of_a_run_is_that_of_all_its_sessions(janus: Janus, tmp_path: Path) -> None:
+    first = run_task(janus, "echo", output=tmp_path)
+    path = tmp_path / "predictions.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert first["seconds"] >= sum(line["seconds"] for line in lines) >= 0
+    path.write_text("".join(json.dumps(line | {"seconds": 100.0}) + "\n" for line in lines))
+    assert run_task(janus, "echo", output=tmp_path)["seconds"] >= 500
+
+
 @pytest.mark.parametrize("reply", ["a\u2028b\x85c", "\ufffd", "\u732b"])
 def test_any_reply_survives_the_file_and_a_cut_character(reply: str, tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"

@@ -65,7 +65,11 @@ def test_nano_is_the_newest_packaged_model(
         janus.save(tmp_path / "assets" / name)
     (tmp_path / "assets" / "nano-vnext").mkdir()
     monkeypatch.setattr(load_module.resources, "files", lambda _: tmp_path)
-    assert list(packaged_models()) == ["nano-v2", "nano-v10"]
+    assert [(name, folder.name) for name, folder in packaged_models().items()] == [
+        ("nano-v2", "nano-v2"),
+        ("nano-v10", "nano-v10"),
+        ("nano", "nano-v10"),
+    ]
     opened: list[Path] = []
     original = load_module.load_model
 

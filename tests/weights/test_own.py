@@ -176,6 +176,11 @@ def test_a_truncated_weights_file_is_refused(copied: Path) -> None:
         load(copied)
 
 
+def test_whoever_may_read_one_file_may_read_them_all(saved: Path) -> None:
+    modes = {path.stat().st_mode for path in saved.iterdir()}
+    assert len(modes) == 1  # safetensors itself lets none but the owner read
+
+
 def test_a_model_without_weights_is_not_saved(
     tiny_config: JanusConfig, tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:

@@ -198,10 +198,7 @@ def _licence(source: str) -> str:
     """What the model card beside the weights says at its head."""
     from openjanus.pipeline.load import packaged_models
 
-    packaged = packaged_models()
-    newest = list(packaged.values())[-1:]
-    folder = newest[0] if source == "nano" and newest else packaged.get(source, Path(source))
-    card = folder / "README.md"
+    card = packaged_models().get(source, Path(source)) / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     found = re.search(r"^license: *(.+)$", text, flags=re.MULTILINE)
     return "not stated" if found is None else found[1]

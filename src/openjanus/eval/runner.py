@@ -62,11 +62,13 @@ def run_task(
     folder = Path(output)
     _claim(folder, settings)
     done = read_predictions(folder / PREDICTIONS_NAME)
-    began = time.perf_counter()
     _ask(janus, task, requests, done, folder)
     predictions = [done[request.key] for request in requests]
+    began = time.perf_counter()
     summary = settings | task.summarise(janus, predictions, folder, seed=seed)
-    summary["seconds"] = round(time.perf_counter() - began, 1)
+    summary["seconds"] = round(
+        sum(p["seconds"] for p in predictions) + time.perf_counter() - began, 1
+    )
     write_json(folder / SUMMARY_NAME, summary)
     return summary
 
@@ -156,7 +158,12 @@ def _ask(
     bar = tqdm(total=len(requests), initial=len(done), desc="eval", unit="request")
     with bar, (folder / PREDICTIONS_NAME).open("a", encoding="utf-8") as file:
         for batch in batches(open_requests, task.batch_size):
-            for prediction in task.answer(janus, batch, folder):
+            began = time.perf_counter()
+            answers = task.answer(janus, batch, folder)
+            # Each its share: a run that was stopped and gone on with took the sum of all.
+            seconds = round((time.perf_counter() - began) / len(batch), 4)
+            for prediction in answers:
+                prediction["seconds"] = seconds
                 file.write(json.dumps(prediction) + "\n")
                 done[prediction["key"]] = prediction
             file.flush()

@@ -19,6 +19,8 @@ LARGE_MODEL_PARAMETERS = 200_000_000
 """From here on ``dtype="auto"`` is bfloat16 on a CPU: half the memory to read each step."""
 
 TINY = "tiny"
+NANO = "nano"
+"""The newest trained model in this package."""
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -85,12 +87,9 @@ def _load_preset(name: str, device: torch.device, dtype: torch.dtype | str) -> J
         chosen = _dtype(dtype, config, device)
         return Janus(model.to(device, chosen), byte_tokenizer(config.processor))
     packaged = packaged_models()
-    folder = packaged.get(name)
-    if name == "nano" and packaged:
-        folder = list(packaged.values())[-1]
-    if folder is not None:
-        return _load_folder(folder, device, dtype)
-    known = [TINY, *packaged] + (["nano"] if packaged else [])
+    if name in packaged:
+        return _load_folder(packaged[name], device, dtype)
+    known = [TINY, *packaged]
     hint = f", or give a folder as ./{name}" if Path(name).is_dir() else ""
     if name in PRESETS:
         hint = f"; build({name!r}) makes its architecture, without weights"
@@ -98,14 +97,15 @@ def _load_preset(name: str, device: torch.device, dtype: torch.dtype | str) -> J
 
 
 def packaged_models() -> dict[str, Path]:
-    """Folders of the trained models in this package by name, oldest first."""
+    """Folders of the trained models in this package by name, oldest first; ``nano`` is the last."""
     assets = Path(str(resources.files("openjanus"))) / "assets"
     versions = {
         int(match[1]): folder
         for folder in assets.glob("nano-v*")
         if (match := re.fullmatch(r"nano-v(\d+)", folder.name))
     }
-    return {versions[number].name: versions[number] for number in sorted(versions)}
+    named = {versions[number].name: versions[number] for number in sorted(versions)}
+    return named | ({NANO: versions[max(versions)]} if versions else {})
 
 
 def _load_folder(folder: Path, device: torch.device, dtype: torch.dtype | str) -> Janus:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from openjanus.config import DoorConfig
-from openjanus.config_file import parse_door
+from openjanus.config_file import door_to_dict, parse_door
 from openjanus.model.janus import JanusModel
 from openjanus.model.vq import VectorQuantizer
 from openjanus.train.checkpoint import checkpoint_steps, load_checkpoint, newest_checkpoint
+from openjanus.weights.own import save_tensors
 
 FORMAT_VERSION = 1
 WEIGHTS = "door.safetensors"
@@ -27,8 +25,8 @@ def save_door(folder: Path, module: nn.Module, config: DoorConfig) -> None:
     """Write a door's weights (``door.safetensors``) and its configuration (``door.json``)."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
-    record = {"format_version": FORMAT_VERSION, "config": _door_to_dict(config)}
+    save_tensors(state, folder / WEIGHTS)
+    record = {"format_version": FORMAT_VERSION, "config": door_to_dict(config)}
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -88,10 +86,6 @@ def _read_state(path: Path, config: DoorConfig) -> dict[str, Tensor]:
         f"no {WEIGHTS} and no checkpoint in {path}: run the recipe that trains this door first, "
         "or name its folder"
     )
-
-
-def _door_to_dict(config: DoorConfig) -> dict[str, Any]:
-    return {"type": config.type, **dataclasses.asdict(config)}  # pyright: ignore[reportArgumentType]
 
 
 @torch.no_grad()

@@ -10,16 +10,13 @@ from tqdm import tqdm
 
 from openjanus.config import PRESETS, JanusConfig, ProcessorConfig, near, preset
 from openjanus.model.janus import JanusModel, build_model
-from openjanus.pipeline.load import packaged_models
+from openjanus.pipeline.load import NANO, packaged_models
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.parts import load_door, start_gen_embed_from_codebook
 from openjanus.weights.own import load_model
-
-PACKAGED = "nano"
-"""In ``init``: the newest trained model in this package."""
 
 
 def beside(run_dir: str, path: str) -> Path:
@@ -87,10 +84,10 @@ def choose_init(config: JanusTrainConfig) -> Path | str:
         FileNotFoundError: None exists.
         ValueError: The run that one of them is the result of was stopped before its end.
     """
-    packaged = list(packaged_models().values())
+    packaged = packaged_models()
     for name in config.init:
-        if name == PACKAGED and packaged:
-            return packaged[-1]
+        if name == NANO and NANO in packaged:
+            return packaged[NANO]
         if name in PRESETS:
             return name
         folder = beside(config.run.dir, name)

@@ -82,9 +82,21 @@ def save_model(folder: Path | str, model: JanusModel, tokenizer: TextTokenizer) 
         raise ValueError("the model has no weights (device meta): load or init_weights first")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    _replace(folder / WEIGHTS_FILE, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
+    _replace(folder / WEIGHTS_FILE, lambda path: save_tensors(tensors, path))
     _replace(folder / TOKENIZER_FILE, tokenizer.save)
     _replace(folder / CONFIG_FILE, lambda path: save_config(model.config, path))
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file that whoever may read other new files there may read.
+
+    The library makes it readable by its owner alone; then it would be of no use to others, in a
+    shared folder as in an installed package.
+    """
+    path.touch()  # with the mode of any new file
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def _own_state(model: JanusModel) -> dict[str, Tensor]:

@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load as load_safetensors
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from openjanus.eval.geneval import Detection, Verdict, judge
 from openjanus.eval.record import weights_hash
+from openjanus.weights.own import save_tensors
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS
 from openjanus.worlds.emoji.prompts import metadata_for_prompt
 
@@ -279,7 +279,7 @@ class Judge:
         """Write `judge.safetensors` (fp16) and `judge.json`."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: x.half().contiguous() for name, x in self.network.state_dict().items()}
-        save_file(weights, folder / WEIGHTS_NAME)
+        save_tensors(weights, folder / WEIGHTS_NAME)
         record = {
             "format_version": FORMAT_VERSION,
             "widths": list(self.network.config.widths),
