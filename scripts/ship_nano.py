@@ -18,7 +18,18 @@ import yaml
 
 import openjanus
 
-STAGES = ("tokenizer", "vq", "encoder", "text", "stage1", "stage2", "stage3", "words", "stage3b")
+STAGES = (
+    "tokenizer",
+    "vq",
+    "encoder",
+    "text",
+    "stage1",
+    "stage2",
+    "stage3",
+    "words",
+    "stage3b",
+    "stage3c",
+)
 DETOURS = tuple(f"detour{number}" for number in range(1, 6))
 """Runs that were stopped on the way and gone on from; the model card tells what they were."""
 EVERY = {"vq": 5, "encoder": 5}
