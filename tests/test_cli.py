@@ -19,6 +19,7 @@ from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.fetch import FORMAT_VERSION
 
 EVAL = ["eval", "--model", "tiny", "--task", "emoji", "--output", "x"]
+EVAL_TEXT = ["eval", "--model", "tiny", "--task", "emoji-text", "--output", "x"]
 ENTRY = [sys.executable, "-c", "import sys; from openjanus.cli import main; sys.exit(main())"]
 
 
@@ -302,8 +303,15 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["eval", "--model", "tiny", "--output", "x"], "--task"),
         ([*EVAL, "--set", "guidance_scale"], "--set takes NAME=VALUE, got 'guidance_scale'"),
         ([*EVAL, "--set", "guidence_scale=5"], "did you mean 'guidance_scale'"),
-        ([*EVAL, "--set", "sprites=3"], "sprites must be Sprites, got 3"),
-        ([*EVAL, "--set", "temperature=hot"], "temperature must be a number or null, got 'hot'"),
+        ([*EVAL, "--set", "sprites=3"], "sprites must be Sprites | None, got 3"),
+        ([*EVAL, "--set", "temperature=hot"], "temperature must be float | None, got 'hot'"),
+        ([*EVAL, "--set", "questions=true"], "questions must be int, got True"),
+        ([*EVAL, "--set", "folder=3"], "folder must be str | Path | None, got 3"),
+        ([*EVAL, "--set", "temperature=-1"], "temperature must be finite and >= 0"),
+        ([*EVAL, "--set", "guidance_scale=NaN"], "guidance_scale must be finite"),
+        ([*EVAL_TEXT, "--set", "pieces=ten"], "pieces must be int, got 'ten'"),
+        ([*EVAL_TEXT, "--set", "parts=5"], "parts must be Sequence"),
+        ([*EVAL_TEXT, "--set", "prose=x"], "prose must be Prose | None, got 'x'"),
         (["eval", "--model", "tiny", "--task", "emogi", "--output", "x"], "emoji"),
         (["eval", "--model", "tiny", "--task", "emoji", "--output", "x", "--limit", "0"], "limit"),
         (["--vrsion"], "did you mean '--version'"),

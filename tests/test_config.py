@@ -79,6 +79,14 @@ def test_a_file_of_version_1_draws_as_the_papers_do() -> None:
     assert config == dataclasses.replace(preset("tiny"), drawing=DrawingConfig())
     assert (config.drawing.guidance_scale, config.drawing.temperature) == (5.0, 1.0)
     assert set(MIGRATIONS) == set(range(1, FORMAT_VERSION))
+    migrated = MIGRATIONS[1]({"language": {}})
+    assert migrated == {"language": {}, "drawing": {"guidance_scale": 5.0, "temperature": 1.0}}
+
+
+def test_a_file_of_version_1_cannot_have_what_came_later(data: dict[str, Any]) -> None:
+    data["format_version"] = 1
+    with pytest.raises(ValueError, match=r"config.json: drawing belongs to format_version 2"):
+        parse_config(data)
 
 
 def test_parsing_leaves_the_callers_data(data: dict[str, Any]) -> None:
@@ -110,8 +118,9 @@ SPOILT = [
     (("gen_tokenizer",), "channel_multipliers", 3, "channel_multipliers must be tuple"),
     (("processor",), "image_mean", [0.5, 0.5], "image_mean must be tuple"),
     (("processor",), "usr_role", "User", "unknown key 'usr_role'; did you mean 'user_role'"),
-    (("drawing",), "temperature", -0.5, "temperature finite and >= 0"),
+    (("drawing",), "temperature", -0.5, "temperature must be finite and >= 0"),
     (("drawing",), "guidance_scale", float("nan"), "guidance_scale must be finite"),
+    (("drawing",), "guidance_scale", 5000, "guidance_scale must be finite and within"),
     (("drawing",), "guidance", 3.0, "unknown key 'guidance'; did you mean 'guidance_scale'"),
     ((), "language", [], "language must be a mapping, got list"),
     ((), "und_encoder", "siglip", "und_encoder must be a mapping, got str"),

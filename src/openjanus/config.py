@@ -13,8 +13,8 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol
 
 UND_SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual "
@@ -24,18 +24,31 @@ UND_SYSTEM_PROMPT = (
 """System prompt of the released models when they answer (none when they draw)."""
 
 
+MAX_GUIDANCE_SCALE = 1000
+"""Largest size of a guidance scale; far beyond it logits leave fp32."""
+
+
 def require(rule: bool, message: str) -> None:
     """Raise ``ValueError`` with the message unless the rule holds."""
     if not rule:
         raise ValueError(message)
 
 
-def _require_positive(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
+def require_temperature(temperature: float) -> None:
+    """Raise ``ValueError`` for what is no temperature of any sampling."""
+    require(
+        0 <= temperature < math.inf,
+        f"temperature must be finite and >= 0 (0 is greedy), got {temperature}",
+    )
+
+
+def _require_positive(config: Any, *, but: str = "") -> None:
+    """Every number of a configuration is positive, but one."""
+    for item in fields(config):
+        value = getattr(config, item.name)
         require(
-            value > 0,
-            f"{type(config).__name__}.{name} must be > 0, got {value}: give a positive size",
+            item.name == but or not isinstance(value, int | float) or value > 0 or value is False,
+            f"{type(config).__name__}.{item.name} must be > 0, got {value}: give a positive size",
         )
 
 
@@ -63,18 +76,7 @@ class DecoderConfig:
     """Whether lm_head is the embedding table."""
 
     def __post_init__(self) -> None:
-        _require_positive(
-            self,
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "max_position_embeddings",
-            "rms_norm_eps",
-            "rope_theta",
-        )
+        _require_positive(self)
         require(
             self.num_attention_heads % self.num_key_value_heads == 0,
             f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
@@ -124,15 +126,7 @@ class SiglipConfig:
     """Which layer's output is used, counted as a list index; -1 is the last."""
 
     def __post_init__(self) -> None:
-        _require_positive(
-            self,
-            "image_size",
-            "patch_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-        )
+        _require_positive(self, but="select_layer")
         require(
             self.image_size % self.patch_size == 0,
             f"image_size ({self.image_size}) must be a multiple of patch_size "
@@ -196,16 +190,7 @@ class VQConfig:
     norm_groups: int = 32
 
     def __post_init__(self) -> None:
-        _require_positive(
-            self,
-            "image_size",
-            "base_channels",
-            "num_res_blocks",
-            "z_channels",
-            "codebook_size",
-            "codebook_dim",
-            "norm_groups",
-        )
+        _require_positive(self)
         require(len(self.channel_multipliers) > 0, "channel_multipliers must name a level")
         for multiplier in self.channel_multipliers:
             width = self.base_channels * multiplier
@@ -267,9 +252,11 @@ class DrawingConfig:
 
     def __post_init__(self) -> None:
         require(
-            math.isfinite(self.guidance_scale) and 0 <= self.temperature < math.inf,
-            f"drawing: guidance_scale must be finite and temperature finite and >= 0, got {self}",
+            abs(self.guidance_scale) <= MAX_GUIDANCE_SCALE,  # no NaN is
+            f"guidance_scale must be finite and within +-{MAX_GUIDANCE_SCALE}, got "
+            f"{self.guidance_scale}: 1 is no guidance",
         )
+        require_temperature(self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from openjanus.config import (
@@ -30,6 +30,7 @@ FORMAT_VERSION = 2
 
 def _from_1(data: dict[str, Any]) -> dict[str, Any]:
     """Version 1 had no ``drawing``: every model drew with the papers' values."""
+    require("drawing" not in data, "drawing belongs to format_version 2: raise the file's to 2")
     return data | {"drawing": dataclasses.asdict(DrawingConfig())}
 
 
@@ -58,39 +59,46 @@ def parse_dataclass(cls: type, data: Mapping[str, Any], where: str) -> Any:
             item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         )
         require(name in data or has_default, f"{where}: missing key {name!r}")
-    hints = _resolved_hints(cls)
+    hints = type_hints(cls)
     for name, value in data.items():
         require(
-            _has_type(value, hints.get(name)),
+            has_type(value, hints.get(name)),
             f"{where}: {name} must be {fields[name].type}, got {value!r}",
         )
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
 
 
-def _resolved_hints(cls: type) -> dict[str, Any]:
-    """Types of a configuration's fields; empty where a door's module hides their names."""
+def type_hints(owner: Any) -> dict[str, Any]:
+    """Types of a class's fields or a function's parameters; empty where a module hides them."""
     try:
-        return typing.get_type_hints(cls)
-    except NameError:  # imported for type checkers alone: such a door checks its own values
+        return typing.get_type_hints(owner)
+    except NameError:  # imported for type checkers alone: it checks its own values
         return {}
 
 
-def _has_type(value: Any, hint: Any) -> bool:
-    """Whether plain data fits a field of numbers, words and their tuples; others always do."""
+def has_type(value: Any, hint: Any) -> bool:
+    """Whether a value fits a type of numbers, words, sequences, classes and their unions.
+
+    What this cannot judge fits: a protocol, a mapping, a literal.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_has_type(value, argument) for argument in arguments)
+    if origin in (typing.Union, UnionType):
+        return any(has_type(value, argument) for argument in arguments)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             return False
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             return False
-        return all(_has_type(item, arguments[0]) for item in value)
+        return all(has_type(item, arguments[0]) for item in value)
+    if origin is Sequence:
+        return isinstance(value, list | tuple)
     if hint in (int, float) and isinstance(value, bool):
         return False
     if hint is float:
         return isinstance(value, int | float)
-    return isinstance(value, hint) if hint in (int, str, bool, types.NoneType) else True
+    if not isinstance(hint, type) or getattr(hint, "_is_protocol", False):
+        return True
+    return isinstance(value, hint)
 
 
 def parse_door(data: Mapping[str, Any], where: str) -> DoorConfig:
@@ -123,7 +131,10 @@ def parse_config(data: Mapping[str, Any], where: str = "config.json") -> JanusCo
         "install a newer openjanus (pip install -U openjanus)",
     )
     for older in range(version, FORMAT_VERSION):
-        data = MIGRATIONS[older](data)
+        try:
+            data = MIGRATIONS[older](data)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
     sections: dict[str, Any] = dict(data)
     parsers = {
         "language": lambda v: parse_dataclass(DecoderConfig, v, f"{where}: language"),

@@ -25,6 +25,8 @@ def test_an_unknown_name_is_met_with_near_ones():
     ("options", "says"),
     [
         ({"kind": "und", "sise": 32}, "unknown option 'sise'; did you mean 'size'"),
+        ({"kind": "und", "size": "32"}, "source 'toy': size must be int, got '32'"),
+        ({"kind": "und", "size": True}, "size must be int, got True"),
         ({}, "kind"),
         ({"kind": "draw"}, "kind must be"),
         ({"kind": "und", "length": 0}, "length must be >= 1"),

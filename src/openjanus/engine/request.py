@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
+from openjanus.config import DrawingConfig, require, require_temperature
 from openjanus.engine.noise import MAX_SEED, MAX_STREAM
 
-MAX_GUIDANCE = 1000
-"""Largest size of a guidance scale; far beyond it logits leave fp32."""
+_PAPERS = DrawingConfig()
 
 FinishReason = Literal["stop", "length", "complete"]
 """A reply met a stop id, or its limit; a drawing has all its ids."""
-
-
-def _require(rule: bool, message: str) -> None:
-    if not rule:
-        raise ValueError(message)
 
 
 def _is_count(value: object) -> bool:
@@ -34,19 +28,16 @@ def check_sampling(
     Raises:
         ValueError: One of them breaks its rule.
     """
-    _require(
-        math.isfinite(temperature) and temperature >= 0,
-        f"temperature must be finite and >= 0 (0 is greedy), got {temperature}",
-    )
-    _require(
+    require_temperature(temperature)
+    require(
         top_p is None or 0 < top_p <= 1,
         f"top_p must be in (0, 1], got {top_p}: None keeps everything",
     )
-    _require(
+    require(
         top_k is None or (_is_count(top_k) and top_k >= 1),
         f"top_k must be an integer >= 1, got {top_k!r}: None keeps everything",
     )
-    _require(
+    require(
         _is_count(seed) and 0 <= seed <= MAX_SEED,
         f"seed must be an integer in [0, 2**64), got {seed!r}",
     )
@@ -71,9 +62,9 @@ class DrawRequest:
     """In [0, 2**64)."""
     image_index: int = 0
     """Which image of its prompt: another index is another stream of noise."""
-    guidance_scale: float = 5.0
+    guidance_scale: float = _PAPERS.guidance_scale
     """1 is no guidance: the conditional logits alone."""
-    temperature: float = 1.0
+    temperature: float = _PAPERS.temperature
     """0 is greedy."""
     top_k: int | None = None
     top_p: float | None = None
@@ -82,17 +73,13 @@ class DrawRequest:
         check_sampling(
             temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed
         )
-        _require(
-            math.isfinite(self.guidance_scale) and abs(self.guidance_scale) <= MAX_GUIDANCE,
-            f"guidance_scale must be finite and within +-{MAX_GUIDANCE}, got "
-            f"{self.guidance_scale}: 1 is no guidance",
-        )
-        _require(
+        DrawingConfig(guidance_scale=self.guidance_scale, temperature=self.temperature)  # its rules
+        require(
             _is_count(self.image_index) and 0 <= self.image_index <= MAX_STREAM,
             f"image_index must be an integer in [0, 2**32), got {self.image_index!r}",
         )
-        _require(len(self.prompt_ids) > 0, "prompt_ids are empty: give at least BOS and BOI")
-        _require(
+        require(len(self.prompt_ids) > 0, "prompt_ids are empty: give at least BOS and BOI")
+        require(
             self.guidance_scale == 1 or (self.uncond_ids is not None and len(self.uncond_ids) > 0),
             f"guidance_scale {self.guidance_scale} needs uncond_ids: "
             "give the prompt with all between BOS and BOI replaced by pad",
@@ -123,11 +110,11 @@ class ChatRequest:
 
     def __post_init__(self) -> None:
         check_sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
-        _require(
+        require(
             _is_count(self.max_new_tokens) and self.max_new_tokens >= 1,
             f"max_new_tokens must be an integer >= 1, got {self.max_new_tokens!r}",
         )
-        _require(len(self.input_ids) > 0, "input_ids are empty: give at least BOS")
+        require(len(self.input_ids) > 0, "input_ids are empty: give at least BOS")
 
 
 Request = DrawRequest | ChatRequest

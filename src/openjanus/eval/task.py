@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from openjanus.config import near
 from openjanus.pipeline import Janus
-
-ENTRY_POINT_GROUP: Final = "openjanus.tasks"
-"""Packages add tasks under this group of entry points."""
+from openjanus.registry import Registry
 
 Prediction = dict[str, Any]
 """One line of `predictions.jsonl`: plain data with at least the `key` of its request."""
@@ -60,46 +55,13 @@ class Task(Protocol):
         ...
 
 
-TaskFactory = Callable[..., Task]
+TASKS = Registry("task", "openjanus.tasks")
+"""Every task by name; packages add theirs under the group of entry points."""
 
-_FACTORIES: dict[str, TaskFactory] = {}
-
-
-def register_task(name: str, factory: TaskFactory) -> None:
-    """Make a task known to `build_task` in this process.
-
-    Raises:
-        ValueError: Another factory has the name.
-    """
-    known = _FACTORIES.setdefault(name, factory)
-    if known is not factory:
-        raise ValueError(f"task {name!r} is taken by {known!r}: choose another name")
-
-
-def task_names() -> list[str]:
-    """Names of every task that can be built."""
-    return sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)} | set(_FACTORIES))
+register_task = TASKS.register
+task_names = TASKS.names
 
 
 def build_task(name: str, options: Mapping[str, Any]) -> Task:
-    """Build a task.
-
-    Raises:
-        KeyError: Unknown name; the message names near matches.
-        ValueError: An option that the task does not have, or a value that it refuses.
-    """
-    factory = _factory(name)
-    known = list(inspect.signature(factory).parameters)
-    for key in options:
-        if key not in known:
-            raise ValueError(f"task {name!r}: unknown option {key!r}; {near(key, known)}")
-    return factory(**options)
-
-
-def _factory(name: str) -> TaskFactory:
-    if name in _FACTORIES:
-        return _FACTORIES[name]
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        if point.name == name:
-            return point.load()
-    raise KeyError(f"unknown task {name!r}; {near(name, task_names())}")
+    """Build a task; see ``Registry.build``."""
+    return TASKS.build(name, options)

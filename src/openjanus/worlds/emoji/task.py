@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from openjanus.config import DrawingConfig
 from openjanus.eval.answers import (
     exact_match,
     majority_score,
@@ -68,7 +69,8 @@ class EmojiTask:
         referee: The judge; None is the one that ships with the package.
 
     Raises:
-        ValueError: A count below 1, or both a folder and sprites.
+        ValueError: A count below 1, a guidance scale or temperature against its rule, or both a
+            folder and sprites.
         FileNotFoundError: No artwork or no judge.
     """
 
@@ -88,24 +90,19 @@ class EmojiTask:
         referee: Judge | None = None,
     ) -> None:
         counts = (drawings_per_tag, questions, judge_scenes, batch_size)
-        if not all(isinstance(count, int) and count >= 1 for count in counts):
+        if min(counts) < 1:
             raise ValueError(
-                "drawings_per_tag, questions, judge_scenes and batch_size must be integers >= 1, "
+                "drawings_per_tag, questions, judge_scenes and batch_size must be at least 1, "
                 f"got {counts}"
             )
         if folder is not None and sprites is not None:
             raise ValueError("the task takes a folder or sprites, got both: leave one out")
         asked = {"guidance_scale": guidance_scale, "temperature": temperature}
-        for name, value in asked.items():
-            if not (value is None or isinstance(value, int | float)):
-                raise ValueError(f"{name} must be a number or null, got {value!r}")
-        for name, value, kind in (("sprites", sprites, Sprites), ("referee", referee, Judge)):
-            if not (value is None or isinstance(value, kind)):
-                raise ValueError(f"{name} must be {kind.__name__}, got {value!r}: leave it out")
         self.drawings_per_tag = drawings_per_tag
         self.questions = questions
         self.judge_scenes = judge_scenes
         self.drawing = {name: value for name, value in asked.items() if value is not None}
+        DrawingConfig(**self.drawing)  # its rules
         self.batch_size = batch_size
         self.sprites = Sprites.load(folder) if sprites is None else sprites
         self.referee = Judge.load() if referee is None else referee

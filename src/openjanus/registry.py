@@ -1,0 +1,86 @@
+"""Things by name: what a recipe or a command names, and the plain options it is made with.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from openjanus.config import near
+from openjanus.config_file import has_type, type_hints
+
+Factory = Callable[..., Any]
+
+
+class Registry:
+    """Factories of one kind by name: our own, those of installed packages, and a program's.
+
+    Args:
+        kind: What they make, for messages: "source", "task".
+        group: Packages add factories under this group of entry points.
+        own: Those that need no entry point.
+    """
+
+    def __init__(self, kind: str, group: str, own: Mapping[str, Factory] | None = None) -> None:
+        self.kind = kind
+        self.group = group
+        self._factories = dict({} if own is None else own)
+
+    def register(self, name: str, factory: Factory) -> None:
+        """Make a factory known in this process.
+
+        Raises:
+            ValueError: Another factory has the name.
+        """
+        known = self._factories.setdefault(name, factory)
+        if known is not factory:
+            raise ValueError(f"{self.kind} {name!r} is taken by {known!r}: choose another name")
+
+    def names(self) -> list[str]:
+        """Every name that can be built."""
+        installed = {point.name for point in entry_points(group=self.group)}
+        return sorted(installed | set(self._factories))
+
+    def build(self, name: str, options: Mapping[str, Any]) -> Any:
+        """Make one.
+
+        Raises:
+            KeyError: Unknown name; the message names near matches.
+            ValueError: An option that it does not have or lacks, or a value of another type or
+                against a rule.
+        """
+        factory = self._factory(name)
+        here = f"{self.kind} {name!r}"
+        parameters = inspect.signature(factory).parameters
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        hints = type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+        for key, value in options.items():
+            if key not in parameters and not takes_any:
+                raise ValueError(f"{here}: unknown option {key!r}; {near(key, list(parameters))}")
+            if key in parameters and not has_type(value, hints.get(key)):
+                wanted = parameters[key].annotation
+                raise ValueError(f"{here}: {key} must be {wanted}, got {value!r}")
+        try:
+            inspect.signature(factory).bind(**options)
+        except TypeError as error:
+            raise ValueError(
+                f"{here}: {error}: add it to the options of the {self.kind}"
+            ) from error
+        try:
+            return factory(**options)
+        except (TypeError, AttributeError) as error:  # a part of a value is of another type
+            raise ValueError(
+                f"{here} cannot be made with {dict(options)} ({error}): check their types"
+            ) from error
+
+    def _factory(self, name: str) -> Factory:
+        if name in self._factories:
+            return self._factories[name]
+        for point in entry_points(group=self.group):
+            if point.name == name:
+                return point.load()
+        raise KeyError(f"unknown {self.kind} {name!r}; {near(name, self.names())}")
