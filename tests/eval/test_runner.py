@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from openjanus.eval.record import prompts_hash, template_hash, weights_hash
-from openjanus.eval.runner import batches, read_predictions, run_task
+from openjanus.eval.runner import FORMAT_VERSION, batches, read_predictions, run_task
 from openjanus.eval.task import Prediction, Request, build_task, register_task, task_names
 from openjanus.pipeline import Janus
 from openjanus.pipeline.load import load
@@ -64,7 +64,7 @@ def test_a_run_leaves_a_whole_record(janus: Janus, tmp_path: Path) -> None:
     summary = run_task(janus, "echo", output=tmp_path / "run", seed=4)
     assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["text"] == "abcde"
-    assert summary["format_version"] == 1
+    assert summary["format_version"] == FORMAT_VERSION
     assert summary["rules"] == "echo v1"
     assert summary["options"] == {"loud": False}
     assert summary["checkpoint_sha256"] == weights_hash(janus.model)
@@ -112,6 +112,10 @@ def test_another_run_is_not_mixed_in(janus: Janus, tmp_path: Path) -> None:
         run_task(janus, "echo", output=tmp_path, options={"loud": True})
     with pytest.raises(ValueError, match="other limit, prompts, prompts_sha256"):
         run_task(janus, "echo", output=tmp_path, limit=2)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"format_version": 1}))
+    with pytest.raises(ValueError, match="other format_version: give another output folder"):
+        run_task(janus, "echo", output=tmp_path)
     (tmp_path / "settings.json").unlink()
     with pytest.raises(ValueError, match=r"predictions without settings.json"):
         run_task(janus, "echo", output=tmp_path)

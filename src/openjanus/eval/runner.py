@@ -19,7 +19,8 @@ from openjanus.eval.record import prompts_hash, template_hash, weights_hash, wri
 from openjanus.eval.task import Prediction, Request, Task, build_task
 from openjanus.pipeline import Janus
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""2: every prediction has its `seconds`. A run of another version is not gone on with."""
 TEMPLATE: Final = "deepseek"
 """The dialogue template that the processor writes."""
 
