@@ -9,7 +9,12 @@ wheels=("$2"/openjanus-*.whl)
 
 # The environment is kept between runs, for torch is large; the wheel itself is always put in anew.
 venv=$PWD/build/wheel-venv
-[[ -x $venv/bin/pip ]] || "$python" -m venv --clear "$venv"
+# It is made anew when what is to be installed may have changed: what is no longer asked for must
+# not be there by chance.
+if [[ ! -x $venv/bin/pip || pyproject.toml -nt $venv/made || constraints.txt -nt $venv/made ]]; then
+    "$python" -m venv --clear "$venv"
+    touch "$venv/made"
+fi
 pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt)
 "${pip[@]}" "${wheels[0]}"
 "${pip[@]}" --no-deps --force-reinstall "${wheels[0]}"

@@ -9,6 +9,7 @@ RUNS holds the runs of `nano/all`, and those that were stopped on the way. The m
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ STAGES = (
     "stage3b",
     "stage3c",
 )
-DETOURS = tuple(f"detour{number}" for number in range(1, 6))
+DETOURS = "detour*"
 """Runs that were stopped on the way and gone on from; the model card tells what they were."""
 EVERY = {"vq": 5, "encoder": 5}
 """Of long runs one line of metrics in so many is kept, and the last."""
@@ -40,9 +41,10 @@ MOST_BYTES = 32_000_000
 def main(runs: Path, target: Path) -> None:
     """Write the model, and each run's configuration and metrics; all is read before that."""
     janus = openjanus.load(runs / STAGES[-1] / "final", device="cpu", dtype=torch.bfloat16)
+    detours = sorted(path.name for path in runs.glob(DETOURS))
     records = {
         f"{stage}/{name}": text
-        for stage in (*STAGES, *DETOURS)
+        for stage in (*STAGES, *detours)
         for name, text in records_of(runs, stage)
     }
     size = sum(map(len, records.values()))
@@ -51,6 +53,7 @@ def main(runs: Path, target: Path) -> None:
     if size > MOST_BYTES:
         raise SystemExit(f"a nano has at most {MOST_BYTES:,} bytes: thin the metrics")
     janus.save(target)
+    shutil.rmtree(target / "training", ignore_errors=True)
     for name, text in records.items():
         path = target / "training" / name
         path.parent.mkdir(parents=True, exist_ok=True)

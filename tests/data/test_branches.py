@@ -88,3 +88,8 @@ def test_supervised_questions_are_predicted_within_their_branch(
 def test_what_is_no_row_of_exchanges_has_no_branches() -> None:
     with pytest.raises(ValueError, match="questions and answers in turn"):
         Sample(key="k", kind="text", turns=(Turn(role="assistant", text="a"),), branched=True)
+    turns = (Turn(role="user", text="a"), Turn(role="assistant", text="b"))
+    with pytest.raises(ValueError, match="branches belong to dialogues, got kind 'text' in form"):
+        Sample(key="k", kind="text", turns=turns, form="plain", branched=True)
+    with pytest.raises(ValueError, match="it has no turns"):
+        Sample(key="k", kind="text", turns=())

@@ -113,9 +113,14 @@ def test_with_a_real_tokenizer():
     factor = door.downsample_factor
     grid = door.image_size // factor
     picture = np.full((door.image_size, door.image_size, 3), 200, dtype=np.uint8)
-    picture[:factor, :factor] = 10
-    moved = np.roll(picture, (factor, factor), (0, 1))
-    ids = IslandIds(model.encode_to_ids, grid)(uint8_to_pixel_values(np.stack([picture, moved])))
-    a, b = ids.reshape(2, grid, grid)
-    assert a[0, 0] == b[1, 1]
+    things = np.random.default_rng(0).integers(0, 255, (2, 2 * factor, factor, 3), dtype=np.uint8)
+    picture[: 2 * factor, :factor] = things[0]
+    beside = picture.copy()
+    beside[: 2 * factor, -factor:] = things[1]
+    pixels = uint8_to_pixel_values(np.stack([picture, beside]))
+    ids = IslandIds(model.encode_to_ids, grid)(pixels)
+    alone, crowded = ids.reshape(2, grid, grid)
+    assert (alone[:2, 0] == crowded[:2, 0]).all()
+    whole = model.encode_to_ids(pixels).reshape(2, grid, grid)
+    assert (whole[0, :2, 0] != whole[1, :2, 0]).any(), "the encoder itself sees the neighbour"
     assert model.decode_ids(ids).shape == (2, 3, door.image_size, door.image_size)

@@ -51,6 +51,13 @@ class Sample:
         if (self.target is not None) != (self.kind == "gen"):
             raise ValueError(f"sample {self.key}: a target picture belongs to kind 'gen' alone")
         roles = [turn.role for turn in self.turns]
+        if not roles:
+            raise ValueError(f"sample {self.key}: it has no turns: say what is to be learnt")
+        if self.branched and (self.kind == "gen" or self.form == "plain"):
+            raise ValueError(
+                f"sample {self.key}: branches belong to dialogues, got kind {self.kind!r} in form "
+                f"{self.form!r}"
+            )
         if self.branched and roles != ["user", "assistant"] * (len(roles) // 2):
             raise ValueError(
                 f"sample {self.key}: branches are questions and answers in turn, got {roles}"

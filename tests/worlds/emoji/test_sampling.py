@@ -195,3 +195,5 @@ def test_two_sizes_on_two_grounds(tag: Tag, sprites: Sprites) -> None:
     assert len(grounds) == 2
     with pytest.raises(ValueError, match="two_sizes are sizes on a grid"):
         SceneSource(sprites=sprites, two_sizes=True)
+    with pytest.raises(ValueError, match="two_sizes are sizes on a grid"):
+        sample_scene(np.random.default_rng(0), tag, sprites, two_sizes=True)

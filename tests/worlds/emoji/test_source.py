@@ -170,6 +170,12 @@ def test_a_kind_of_sample_is_checked(sprites: Sprites) -> None:
         EmojiScenes(kind=kind, sprites=sprites)
 
 
+@pytest.mark.parametrize(("kind", "form"), [("gen", "chat"), ("und", "plain")])
+def test_only_dialogues_about_pictures_branch(kind: Any, form: Any, sprites: Sprites) -> None:
+    with pytest.raises(ValueError, match="branched belongs to kind und in form chat"):
+        EmojiScenes(kind=kind, form=form, sprites=sprites, branched=True)
+
+
 def test_a_source_without_artwork_says_how_to_fetch(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="data fetch emoji"):
         EmojiPictures(tmp_path)

@@ -31,7 +31,9 @@ SCENE, WORDS, CROP = 0, 1, 2
 
 
 class SceneSource:
-    """Scenes by index: scene i is a function of (seed, i), the split and the tags alone.
+    """Scenes by index: scene i is a function of (seed, i) and of what shapes scenes alone.
+
+    That is the split, the tags, the artwork with its vendors, `grid` and `two_sizes`.
 
     Args:
         folder: Where `fetch_emoji` wrote; None takes the shipped sprites. Read once a process.
@@ -116,7 +118,7 @@ class SceneSource:
         return render(self.scene(index), self.size, self.sprites)
 
     def key(self, index: int) -> str:
-        """The item's name for ever: kind of source, split, seed and index."""
+        """The item's name in sources of these options: kind of source, split, seed and index."""
         return f"{self.name}/{self.split}/{self.seed}/{index}"
 
     def rng(self, index: int, purpose: int) -> np.random.Generator:

@@ -139,6 +139,8 @@ def sample_scene(
         ValueError: A grid for "held_out", two sizes without a grid, or "held_out" for a tag that
             has no held-out cell.
     """
+    if two_sizes and grid is None:
+        raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
     if split == "held_out":
         if grid is not None:
             raise ValueError("scenes of split held_out keep to no grid: leave it out")

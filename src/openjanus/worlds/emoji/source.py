@@ -125,12 +125,13 @@ class EmojiScenes(SceneSource):
         branched: Whether each question is asked as if it were the first. Asked one after another,
             many can be answered from the answers before.
 
-    Everything else is as in `SceneSource`; sources of one seed, split and tags show the same
-    scene at the same index, whatever their kind and form.
+    Everything else is as in `SceneSource`; sources of one seed and the same options of scenes show
+    the same scene at the same index, whatever their kind and form.
 
     Raises:
         ValueError: An unknown kind or form, or for plain gen, other tags than single_object; or
-            not 1 <= least_questions <= most_questions <= 16.
+            not 1 <= least_questions <= most_questions <= 16; or branches of anything but dialogues
+            about pictures.
     """
 
     def __init__(
@@ -162,6 +163,10 @@ class EmojiScenes(SceneSource):
                 f"kind must be und or gen and form chat or plain, got {kind!r} and {form!r}: "
                 "text alone is the source emoji-text"
             )
+        if branched and (kind, form) != ("und", "chat"):
+            raise ValueError(
+                f"branched belongs to kind und in form chat, got {kind!r} in {form!r}: leave it out"
+            )
         if kind == "gen" and form == "plain":
             tags = {"single_object": 1.0} if tags is None else tags
             if set(tags) != {"single_object"}:
@@ -184,7 +189,7 @@ class EmojiScenes(SceneSource):
         self.form: Literal["chat", "plain"] = form
         self.name = f"emoji-{kind}-{form}"
         self.num_questions = (least_questions, most_questions)
-        self.branched = branched and kind == "und" and form == "chat"
+        self.branched = branched
 
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
