@@ -10,8 +10,10 @@ from openjanus.worlds.emoji.captions import things_of
 from openjanus.worlds.emoji.cells import is_held_out, pair_cell
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, NUMBER_WORDS
 from openjanus.worlds.emoji.questions import (
+    PRACTICE_KINDS,
     QUESTION_KINDS,
     Negatives,
+    PracticeKind,
     Question,
     QuestionKind,
     ask,
@@ -44,6 +46,11 @@ def true_answers(scene: Scene, question: Question) -> set[str]:
             return {str(shown[named[0]].colour)}
         case "naming":
             return set(shown)
+        case "total":
+            return {NUMBER_WORDS[len(scene.objects)]}
+        case "by_colour":
+            colour = next(word for word in re.findall(r"\w+", question.text) if word in COLOURS)
+            return {x.concept for x in scene.objects if x.colour == colour}
         case "relation" if len(named) == 2:
             boxes = {x.concept: x.box for x in scene.objects}
             held = relations(boxes[named[0]], boxes[named[1]])
@@ -59,8 +66,10 @@ def true_answers(scene: Scene, question: Question) -> set[str]:
     raise AssertionError(question.kind)
 
 
-@pytest.mark.parametrize("kind", QUESTION_KINDS)
-def test_each_answer_is_the_one_true_answer(kind: QuestionKind, sprites: Sprites) -> None:
+@pytest.mark.parametrize("kind", [*QUESTION_KINDS, *PRACTICE_KINDS])
+def test_each_answer_is_the_one_true_answer(
+    kind: QuestionKind | PracticeKind, sprites: Sprites
+) -> None:
     rng = np.random.default_rng(0)
     asked = 0
     for i in range(1500):

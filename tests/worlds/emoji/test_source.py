@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ import pytest
 
 from openjanus.data.samples import IMAGE_MARK
 from openjanus.worlds.emoji.captions import phrase, things_of
-from openjanus.worlds.emoji.concepts import CONCEPTS
+from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS
 from openjanus.worlds.emoji.sampling import touches_held_out
 from openjanus.worlds.emoji.scenes import TAGS
 from openjanus.worlds.emoji.source import EmojiPairs, EmojiPictures, EmojiScenes
@@ -168,6 +169,20 @@ def test_a_kind_of_sample_is_checked(sprites: Sprites) -> None:
     kind: Any = "text"
     with pytest.raises(ValueError, match="text alone is the source emoji-text"):
         EmojiScenes(kind=kind, sprites=sprites)
+
+
+def test_what_no_exam_asks_is_asked_for_practice_alone(sprites: Sprites) -> None:
+    def texts(*, practice: bool) -> str:
+        source = EmojiScenes(
+            kind="und", sprites=sprites, size=16, practice=practice, least_questions=6
+        )
+        return " ".join(turn.text for i in range(60) for turn in source[i].turns)
+
+    practised, plain = texts(practice=True), texts(practice=False)
+    for frame in ("How many things are there?", "Which thing is "):
+        assert frame in practised
+    assert "How many things are there?" not in plain
+    assert not re.search(rf"Which thing is ({'|'.join(COLOURS)})\?", plain)
 
 
 @pytest.mark.parametrize(("kind", "form"), [("gen", "chat"), ("und", "plain")])

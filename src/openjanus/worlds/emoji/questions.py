@@ -1,7 +1,8 @@
 """Questions about scenes with short canonical answers, for training and for exams.
 
 Kinds: existence ("yes" or "no"), counting ("one" to "four"), colour, relation (half of them ask
-where a thing is, half what is there) and naming. Beside them, `describe` asks for a caption.
+where a thing is, half what is there) and naming. Beside them, `describe` asks for a caption, and
+there are kinds for practice, which no exam asks.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ from openjanus.worlds.emoji.sprites import Sprites
 QuestionKind = Literal["existence", "counting", "colour", "relation", "naming"]
 QUESTION_KINDS: Final[tuple[QuestionKind, ...]] = get_args(QuestionKind)
 
+PracticeKind = Literal["total", "by_colour"]
+"""How many things there are in all, whatever they are: a count that no concept's held-out counts
+make unlikely. And what the thing of a colour is: to tell a tinted thing by its shape."""
+PRACTICE_KINDS: Final[tuple[PracticeKind, ...]] = get_args(PracticeKind)
+
 Negatives = Literal["random", "popular", "adversarial"]
 """POPE's three ways to choose a thing that is not there: any; one of those most frequent in
 training; one of the same COCO supercategory as something that is there."""
@@ -50,7 +56,7 @@ NUM_POPULAR: Final = 15
 class Question:
     """A question with the one answer that counts."""
 
-    kind: QuestionKind | Literal["describe"]
+    kind: QuestionKind | PracticeKind | Literal["describe"]
     text: str
     answer: str
     """One word, a concept's name, or (describe) a caption."""
@@ -89,6 +95,13 @@ NAMING: Final = (
     "What does the picture show?",
 )
 NAMING_MANY: Final = ("What are these?", "Name the things in the picture.")
+TOTAL: Final = (
+    "How many things are there?",
+    "How many things can you see?",
+    "How many things are in the picture?",
+    "Count the things.",
+)
+BY_COLOUR: Final = ("What is the {} thing?", "Which thing is {}?", "Name the {} thing.")
 DESCRIBE: Final = (
     "Describe the picture.",
     "Describe this picture.",
@@ -101,7 +114,7 @@ DESCRIBE: Final = (
 def ask(
     scene: Scene,
     rng: np.random.Generator,
-    kind: QuestionKind,
+    kind: QuestionKind | PracticeKind,
     *,
     negatives: Negatives = "random",
     unseen_pairs: bool = False,
@@ -183,7 +196,7 @@ def popular_concepts() -> tuple[str, ...]:
 def _questions(
     scene: Scene,
     rng: np.random.Generator,
-    kind: QuestionKind,
+    kind: QuestionKind | PracticeKind,
     negatives: Negatives,
     *,
     unseen_pairs: bool,
@@ -201,6 +214,10 @@ def _questions(
             return _relation(scene, rng)
         case "naming":
             return (_naming(shown, rng),)
+        case "total":
+            return (_total(shown, rng),)
+        case "by_colour":
+            return (_by_colour(shown, rng),)
 
 
 def _existence(
@@ -284,6 +301,23 @@ def _naming(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]
         return []
     text = pick(rng, NAMING if shown[0].count == 1 else NAMING_MANY)
     return [Question(kind="naming", text=text, answer=shown[0].concept)]
+
+
+def _total(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]:
+    if any(things.concept in ALSO_SHOWN for things in shown):
+        return []  # a racket with its ball may be two things
+    answer = NUMBER_WORDS[sum(things.count for things in shown)]
+    return [Question(kind="total", text=pick(rng, TOTAL), answer=answer)]
+
+
+def _by_colour(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]:
+    frame = pick(rng, BY_COLOUR)
+    return [
+        Question(kind="by_colour", text=frame.format(things.colour), answer=things.concept)
+        for things in shown
+        if things.colour is not None and things.count == 1
+        if [other.colour for other in shown].count(things.colour) == 1
+    ]
 
 
 def _subject(things: Things) -> tuple[str, str]:

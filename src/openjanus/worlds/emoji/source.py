@@ -13,7 +13,15 @@ from openjanus.worlds.emoji.captions import caption
 from openjanus.worlds.emoji.concepts import NUMBER_WORDS
 from openjanus.worlds.emoji.draws import below, pick
 from openjanus.worlds.emoji.indexed import CROP, VIRTUAL_LENGTH, WORDS, SceneSource
-from openjanus.worlds.emoji.questions import QUESTION_KINDS, Question, ask, describe
+from openjanus.worlds.emoji.questions import (
+    PRACTICE_KINDS,
+    QUESTION_KINDS,
+    PracticeKind,
+    Question,
+    QuestionKind,
+    ask,
+    describe,
+)
 from openjanus.worlds.emoji.sampling import Split
 from openjanus.worlds.emoji.scenes import Scene, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
@@ -122,6 +130,8 @@ class EmojiScenes(SceneSource):
         least_questions: Asked about one picture; none is asked twice.
         most_questions: As many at most. A picture's features cost far more than the few tokens
             that a question teaches.
+        practice: Whether questions that no exam asks are asked too: how many things there are in
+            all, and what the thing of a colour is.
         branched: Whether each question is asked as if it were the first. Asked one after another,
             many can be answered from the answers before.
 
@@ -151,6 +161,7 @@ class EmojiScenes(SceneSource):
         vendors: Sequence[str] | None = None,
         least_questions: int = 1,
         most_questions: int = 6,
+        practice: bool = False,
         branched: bool = False,
     ) -> None:
         if not 1 <= least_questions <= most_questions <= QUESTIONS_LIMIT:
@@ -189,6 +200,7 @@ class EmojiScenes(SceneSource):
         self.form: Literal["chat", "plain"] = form
         self.name = f"emoji-{kind}-{form}"
         self.num_questions = (least_questions, most_questions)
+        self.question_kinds = (*QUESTION_KINDS, *(PRACTICE_KINDS if practice else ()))
         self.branched = branched
 
     def __getitem__(self, index: int) -> Sample:
@@ -223,7 +235,8 @@ class EmojiScenes(SceneSource):
             questions = [describe(scene, rng)]
         else:
             least, most = self.num_questions
-            questions = _interview(scene, rng, least + below(rng, most - least + 1))
+            wanted = least + below(rng, most - least + 1)
+            questions = _interview(scene, rng, wanted, self.question_kinds)
         turns: list[Turn] = []
         for question in questions:
             mark = "" if turns else f"{IMAGE_MARK}\n"
@@ -232,11 +245,16 @@ class EmojiScenes(SceneSource):
         return tuple(turns)
 
 
-def _interview(scene: Scene, rng: np.random.Generator, wanted: int) -> list[Question]:
+def _interview(
+    scene: Scene,
+    rng: np.random.Generator,
+    wanted: int,
+    kinds: Sequence[QuestionKind | PracticeKind],
+) -> list[Question]:
     """Questions about a scene, none twice."""
     asked: dict[str, Question] = {}
     while len(asked) < wanted:
-        question = ask(scene, rng, pick(rng, QUESTION_KINDS))
+        question = ask(scene, rng, pick(rng, kinds))
         if question is None:
             continue
         lone = question.kind == "counting" and question.answer == NUMBER_WORDS[1]
