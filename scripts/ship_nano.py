@@ -8,6 +8,7 @@ RUNS holds the runs of `nano/all`, and those that were stopped on the way. The m
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -18,6 +19,7 @@ import torch
 import yaml
 
 import openjanus
+from openjanus.config import preset
 
 STAGES = (
     "tokenizer",
@@ -33,14 +35,17 @@ STAGES = (
 )
 DETOURS = "detour*"
 """Runs that were stopped on the way and gone on from; the model card tells what they were."""
-EVERY = {"vq": 5, "encoder": 5}
-"""Of long runs one line of metrics in so many is kept, and the last."""
+EVERY = {"vq": 5, "encoder": 5, "detour": 5}
+"""Of these runs one line of metrics in so many is kept, and the last."""
 MOST_BYTES = 32_000_000
 
 
 def main(runs: Path, target: Path) -> None:
     """Write the model, and each run's configuration and metrics; all is read before that."""
     janus = openjanus.load(runs / STAGES[-1] / "final", device="cpu", dtype=torch.bfloat16)
+    # How a model draws is chosen when it is trained, and its runs may be older than that.
+    own = preset(target.name).drawing
+    janus.model.config = dataclasses.replace(janus.config, drawing=own)
     detours = sorted(path.name for path in runs.glob(DETOURS))
     records = {
         f"{stage}/{name}": text
@@ -67,7 +72,7 @@ def records_of(runs: Path, stage: str) -> Iterator[tuple[str, str]]:
     yield "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     metrics = runs / stage / "metrics.jsonl"
     if metrics.is_file():
-        yield "metrics.jsonl", thinned(metrics, EVERY.get(stage, 1))
+        yield "metrics.jsonl", thinned(metrics, EVERY.get(stage.rstrip("0123456789"), 1))
 
 
 def thinned(path: Path, every: int) -> str:

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 import openjanus
+from openjanus.config import preset
 from openjanus.pipeline.load import packaged_models
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.parse import parse_typed
@@ -46,7 +47,9 @@ def test_a_packaged_model_is_small_and_documented(folder: Path) -> None:
             assert not re.search(r"/(?:root|work|home)/", path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("stage", ["text", "stage1", "stage2", "stage3"])
+@pytest.mark.parametrize(
+    "stage", ["text", "stage1", "stage2", "stage3", "words", "stage3b", "stage3c"]
+)
 def test_each_stage_left_its_configuration_and_metrics(stage: str) -> None:
     folder = NANOS[-1] / "training" / stage
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -63,7 +66,9 @@ def test_each_stage_left_its_configuration_and_metrics(stage: str) -> None:
 def test_the_nano_draws_what_it_scores(nano: openjanus.Janus) -> None:
     drawing = nano.draw("a photo of an apple", seed=0)
     assert drawing.images[0].size == (96, 96)
-    scores = nano.score_image("a photo of an apple", drawing.image_ids[0], guidance_scale=5.0)
+    assert nano.config.drawing == preset(NANOS[-1].name).drawing
+    scale = drawing.options.guidance_scale
+    scores = nano.score_image("a photo of an apple", drawing.image_ids[0], guidance_scale=scale)
     assert torch.isfinite(scores).all()
     assert float(scores.mean()) > -4  # chance is -6.9
     assert torch.equal(nano.draw("a photo of an apple", seed=0).image_ids, drawing.image_ids)

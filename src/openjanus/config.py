@@ -417,6 +417,7 @@ def _nano_v0() -> JanusConfig:
             codebook_dim=8,
         ),
         processor=ProcessorConfig(und_system_prompt=""),
+        drawing=DrawingConfig(guidance_scale=1.5, temperature=0.5),
     )
 
 
