@@ -50,9 +50,8 @@ class SceneSource:
     Raises:
         FileNotFoundError: The folder holds no sprites.
         ValueError: Unknown or weightless tags, tags that the split lacks, a size or length
-            below 1, a grid below 8 or for "held_out", two sizes without a
-            grid, unknown vendors, or both a folder and
-            sprites.
+            below 1, a grid below 8 or for "held_out", two sizes without a grid, unknown vendors,
+            or both a folder and sprites.
     """
 
     name = "emoji"
