@@ -91,14 +91,22 @@ class SiglipEncoder(nn.Module):
         Raises:
             ValueError: S is not the size that the positions were learned for.
         """
+        x = self.embed_patches(pixel_values)
+        for block in self.used_blocks():
+            x = block(x)
+        return self.norm(x)
+
+    def used_blocks(self) -> nn.ModuleList:
+        """The blocks up to ``select_layer``."""
+        last = self.config.select_layer % self.config.num_hidden_layers
+        return self.blocks[: last + 1]
+
+    def embed_patches(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, N, C): patches with their positions; raises as ``forward``."""
         size = self.config.image_size
         if pixel_values.shape[-2:] != (size, size):
             raise ValueError(
                 f"pixel_values must be (B, 3, {size}, {size}), got {tuple(pixel_values.shape)}: "
                 "preprocess with the processor of this model"
             )
-        x = self.patch_embed(pixel_values.to(self.pos_embed.dtype)) + self.pos_embed
-        last = self.config.select_layer % self.config.num_hidden_layers
-        for block in self.blocks[: last + 1]:
-            x = block(x)
-        return self.norm(x)
+        return self.patch_embed(pixel_values.to(self.pos_embed.dtype)) + self.pos_embed

@@ -38,7 +38,11 @@ class Losses:
 
 
 def compute_hidden_states(
-    model: JanusModel, batch: Batch, *, decoder: Callable[..., Tensor] | None = None
+    model: JanusModel,
+    batch: Batch,
+    *,
+    decoder: Callable[..., Tensor] | None = None,
+    encoder: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Embed a batch by all doors that it uses and run the decoder once.
 
@@ -46,13 +50,14 @@ def compute_hidden_states(
         model: The model.
         batch: From ``collate``.
         decoder: Called in place of ``model.language_model.model``, for instance a compiled one.
+        encoder: Called in place of ``model.und_encoder``.
 
     Returns:
         (R, T, D).
     """
     slots: dict[str, tuple[Tensor, Tensor]] = {}
     if batch.pixel_values is not None:
-        slots["und"] = (batch.und_slots, _embed_und(model, batch.pixel_values))
+        slots["und"] = (batch.und_slots, _embed_und(model, batch.pixel_values, encoder))
     if batch.image_ids is not None:
         slots["gen"] = (batch.gen_slots, model.embed_gen(batch.image_ids))
     embeds = model.embed_sequence(batch.input_ids, slots)
@@ -64,16 +69,22 @@ def compute_hidden_states(
     return run(embeds, positions=batch.positions, mask=mask)
 
 
-def _embed_und(model: JanusModel, pixel_values: Tensor) -> Tensor:
+def _embed_und(
+    model: JanusModel, pixel_values: Tensor, encoder: Callable[[Tensor], Tensor] | None
+) -> Tensor:
     """``model.embed_und``, keeping no activations of an encoder that is not trained."""
     trained = any(parameter.requires_grad for parameter in model.und_encoder.parameters())
     with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-        features = model.und_encoder(pixel_values)
+        features = (model.und_encoder if encoder is None else encoder)(pixel_values)
     return model.und_aligner(features)
 
 
 def compute_losses(
-    model: JanusModel, batch: Batch, *, decoder: Callable[..., Tensor] | None = None
+    model: JanusModel,
+    batch: Batch,
+    *,
+    decoder: Callable[..., Tensor] | None = None,
+    encoder: Callable[[Tensor], Tensor] | None = None,
 ) -> Losses:
     """The training loss of a batch; each head runs on the places that it is supervised at alone.
 
@@ -81,6 +92,7 @@ def compute_losses(
         model: The model.
         batch: From ``collate``.
         decoder: As in ``compute_hidden_states``.
+        encoder: Likewise.
 
     Raises:
         ValueError: Nothing in the batch is supervised.
@@ -90,7 +102,8 @@ def compute_losses(
         raise ValueError(
             f"nothing to learn in this batch: no supervised token in {', '.join(batch.keys)}"
         )
-    hidden = compute_hidden_states(model, batch, decoder=decoder).flatten(0, 1)  # (R*T, D)
+    hidden = compute_hidden_states(model, batch, decoder=decoder, encoder=encoder)
+    hidden = hidden.flatten(0, 1)  # (R*T, D)
     totals: list[Tensor] = []
     sums: dict[Kind, Tensor] = {}
     counts: dict[Kind, int] = {}

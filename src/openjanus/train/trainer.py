@@ -29,7 +29,7 @@ from openjanus.model.doors import ImageTokenizer
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig, SourceConfig
-from openjanus.train.fast_decoder import run_decoder
+from openjanus.train.fast_forward import run_decoder, run_encoder
 from openjanus.train.losses import compute_losses
 from openjanus.train.optim import Optimizers
 from openjanus.train.stages import freeze_for_stage
@@ -101,7 +101,9 @@ class JanusTrainer:
         self.optimizers = Optimizers(model.named_parameters(), config.optim)
         self.device = torch.device(config.device)
         decoder = model.language_model.model
-        plain = partial(run_decoder, decoder) if self.device.type == "cpu" else decoder
+        on_cpu = self.device.type == "cpu"
+        plain = partial(run_decoder, decoder) if on_cpu else decoder
+        self._encoder = partial(run_encoder, model.und_encoder) if on_cpu else None
         self._decoder = torch.compile(plain, dynamic=True) if config.compile else plain
         self._executor = ThreadPoolExecutor(1) if config.prefetch else None
         self._next: tuple[int, Future[StepSamples]] | None = None
@@ -215,7 +217,7 @@ class JanusTrainer:
         num_tokens = batch.num_tokens
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
-            losses = compute_losses(self.model, batch, decoder=self._decoder)
+            losses = compute_losses(self.model, batch, decoder=self._decoder, encoder=self._encoder)
         losses.total.backward()
         norm, lr = self.optimizers.step(step, self.config.run.steps)
         for kind in KINDS:

@@ -1,12 +1,15 @@
-"""The training step's decoder and the model's own are one function."""
+"""The training step's forwards and the model's own are one function each."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import pytest
 import torch
 
 from openjanus.model.attention import document_mask
-from openjanus.train.fast_decoder import run_decoder
+from openjanus.model.siglip import SiglipEncoder
+from openjanus.train.fast_forward import run_decoder, run_encoder
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -45,3 +48,31 @@ def test_under_autocast_it_is_as_close_to_fp32_as_the_models_own(make_model, tin
     assert fast.dtype == plain.dtype
     error = (fast.float() - exact).abs().mean()
     assert 0 < error < 1.1 * (plain.float() - exact).abs().mean()
+
+
+@pytest.mark.parametrize("select_layer", [-1, -2])
+def test_an_encoders_values_and_gradients_are_its_own(make_model, tiny_config, select_layer):
+    door = dataclasses.replace(tiny_config.und_encoder, select_layer=select_layer)
+    encoder = make_model(dataclasses.replace(tiny_config, und_encoder=door)).und_encoder
+    assert isinstance(encoder, SiglipEncoder)
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    results = []
+    for run in (encoder, lambda x: run_encoder(encoder, x)):
+        encoder.zero_grad()
+        out = run(pixels)
+        out.square().sum().backward()
+        results.append((out, [p.grad.clone() for p in encoder.parameters() if p.grad is not None]))
+    (plain, gradients), (fast, fast_gradients) = results
+    assert torch.allclose(plain, fast, atol=1e-5)
+    assert len(gradients) == len(fast_gradients) > 0
+    for a, b in zip(gradients, fast_gradients, strict=True):
+        assert torch.allclose(a, b, atol=2e-4, rtol=1e-4)
+
+
+def test_an_encoder_of_another_kind_runs_its_own_forward():
+    assert run_encoder(torch.nn.Identity(), torch.ones(2)).tolist() == [1, 1]
+
+
+def test_a_wrong_size_is_refused_as_by_the_model(make_model, tiny_config):
+    with pytest.raises(ValueError, match="pixel_values must be"):
+        run_encoder(make_model(tiny_config).und_encoder, torch.zeros(1, 3, 8, 8))

@@ -1,9 +1,10 @@
-"""The decoder's forward as a training step on a CPU wants it: the same numbers, sooner.
+"""Forwards as a training step on a CPU wants them: the same numbers, sooner.
 
-``model.decoder`` is written to be read and to be stepped with a cache. Here, under bf16 autocast:
-attention runs in fp32, whose backward is more than twice as fast as bf16's on a CPU and exact;
-each norm's output is cast once and not once a projection; and projections that share an input
-are one product. A test holds both against each other.
+``model.decoder`` and ``model.siglip`` are written to be read, and the decoder to be stepped with a
+cache. Here, under bf16 autocast: attention runs in fp32, whose backward is more than twice as fast
+as bf16's on a CPU and exact; and in the decoder, each norm's output is cast once and not once a
+projection, and projections that share an input are one product. A test holds each against the
+model's own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from openjanus.model.attention import Attention, rotary_table, rotate
 from openjanus.model.decoder import Decoder, SwiGLU
+from openjanus.model.siglip import SiglipAttention, SiglipBlock, SiglipEncoder
 
 
 def run_decoder(
@@ -41,6 +43,35 @@ def run_decoder(
         gate, up = _project(normed, mlp.gate_proj, mlp.up_proj)
         hidden = hidden + mlp.down_proj(F.silu(gate) * up)
     return decoder.norm(hidden)
+
+
+def run_encoder(encoder: nn.Module, pixel_values: Tensor) -> Tensor:
+    """What ``encoder(pixel_values)`` gives; any other encoder than a SigLIP runs its own forward.
+
+    Args:
+        encoder: Of the model.
+        pixel_values: (B, 3, S, S).
+
+    Returns:
+        (B, N, C) features.
+    """
+    if not isinstance(encoder, SiglipEncoder):
+        return encoder(pixel_values)
+    x = encoder.embed_patches(pixel_values)
+    for block in encoder.used_blocks():
+        assert isinstance(block, SiglipBlock)
+        x = x + _look(block.attn, block.norm1(x))
+        x = x + block.mlp(block.norm2(x))
+    return encoder.norm(x)
+
+
+def _look(attention: SiglipAttention, x: Tensor) -> Tensor:
+    """(B, N, C) -> (B, N, C)."""
+    qkv = attention.qkv(x).float().unflatten(-1, (3, attention.num_heads, -1))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, K)
+    with torch.autocast(x.device.type, enabled=False):
+        attended = F.scaled_dot_product_attention(q, k, v)
+    return attention.proj(attended.transpose(1, 2).flatten(2))
 
 
 def _cast_once(x: Tensor) -> Tensor:
