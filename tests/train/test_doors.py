@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from openjanus.config import SiglipConfig, VQConfig, preset
+from openjanus.data.samples import Region
 from openjanus.data.sources import build_source
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
@@ -26,9 +29,16 @@ from openjanus.train.config import (
 from openjanus.train.loop import run_loop
 from openjanus.train.parts import load_door, save_door
 from openjanus.train.runs import init_vq
-from openjanus.train.siglip_trainer import SiglipTrainer, retrieval, same_captions, sigmoid_loss
-from openjanus.train.start import choose_init, start_model
+from openjanus.train.siglip_trainer import (
+    SiglipTrainer,
+    box_weights,
+    join_regions,
+    retrieval,
+    sigmoid_loss,
+)
+from openjanus.train.start import choose_init, start_encoder, start_model
 from openjanus.train.vq_trainer import VQTrainer, busiest_crop, vq_losses
+from openjanus.weights.own import save_model
 
 
 @pytest.fixture
@@ -101,8 +111,6 @@ def test_gradients_pass_the_quantizer_straight_through(vq_door):
 
 
 def test_crops_look_at_what_is_drawn():
-    import numpy as np
-
     picture = np.zeros((64, 64, 3), np.uint8)
     picture[40:, 40:] = np.random.default_rng(0).integers(0, 255, (24, 24, 3))
     piece = busiest_crop(picture, 32, np.random.default_rng(1))
@@ -113,11 +121,11 @@ def test_crops_look_at_what_is_drawn():
 # the understanding encoder
 
 
-def siglip_trainer(run, batch_size=16):
+def siglip_trainer(run, batch_size=16, source=None, muon=False):
     config = SiglipTrainConfig(
         source=SourceConfig(type="toy-pairs", options={"length": 200}),
         run=run,
-        optim=OptimConfig(lr=2e-3),
+        optim=OptimConfig(lr=2e-3, name="muon" if muon else "adamw"),
         batch_size=batch_size,
         embed_size=32,
         text_layers=1,
@@ -130,7 +138,7 @@ def siglip_trainer(run, batch_size=16):
     return SiglipTrainer(
         SiglipEncoder(preset_config.und_encoder),
         byte_tokenizer(preset_config.processor),
-        build_source("toy-pairs", {"length": 200}),
+        source or build_source("toy-pairs", {"length": 200}),
         preset_config.processor,
         config,
     )
@@ -148,11 +156,95 @@ def test_the_sigmoid_loss_is_its_definition():
 
 
 def test_identical_captions_are_no_false_negatives():
-    same = same_captions(["a cat", "a dog", "a cat"])
-    assert same.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
-    found = retrieval(torch.tensor([[0.0, 1.0, 2.0], [0.0, 3.0, 1.0], [0.0, 5.0, 1.0]]), same)
-    assert found["image_to_text"] == pytest.approx(2 / 3)
-    assert found["text_to_image"] == pytest.approx(2 / 3)
+    pictures = [[Region(captions=(text,))] for text in ("a cat", "a dog", "a cat")]
+    batch = join_regions(torch.zeros(3, 3, 8, 8), pictures)
+    assert batch.captions == ("a cat", "a dog")
+    assert batch.true_of.tolist() == [[True, False], [False, True], [True, False]]
+    found = retrieval(torch.tensor([[0.0, 1.0], [0.0, 3.0], [5.0, 1.0]]), batch.true_of)
+    assert found == pytest.approx({"image_to_text": 2 / 3, "text_to_image": 1.0})
+
+
+def test_what_is_true_of_one_region_is_false_of_the_next():
+    left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
+    both = [
+        Region(captions=("cat", "red thing"), box=left),
+        Region(captions=("dog",), box=right),
+    ]
+    batch = join_regions(torch.zeros(2, 3, 8, 8), [both, [Region(captions=("dog", "red thing"))]])
+    assert batch.owners.tolist() == [0, 0, 1]
+    assert batch.boxes.tolist() == [list(left), list(right), [0, 0, 1, 1]]
+    assert batch.captions == ("cat", "red thing", "dog")
+    assert batch.true_of.int().tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 1]]
+    # Of the five true captions all but the first region's second are above every false one.
+    logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
+    assert retrieval(logits, batch.true_of)["image_to_text"] == pytest.approx(4 / 5)
+
+
+def test_a_box_is_the_mean_of_what_it_covers():
+    boxes = torch.tensor(
+        [[0.0, 0.0, 1.0, 1.0], [0.5, 0.0, 1.0, 0.5], [0.25, 0.5, 0.625, 0.75], [-0.5, 0.9, 0.1, 2]]
+    )
+    weights = box_weights(boxes, 4).unflatten(1, (4, 4))
+    assert torch.allclose(weights[0], torch.full((4, 4), 1 / 16))
+    assert torch.allclose(weights[1, :2, 2:], torch.full((2, 2), 1 / 4))
+    assert torch.allclose(weights[2, 2], torch.tensor([0.0, 2 / 3, 1 / 3, 0.0]))
+    assert weights[3, 3, 0] == 1
+    # A patch a pixel: another way to the same means.
+    fine = box_weights(boxes[:2], 100).unflatten(1, (100, 100))
+    assert fine[1, :50, 50:].sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_region_must_lie_in_its_picture_and_say_something():
+    for box in ((0.5, 0.0, 0.5, 1.0), (1.0, 0.0, 1.5, 1.0), (0.0, -1.0, 1.0, 0.0)):
+        with pytest.raises(ValueError, match="part of the picture"):
+            Region(captions=("cat",), box=box)
+    with pytest.raises(ValueError, match="no caption"):
+        Region(captions=())
+
+
+def test_features_learn_what_their_own_place_shows():
+    # Two squares side by side: told apart by their places alone, never by the picture.
+    class Sides:
+        def __len__(self):
+            return 400
+
+        def __getitem__(self, index):
+            names = [("red", "blue"), ("blue", "red"), ("red", "red"), ("blue", "blue")][index % 4]
+            picture = np.full((32, 32, 3), 250, np.uint8)
+            colours = {"red": (220, 40, 40), "blue": (50, 80, 220)}
+            for place, name in enumerate(names):
+                picture[8:24, 16 * place + 4 : 16 * place + 12] = colours[name]
+            boxes = ((0.0, 0.25, 0.5, 0.75), (0.5, 0.25, 1.0, 0.75))
+            return picture, tuple(
+                Region(captions=(name,), box=box) for name, box in zip(names, boxes, strict=True)
+            )
+
+    trainer = siglip_trainer(RunConfig(dir="x", steps=60), source=Sides(), muon=True)
+    assert len(trainer.optimizers.optimizers) == 2
+    for step in range(60):
+        trainer.train_step(step)
+    assert trainer.evaluate()["image_to_text"] > 0.95
+
+
+def test_an_encoder_starts_from_a_trained_janus_or_from_its_own_run(
+    make_model, tiny_config, tmp_path, processor
+):
+    model = make_model(tiny_config)
+    save_model(tmp_path / "janus", model, processor.tokenizer)
+    assert isinstance(tiny_config.und_encoder, SiglipConfig)
+    save_door(tmp_path / "run" / "final", model.und_encoder, tiny_config.und_encoder)
+    for folder in (tmp_path / "janus", tmp_path / "run"):
+        encoder = SiglipEncoder(tiny_config.und_encoder)
+        start_encoder(folder, encoder, tiny_config.und_encoder)
+        states = zip(
+            model.und_encoder.state_dict().values(), encoder.state_dict().values(), strict=True
+        )
+        assert all(torch.equal(a, b) for a, b in states)
+    other = dataclasses.replace(tiny_config.und_encoder, num_hidden_layers=1)
+    with pytest.raises(ValueError, match="use the same preset"):
+        start_encoder(tmp_path / "janus", SiglipEncoder(other), other)
+    with pytest.raises(FileNotFoundError, match="run the recipe"):
+        start_encoder(tmp_path / "nothing", SiglipEncoder(other), other)
 
 
 def test_nearly_all_pairs_start_as_no():

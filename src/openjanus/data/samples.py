@@ -9,13 +9,30 @@ import numpy as np
 
 from openjanus.processor.chat import IMAGE_MARK, Turn
 
-__all__ = ["IMAGE_MARK", "KINDS", "Kind", "Sample", "Turn"]
+__all__ = ["IMAGE_MARK", "KINDS", "Kind", "Region", "Sample", "Turn"]
 
 Kind = Literal["und", "text", "gen"]
 """What a sample teaches: to answer about pictures, to write, or to draw."""
 
 KINDS: tuple[Kind, ...] = ("und", "text", "gen")
 """In the order that the papers state ratios: und : text : gen."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Region:
+    """A part of a picture, and what is true of it."""
+
+    captions: tuple[str, ...]
+    """Each true of the region by itself."""
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    """x0, y0, x1, y1 in shares of the sides, y growing downwards; the whole picture if left out."""
+
+    def __post_init__(self) -> None:
+        x0, y0, x1, y1 = self.box
+        if not (x0 < x1 and y0 < y1 and max(x0, y0) < 1 and min(x1, y1) > 0):
+            raise ValueError(f"a region must have a part of the picture, got box {self.box}")
+        if not self.captions:
+            raise ValueError(f"the region {self.box} has no caption: say what is true of it")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

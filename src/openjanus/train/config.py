@@ -47,7 +47,8 @@ class OptimConfig:
     """Optimizer and schedule."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """``muon`` takes the decoder's weight matrices, AdamW everything else."""
+    """``muon`` takes the weight matrices of the decoder, or of both towers when the encoder is
+    trained by itself; AdamW has everything else."""
     lr: float = 1e-4
     """Peak learning rate of AdamW."""
     muon_lr: float = 0.02
@@ -143,7 +144,10 @@ class VQTrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SiglipTrainConfig:
-    """Train the understanding encoder with the sigmoid loss on (picture, caption) pairs."""
+    """Train the understanding encoder with the sigmoid loss on (picture, caption) pairs.
+
+    A source may give a picture's regions in place of one caption.
+    """
 
     kind: Literal["siglip"] = "siglip"
     preset: str = "tiny"
@@ -153,6 +157,9 @@ class SiglipTrainConfig:
     source: SourceConfig
     tokenizer: str | None = None
     """Text tokenizer of the captions: a ``tokenizer.json`` or its folder; None takes bytes."""
+    init: str | None = None
+    """Where the encoder comes from: the folder of a trained Janus or of an earlier run of this
+    kind; None starts afresh. The text tower always does."""
     batch_size: int = 64
     embed_size: int = 128
     """Width of the space where pictures and captions meet."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from openjanus.train.config import OptimConfig
 
@@ -31,8 +31,8 @@ def lr_factor(config: OptimConfig, step: int, total_steps: int) -> float:
     return config.final_lr_ratio + (1 - config.final_lr_ratio) * cosine
 
 
-def _is_decoder_matrix(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim == 2 and "layers." in name and "language_model" in name
+DECODER_LAYERS = ("language_model.model.layers.",)
+"""Where the matrices that Muon takes lie in a Janus."""
 
 
 class Optimizers:
@@ -42,9 +42,19 @@ class Optimizers:
     """
 
     def __init__(
-        self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        config: OptimConfig,
+        *,
+        muon_takes: tuple[str, ...] = DECODER_LAYERS,
     ) -> None:
         """Take every parameter that requires a gradient, each exactly once.
+
+        Args:
+            named_parameters: What may be trained.
+            config: Rates and kinds.
+            muon_takes: Muon, where ``config`` has it, is for the matrices whose names start with
+                one of these; AdamW has the rest.
 
         Raises:
             ValueError: Nothing is trainable.
@@ -55,7 +65,9 @@ class Optimizers:
             raise ValueError("nothing to train: every parameter is frozen; check the stage")
         self.parameters = [p for _, p in named]
         use_muon = config.name == "muon"
-        matrices = [p for name, p in named if use_muon and _is_decoder_matrix(name, p)]
+        matrices = [
+            p for name, p in named if use_muon and p.ndim == 2 and name.startswith(muon_takes)
+        ]
         taken = {id(p) for p in matrices}
         rest = [p for p in self.parameters if id(p) not in taken]
         groups = [

@@ -1,13 +1,16 @@
 """Training of a small understanding encoder: SigLIP's sigmoid loss on pictures and captions.
 
 Every picture of a batch is compared with every caption; each pair is a yes-or-no question of its
-own. The text tower lives here: a Janus needs the picture side alone.
+own. Where a source says what each part of a picture shows, regions stand in for pictures: a region
+is compared by the mean of the features that its box covers. The text tower lives here: a Janus
+needs the picture side alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,14 @@ from torch import Tensor, nn
 
 from openjanus.config import DecoderConfig, ProcessorConfig
 from openjanus.data.mixture import Mixture
+from openjanus.data.samples import Region
 from openjanus.data.sources import Source
 from openjanus.model.decoder import Decoder
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.processor.image import open_image, und_pixel_values
 from openjanus.processor.text import TextTokenizer
 from openjanus.train.config import SiglipTrainConfig
+from openjanus.train.fast_forward import run_encoder
 from openjanus.train.optim import Optimizers
 
 START_SCALE = 10.0
@@ -30,7 +35,65 @@ START_BIAS = -10.0
 """Nearly all pairs are no: without the bias the first steps would only learn that."""
 
 MLP_RATIO = 4
-EVAL_CHUNK = 32
+
+BLOCKS = ("encoder.blocks.", "text.decoder.layers.")
+"""Where the matrices that Muon takes lie in the two towers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegionBatch:
+    """Pictures, their regions, and what is true of each."""
+
+    pixel_values: Tensor
+    """(B, 3, S, S)."""
+    owners: Tensor
+    """(R,) which picture a region is of."""
+    boxes: Tensor
+    """(R, 4) x0, y0, x1, y1 in shares of the sides."""
+    captions: tuple[str, ...]
+    """U of them, no two the same."""
+    true_of: Tensor
+    """(R, U) bool: the caption is taught as true of the region. One that says the same in other
+    words is taught as false, as in SigLIP."""
+
+
+def join_regions(pixel_values: Tensor, regions: Sequence[Sequence[Region]]) -> RegionBatch:
+    """One batch of pictures and the regions of each.
+
+    Args:
+        pixel_values: (B, 3, S, S).
+        regions: Of each picture.
+    """
+    flat = [region for of_one in regions for region in of_one]
+    captions = dict.fromkeys(text for region in flat for text in region.captions)
+    return RegionBatch(
+        pixel_values=pixel_values,
+        owners=torch.tensor([i for i, of_one in enumerate(regions) for _ in of_one]),
+        boxes=torch.tensor([region.box for region in flat], dtype=torch.float32),
+        captions=tuple(captions),
+        true_of=torch.tensor([[text in region.captions for text in captions] for region in flat]),
+    )
+
+
+def box_weights(boxes: Tensor, side: int) -> Tensor:
+    """How much of a box's mean each patch is.
+
+    Args:
+        boxes: (R, 4) in shares of the sides.
+        side: Patches a side.
+
+    Returns:
+        (R, side * side) shares of each box's area, in raster order; they sum to 1.
+    """
+    edges = torch.arange(side + 1) / side
+
+    def overlap(low: Tensor, high: Tensor) -> Tensor:
+        ends = torch.minimum(edges[1:], high[:, None])
+        return (ends - torch.maximum(edges[:-1], low[:, None])).clamp_min(0.0)  # (R, side)
+
+    columns, rows = overlap(boxes[:, 0], boxes[:, 2]), overlap(boxes[:, 1], boxes[:, 3])
+    area = (rows[:, :, None] * columns[:, None, :]).flatten(1)  # (R, side * side)
+    return area / area.sum(1, keepdim=True)
 
 
 class TextTower(nn.Module):
@@ -62,8 +125,8 @@ class TextTower(nn.Module):
 class TwoTowers(nn.Module):
     """The encoder, a projection of its mean feature, the text tower, and the loss's two scalars.
 
-    The mean of all patches is compared, so that every patch feature learns to mean something:
-    all of them go into a Janus.
+    The mean of all patches of a picture or region is compared, so that every patch feature learns
+    to mean something: all of them go into a Janus.
     """
 
     def __init__(self, encoder: SiglipEncoder, vocab_size: int, config: SiglipTrainConfig) -> None:
@@ -86,9 +149,11 @@ class TwoTowers(nn.Module):
                 module.bias.zero_()
         self.encoder.pos_embed.normal_(0.0, 0.02, generator=generator)
 
-    def embed_images(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, embed_size) unit vectors."""
-        pooled = self.encoder(pixel_values).mean(1)  # (B, C)
+    def embed_regions(self, pixel_values: Tensor, owners: Tensor, boxes: Tensor) -> Tensor:
+        """(B, 3, S, S), (R,), (R, 4) -> (R, embed_size) unit vectors."""
+        features = run_encoder(self.encoder, pixel_values)[owners]  # (R, N, C)
+        weights = box_weights(boxes, math.isqrt(features.shape[1])).to(features.dtype)
+        pooled = torch.einsum("rn,rnc->rc", weights, features)
         return F.normalize(self.image_proj(pooled).float(), dim=-1)
 
     def embed_texts(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
@@ -96,44 +161,40 @@ class TwoTowers(nn.Module):
         return F.normalize(self.text(input_ids, lengths).float(), dim=-1)
 
     def logits(self, images: Tensor, texts: Tensor) -> Tensor:
-        """(A, E), (B, E) unit vectors -> (A, B): how likely each pair belongs together."""
+        """(R, E), (U, E) unit vectors -> (R, U): how likely each pair belongs together."""
         return self.log_scale.exp() * images @ texts.T + self.bias
 
 
-def sigmoid_loss(logits: Tensor, same: Tensor) -> Tensor:
+def sigmoid_loss(logits: Tensor, true_of: Tensor) -> Tensor:
     """SigLIP's loss.
 
     Args:
-        logits: (B, B).
-        same: (B, B) bool, True where the caption is taught as true of the picture: the diagonal,
-            and every pair with an identical caption. A caption that says the same in other words
-            stays taught as false, as in SigLIP.
+        logits: (R, U), regions by captions.
+        true_of: (R, U) bool, which captions are taught as true of which region.
 
     Returns:
-        The sum over captions, the mean over pictures.
+        The sum over captions, the mean over regions.
     """
-    signs = same.to(logits.dtype) * 2 - 1
+    signs = true_of.to(logits.dtype) * 2 - 1
     return -F.logsigmoid(signs * logits).sum() / len(logits)
 
 
-def same_captions(captions: Sequence[str]) -> Tensor:
-    """(B, B) bool, True where two captions are the same words."""
-    numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
-    ids = torch.tensor([numbers[caption] for caption in captions])
-    return ids[:, None] == ids[None, :]
-
-
-def retrieval(logits: Tensor, same: Tensor) -> dict[str, float]:
-    """Share of pictures whose likeliest caption is true of them, and of captions likewise.
+def retrieval(logits: Tensor, true_of: Tensor) -> dict[str, float]:
+    """How often what belongs together is found.
 
     Args:
-        logits: (B, B), pictures by captions.
-        same: (B, B) bool, which captions are true of which picture.
+        logits: (R, U), regions by captions.
+        true_of: (R, U) bool, which captions are true of which region; each of one at least.
+
+    Returns:
+        ``image_to_text``, the share of true captions that are likelier of their region than every
+        false one; ``text_to_image``, the share of captions that are true of their likeliest region.
     """
-    rows = torch.arange(len(logits))
+    likeliest_false = logits.masked_fill(true_of, -math.inf).amax(1, keepdim=True)  # (R, 1)
+    columns = torch.arange(logits.shape[1])
     return {
-        "image_to_text": same[rows, logits.argmax(1)].float().mean().item(),
-        "text_to_image": same[logits.argmax(0), rows].float().mean().item(),
+        "image_to_text": (logits > likeliest_false)[true_of].float().mean().item(),
+        "text_to_image": true_of[logits.argmax(0), columns].float().mean().item(),
     }
 
 
@@ -141,9 +202,10 @@ class SiglipTrainer:
     """One optimizer step at a time; the loop is ``train.loop``'s.
 
     Args:
-        encoder: Filled with fresh values here.
+        encoder: Filled with fresh values here; who has better ones puts them in afterwards.
         tokenizer: Of the captions.
-        source: (uint8 picture, caption) pairs; the last ``eval_pairs`` are never trained on.
+        source: (uint8 picture, caption) pairs, or pictures with their regions; the last
+            ``eval_pairs`` are never trained on.
         processor_config: How pictures are normalised.
         config: The run.
 
@@ -173,7 +235,9 @@ class SiglipTrainer:
         self.mixture = Mixture({"und": [num_pairs]}, {"und": [1]}, (1, 0, 0), seed=config.run.seed)
         self.towers = TwoTowers(encoder, tokenizer.vocab_size, config)
         self.towers.init_weights(torch.Generator().manual_seed(config.run.seed))
-        self.optimizers = Optimizers(self.towers.named_parameters(), config.optim)
+        self.optimizers = Optimizers(
+            self.towers.named_parameters(), config.optim, muon_takes=BLOCKS
+        )
         self._keys: list[str] = []
 
     def _texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -184,22 +248,28 @@ class SiglipTrainer:
         padded = [row + [self.tokenizer.pad_id] * (max(lengths) - len(row)) for row in ids]
         return torch.tensor(padded), torch.tensor(lengths)
 
-    def _pairs(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
+    def _batch(self, indices: Sequence[int]) -> RegionBatch:
         pairs = [self.source[index] for index in indices]
         pictures = [open_image(picture) for picture, _ in pairs]
         pixels = und_pixel_values(pictures, self.encoder.config.image_size, self.processor_config)
-        return pixels, [caption for _, caption in pairs]
+        return join_regions(
+            pixels,
+            [[Region(captions=(told,))] if isinstance(told, str) else told for _, told in pairs],
+        )
+
+    def _compare(self, batch: RegionBatch) -> Tensor:
+        """(R, U) logits of every region with every caption."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+            regions = self.towers.embed_regions(batch.pixel_values, batch.owners, batch.boxes)
+            words = self.towers.embed_texts(*self._texts(batch.captions))
+        return self.towers.logits(regions, words)
 
     def train_step(self, step: int) -> dict[str, Any]:
         """One batch, one update; retrieval is measured when due."""
         indices = [draw.index for draw in self.mixture.batch(step, self.config.batch_size)]
         self._keys = [f"{self.config.source.type}/{index}" for index in indices]
-        pixels, captions = self._pairs(indices)
-        texts, lengths = self._texts(captions)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-            images = self.towers.embed_images(pixels)
-            words = self.towers.embed_texts(texts, lengths)
-        loss = sigmoid_loss(self.towers.logits(images, words), same_captions(captions))
+        batch = self._batch(indices)
+        loss = sigmoid_loss(self._compare(batch), batch.true_of)
         loss.backward()
         norm, lr = self.optimizers.step(step, self.config.run.steps)
         values = {"loss": loss.item(), "lr": lr, "grad_norm": norm}
@@ -212,15 +282,8 @@ class SiglipTrainer:
     def evaluate(self) -> dict[str, float]:
         """Retrieval among the pairs that are held back."""
         length = len(self.source)
-        images, words, captions = [], [], []
-        for start in range(length - self.config.eval_pairs, length, EVAL_CHUNK):
-            pixels, texts = self._pairs(range(start, min(start + EVAL_CHUNK, length)))
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-                images.append(self.towers.embed_images(pixels))
-                words.append(self.towers.embed_texts(*self._texts(texts)))
-            captions += texts
-        logits = self.towers.logits(torch.cat(images), torch.cat(words))
-        return retrieval(logits, same_captions(captions))
+        batch = self._batch(range(length - self.config.eval_pairs, length))
+        return retrieval(self._compare(batch), batch.true_of)
 
     def last_keys(self) -> list[str]:
         """Keys of the last batch."""

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
-from openjanus.config import PRESETS, JanusConfig, ProcessorConfig, near, preset
+from openjanus.config import PRESETS, DoorConfig, JanusConfig, ProcessorConfig, near, preset
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.pipeline.load import NANO, packaged_models
 from openjanus.processor.prompt import Processor
@@ -67,6 +68,30 @@ def start_model(config: JanusTrainConfig) -> tuple[JanusModel, Processor]:
         folder = beside(config.run.dir, config.und_encoder)
         load_door(folder, model.und_encoder, model.config.und_encoder)
     return model, Processor(model.config, tokenizer)
+
+
+def start_encoder(folder: Path, encoder: nn.Module, config: DoorConfig) -> None:
+    """Fill an understanding encoder from a trained Janus, or from what its own training wrote.
+
+    Args:
+        folder: Of a model (``config.json``), or whatever ``load_door`` takes.
+        encoder: To be filled.
+        config: Its configuration.
+
+    Raises:
+        FileNotFoundError: Neither lies there.
+        ValueError: An encoder of another configuration.
+    """
+    if not (folder / "config.json").is_file():
+        load_door(folder, encoder, config)
+        return
+    model, _ = load_model(folder, device="cpu", dtype=torch.float32)
+    if model.config.und_encoder != config:
+        raise ValueError(
+            f"{folder} has the encoder {model.config.und_encoder}, the run wants {config}: "
+            "use the same preset"
+        )
+    encoder.load_state_dict(model.und_encoder.state_dict(), strict=True)
 
 
 def fresh_model(config: JanusConfig, seed: int) -> JanusModel:

@@ -12,7 +12,7 @@ from openjanus.worlds.emoji.captions import phrase, things_of
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS
 from openjanus.worlds.emoji.sampling import touches_held_out
 from openjanus.worlds.emoji.scenes import TAGS
-from openjanus.worlds.emoji.source import EmojiPairs, EmojiPictures, EmojiScenes
+from openjanus.worlds.emoji.source import EmojiPairs, EmojiPictures, EmojiRegions, EmojiScenes
 from openjanus.worlds.emoji.sprites import Sprites
 
 Kind = Literal["und", "gen"]
@@ -106,6 +106,24 @@ def test_pairs_are_pictures_with_captions(sprites: Sprites) -> None:
         np.testing.assert_array_equal(picture, source.picture(i))
         for x in things_of(source.scene(i)):
             assert phrase(x.concept, count=x.count, colour=x.colour) in words
+
+
+def test_regions_are_things_with_their_names_and_colours(sprites: Sprites) -> None:
+    source = EmojiRegions(sprites=sprites, size=40, length=40, tags={"free": 1.0, "colors": 1.0})
+    tinted = set()
+    for i in range(len(source)):
+        picture, regions = source[i]
+        np.testing.assert_array_equal(picture, source.picture(i))
+        for region, thing in zip(regions, source.scene(i).objects, strict=True):
+            assert region.box == thing.box
+            assert region.captions[0] == thing.concept
+            assert region.captions[1:] == (
+                () if thing.colour is None else (f"{thing.colour} thing",)
+            )
+            tinted.add(thing.colour is not None)
+    assert tinted == {True, False}
+    with pytest.raises(IndexError, match="below the length 40"):
+        source[40]
 
 
 def test_pictures_go_on_past_the_length(sprites: Sprites) -> None:

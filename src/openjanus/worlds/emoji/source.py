@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from openjanus.data.samples import IMAGE_MARK, Sample, Turn
+from openjanus.data.samples import IMAGE_MARK, Region, Sample, Turn
 from openjanus.worlds.emoji.captions import caption
 from openjanus.worlds.emoji.concepts import NUMBER_WORDS
 from openjanus.worlds.emoji.draws import below, pick
@@ -23,7 +23,7 @@ from openjanus.worlds.emoji.questions import (
     describe,
 )
 from openjanus.worlds.emoji.sampling import Split
-from openjanus.worlds.emoji.scenes import Scene, Tag, render
+from openjanus.worlds.emoji.scenes import Scene, SceneObject, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
 
 DESCRIBE_SHARE: Final = 0.25
@@ -112,6 +112,26 @@ class EmojiPairs(SceneSource):
         scene = self.scene(index)
         words = caption(scene, self.rng(index, WORDS))
         return render(scene, self.size, self.sprites), words
+
+
+class EmojiRegions(SceneSource):
+    """(picture, its regions), for the understanding encoder; arguments as `SceneSource`.
+
+    A thing's region is its box. True of it are its concept's name ("dog") and, of a tinted one,
+    its colour ("red thing"): told apart, so that neither can stand in for the other.
+    """
+
+    name = "emoji-regions"
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, tuple[Region, ...]]:
+        scene = self.scene(self.checked(index))
+        return render(scene, self.size, self.sprites), tuple(
+            Region(captions=_told_apart(thing), box=thing.box) for thing in scene.objects
+        )
+
+
+def _told_apart(thing: SceneObject) -> tuple[str, ...]:
+    return (thing.concept,) if thing.colour is None else (thing.concept, f"{thing.colour} thing")
 
 
 class EmojiScenes(SceneSource):
