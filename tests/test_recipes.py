@@ -85,11 +85,14 @@ def test_composites_run_what_exists_each_after_what_it_starts_from(name):
     folders = [member.folder for member in members]
     for place, member in enumerate(members):
         config = load_recipe(member.recipe)
-        if not isinstance(config, JanusTrainConfig):
+        if not isinstance(config, JanusTrainConfig | SiglipTrainConfig):
             continue
         needed = [init.split("/")[0] for init in config.init if "/" in init]
-        doors = [member.changes.get(n, getattr(config, n)) for n in ("vq", "und_encoder")]
-        needed += [door.split("/")[0] for door in doors if door is not None]
+        parts = [
+            member.changes.get(n, getattr(config, n, None))
+            for n in ("vq", "und_encoder", "tokenizer")
+        ]
+        needed += [part.split("/")[0] for part in parts if part is not None]
         assert set(needed) <= set(folders[:place])
 
 

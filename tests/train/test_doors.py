@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -28,11 +29,12 @@ from openjanus.train.config import (
 )
 from openjanus.train.loop import run_loop
 from openjanus.train.parts import load_door, save_door
-from openjanus.train.runs import init_vq
+from openjanus.train.runs import init_vq, run_training
 from openjanus.train.siglip_trainer import (
     SiglipTrainer,
     box_weights,
     join_regions,
+    regions_of,
     retrieval,
     sigmoid_loss,
 )
@@ -145,23 +147,26 @@ def siglip_trainer(run, batch_size=16, source=None, muon=False):
 
 
 def test_the_sigmoid_loss_is_its_definition():
-    logits = torch.randn(3, 3)
-    same = torch.eye(3, dtype=torch.bool)
+    # Two regions, three captions: the sum over captions, the mean over regions.
+    logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    true_of = torch.tensor([[True, False, True], [False, True, False]])
     terms = [
-        math.log1p(math.exp(-(1 if i == j else -1) * logits[i, j].item()))
-        for i in range(3)
+        math.log1p(math.exp(-(1 if true_of[i, j] else -1) * logits[i, j].item()))
+        for i in range(2)
         for j in range(3)
     ]
-    assert sigmoid_loss(logits, same).item() == pytest.approx(sum(terms) / 3, abs=1e-5)
+    assert sigmoid_loss(logits, true_of).item() == pytest.approx(sum(terms) / 2, abs=1e-5)
 
 
 def test_identical_captions_are_no_false_negatives():
     pictures = [[Region(captions=(text,))] for text in ("a cat", "a dog", "a cat")]
-    batch = join_regions(torch.zeros(3, 3, 8, 8), pictures)
+    batch = join_regions(pictures)
     assert batch.captions == ("a cat", "a dog")
     assert batch.true_of.tolist() == [[True, False], [False, True], [True, False]]
-    found = retrieval(torch.tensor([[0.0, 1.0], [0.0, 3.0], [5.0, 1.0]]), batch.true_of)
-    assert found == pytest.approx({"image_to_text": 2 / 3, "text_to_image": 1.0})
+    found = retrieval(torch.tensor([[0.0, 1.0], [6.0, 3.0], [5.0, 1.0]]), batch.true_of)
+    assert found == pytest.approx({"image_to_text": 1 / 3, "text_to_image": 1 / 2})
+    # Towers that tell nothing apart find nothing.
+    assert retrieval(torch.zeros(3, 2), batch.true_of)["image_to_text"] == 0
 
 
 def test_what_is_true_of_one_region_is_false_of_the_next():
@@ -170,7 +175,7 @@ def test_what_is_true_of_one_region_is_false_of_the_next():
         Region(captions=("cat", "red thing"), box=left),
         Region(captions=("dog",), box=right),
     ]
-    batch = join_regions(torch.zeros(2, 3, 8, 8), [both, [Region(captions=("dog", "red thing"))]])
+    batch = join_regions([both, [Region(captions=("dog", "red thing"))]])
     assert batch.owners.tolist() == [0, 0, 1]
     assert batch.boxes.tolist() == [list(left), list(right), [0, 0, 1, 1]]
     assert batch.captions == ("cat", "red thing", "dog")
@@ -182,24 +187,36 @@ def test_what_is_true_of_one_region_is_false_of_the_next():
 
 def test_a_box_is_the_mean_of_what_it_covers():
     boxes = torch.tensor(
-        [[0.0, 0.0, 1.0, 1.0], [0.5, 0.0, 1.0, 0.5], [0.25, 0.5, 0.625, 0.75], [-0.5, 0.9, 0.1, 2]]
+        [[0.0, 0.0, 1.0, 1.0], [0.5, 0.0, 1.0, 0.5], [0.25, 0.5, 0.625, 0.75], [0.0, 0.9, 0.1, 1]]
     )
     weights = box_weights(boxes, 4).unflatten(1, (4, 4))
     assert torch.allclose(weights[0], torch.full((4, 4), 1 / 16))
     assert torch.allclose(weights[1, :2, 2:], torch.full((2, 2), 1 / 4))
     assert torch.allclose(weights[2, 2], torch.tensor([0.0, 2 / 3, 1 / 3, 0.0]))
     assert weights[3, 3, 0] == 1
-    # A patch a pixel: another way to the same means.
-    fine = box_weights(boxes[:2], 100).unflatten(1, (100, 100))
-    assert fine[1, :50, 50:].sum().item() == pytest.approx(1, abs=1e-5)
+    # Boxes of whole patches, by another way: the mean of a slice.
+    features = torch.randn(8, 8, 5, generator=torch.Generator().manual_seed(0))
+    for x0, y0, x1, y1 in ((0, 0, 8, 8), (2, 1, 3, 8), (5, 4, 8, 6)):
+        weights = box_weights(torch.tensor([[x0, y0, x1, y1]]) / 8, 8)
+        sliced = features[y0:y1, x0:x1].mean((0, 1))
+        assert torch.allclose(weights[0] @ features.flatten(0, 1), sliced, atol=1e-6)
 
 
 def test_a_region_must_lie_in_its_picture_and_say_something():
-    for box in ((0.5, 0.0, 0.5, 1.0), (1.0, 0.0, 1.5, 1.0), (0.0, -1.0, 1.0, 0.0)):
-        with pytest.raises(ValueError, match="part of the picture"):
+    boxes = (
+        *((0.5, 0.0, 0.5, 1.0), (1.0, 0.0, 1.5, 1.0), (0.0, -1.0, 1.0, 0.0), (0, 0, 40, 30)),
+        (0.5, 0.0, 0.5 + 1e-9, 1.0),
+    )
+    for box in boxes:
+        with pytest.raises(ValueError, match="divide pixels by the picture's sides"):
             Region(captions=("cat",), box=box)
-    with pytest.raises(ValueError, match="no caption"):
-        Region(captions=())
+    for captions in ((), "cat", ("cat", "")):
+        with pytest.raises(ValueError, match="tuple of phrases"):
+            Region(captions=captions)
+    with pytest.raises(ValueError, match="none of 2 pictures has a region"):
+        join_regions([(), ()])
+    with pytest.raises(ValueError, match=r"list \['a cat'\]: take a source such as emoji-pairs"):
+        regions_of(["a cat"])
 
 
 def test_features_learn_what_their_own_place_shows():
@@ -220,31 +237,58 @@ def test_features_learn_what_their_own_place_shows():
             )
 
     trainer = siglip_trainer(RunConfig(dir="x", steps=60), source=Sides(), muon=True)
-    assert len(trainer.optimizers.optimizers) == 2
+    _, muon = trainer.optimizers.optimizers
+    taken = {id(p) for group in muon.param_groups for p in group["params"]}
+    names = {name for name, p in trainer.towers.named_parameters() if id(p) in taken}
+    of_encoder = {name for name in names if name.startswith("encoder.blocks.")}
+    assert len(of_encoder) == 4 * trainer.encoder.config.num_hidden_layers
+    assert len(names - of_encoder) == 7
+    assert all(name.startswith("text.decoder.layers.") for name in names - of_encoder)
     for step in range(60):
         trainer.train_step(step)
     assert trainer.evaluate()["image_to_text"] > 0.95
 
 
-def test_an_encoder_starts_from_a_trained_janus_or_from_its_own_run(
-    make_model, tiny_config, tmp_path, processor
-):
+def test_an_encoder_goes_on_from_a_trained_janus(make_model, tiny_config, tmp_path, processor):
     model = make_model(tiny_config)
-    save_model(tmp_path / "janus", model, processor.tokenizer)
-    assert isinstance(tiny_config.und_encoder, SiglipConfig)
-    save_door(tmp_path / "run" / "final", model.und_encoder, tiny_config.und_encoder)
-    for folder in (tmp_path / "janus", tmp_path / "run"):
+    save_model(tmp_path / "stage" / "final", model, processor.tokenizer)
+
+    def config(name, **changes):
+        options = {
+            "init": ["missing/final", "stage/final"],
+            "run": RunConfig(dir=str(tmp_path / name), steps=4),
+            "optim": OptimConfig(name="muon", lr=1e-6, muon_lr=1e-6),
+            "source": SourceConfig(type="emoji-regions", options={"size": 32, "length": 60}),
+        }
+        needed = {"batch_size": 4, "text_layers": 1, "eval_pairs": 8, "eval_every": 2}
+        return SiglipTrainConfig(**(needed | options | changes))
+
+    def encoder_of(name):
         encoder = SiglipEncoder(tiny_config.und_encoder)
-        start_encoder(folder, encoder, tiny_config.und_encoder)
-        states = zip(
-            model.und_encoder.state_dict().values(), encoder.state_dict().values(), strict=True
-        )
-        assert all(torch.equal(a, b) for a, b in states)
-    other = dataclasses.replace(tiny_config.und_encoder, num_hidden_layers=1)
+        load_door(tmp_path / name, encoder, tiny_config.und_encoder)
+        return encoder.state_dict()
+
+    run_training(config("whole"))
+    before, after = model.und_encoder.state_dict(), encoder_of("whole")
+    assert all(torch.allclose(before[name], after[name], atol=1e-4) for name in before)
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+
+    run = config("parts").run
+    run_training(config("parts", run=dataclasses.replace(run, stop_at=2)))
+    run_training(config("parts", run=dataclasses.replace(run, resume=True)))
+    assert all(torch.equal(after[name], tensor) for name, tensor in encoder_of("parts").items())
+
+    other = SiglipEncoder(dataclasses.replace(tiny_config.und_encoder, num_hidden_layers=1))
     with pytest.raises(ValueError, match="use the same preset"):
-        start_encoder(tmp_path / "janus", SiglipEncoder(other), other)
-    with pytest.raises(FileNotFoundError, match="run the recipe"):
-        start_encoder(tmp_path / "nothing", SiglipEncoder(other), other)
+        start_encoder(config("x"), other)
+    with pytest.raises(ValueError, match="must be a trained Janus, got the preset 'tiny'"):
+        run_training(config("x", init=["tiny"]))
+    with pytest.raises(ValueError, match="gives no pictures with what they show"):
+        run_training(config("x", source=SourceConfig(type="toy-pictures")))
+    (tmp_path / "stage" / "step-00000001").mkdir()
+    shutil.rmtree(tmp_path / "stage" / "final")
+    with pytest.raises(ValueError, match="is not complete: finish it"):
+        run_training(config("x"))
 
 
 def test_nearly_all_pairs_start_as_no():
@@ -277,7 +321,7 @@ def test_a_resumed_encoder_run_is_the_uninterrupted_one(tmp_path):
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
     assert "image_to_text" in json.loads(lines[3])
     assert (
-        "pairs that were never trained on"
+        "pictures that were never trained on"
         in next((tmp_path / "whole" / "samples").iterdir()).read_text()
     )
 
@@ -340,10 +384,10 @@ def test_the_first_weights_that_exist_are_taken(tmp_path):
     run = RunConfig(dir=str(tmp_path / "runs" / "stage2"))
     final = tmp_path / "runs" / "stage1" / "final"
     config = janus_config(init=["stage1/final", "tiny"], run=run)
-    assert choose_init(config) == "tiny"
+    assert choose_init(config.init, config.run.dir) == "tiny"
     final.mkdir(parents=True)
     (final / "config.json").write_text("{}")
-    assert choose_init(config) == final
+    assert choose_init(config.init, config.run.dir) == final
 
 
 def test_a_door_put_in_brings_its_codebook(vq_door, tmp_path):

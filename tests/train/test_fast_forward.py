@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from openjanus.model.attention import document_mask
 from openjanus.model.siglip import SiglipEncoder
@@ -69,8 +70,48 @@ def test_an_encoders_values_and_gradients_are_its_own(make_model, tiny_config, s
         assert torch.allclose(a, b, atol=2e-4, rtol=1e-4)
 
 
-def test_an_encoder_of_another_kind_runs_its_own_forward():
+def test_under_autocast_an_encoder_attends_in_fp32(make_model, tiny_config, monkeypatch):
+    encoder = make_model(tiny_config).und_encoder
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    attend, seen = F.scaled_dot_product_attention, []
+
+    def spy(q, *others, **options):
+        out = attend(q, *others, **options)
+        seen.append((q.dtype, out.dtype))
+        return out
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    with torch.no_grad():
+        exact = encoder(pixels)
+        seen.clear()
+        with torch.autocast("cpu", torch.bfloat16):
+            plain = encoder(pixels)
+            assert {dtype for _, dtype in seen} == {torch.bfloat16}
+            seen.clear()
+            fast = run_encoder(encoder, pixels)
+    assert {dtype for pair in seen for dtype in pair} == {torch.float32}
+    error = (fast.float() - exact).abs().mean()
+    assert 0 < error < 1.1 * (plain.float() - exact).abs().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_any_dtype_run_without_autocast(make_model, tiny_config, dtype):
+    model = make_model(tiny_config).to(dtype)
+    decoder = model.language_model.model
+    with torch.no_grad():
+        fast = run_encoder(model.und_encoder, torch.zeros(1, 3, 32, 32, dtype=dtype))
+        assert fast.dtype == dtype
+        embeds, positions = torch.zeros(1, 4, 64, dtype=dtype), torch.arange(4)[None]
+        assert run_decoder(decoder, embeds, positions=positions).dtype == dtype
+
+
+def test_an_encoder_of_another_class_runs_its_own_forward(make_model, tiny_config):
+    class Blind(SiglipEncoder):
+        def forward(self, pixel_values):
+            return torch.zeros(len(pixel_values), 1, 1)
+
     assert run_encoder(torch.nn.Identity(), torch.ones(2)).tolist() == [1, 1]
+    assert run_encoder(Blind(tiny_config.und_encoder), torch.ones(1, 3, 32, 32)).shape == (1, 1, 1)
 
 
 def test_a_wrong_size_is_refused_as_by_the_model(make_model, tiny_config):

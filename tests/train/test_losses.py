@@ -152,3 +152,15 @@ def test_nothing_to_learn_is_told(model, encoded, processor):
     object.__setattr__(batch, "text_targets", empty)
     with pytest.raises(ValueError, match="no supervised token in toy-text"):
         compute_losses(model, batch)
+
+
+def test_another_way_to_run_the_encoder_is_taken(model, encoded, processor):
+    batch, calls = collate(encoded("und"), processor), []
+
+    def encoder(pixel_values):
+        calls.append(pixel_values)
+        return model.und_encoder(pixel_values)
+
+    losses = compute_losses(model, batch, encoder=encoder)
+    assert calls[0] is batch.pixel_values
+    assert torch.equal(losses.total, compute_losses(model, batch).total)

@@ -70,6 +70,12 @@ def test_muon_takes_the_decoders_matrices_and_adamw_the_rest(make_model, tiny_co
     assert all(name.startswith("language_model.model.layers.") for name in names)
 
 
+def test_muon_with_nothing_to_take_is_told():
+    layer = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="none of what is trained here is for it"):
+        Optimizers(layer.named_parameters(), OptimConfig(name="muon"))
+
+
 def test_state_of_other_optimizers_is_refused():
     layer = nn.Linear(2, 2)
     optimizers = Optimizers(layer.named_parameters(), OptimConfig())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import openjanus.train.trainer
 from openjanus.data.stream import TooManyBadSamples
 from openjanus.data.toy import ToyScenes
 from openjanus.model.vq import VQTokenizer
@@ -300,3 +301,22 @@ def test_drawings_tokenized_by_islands_have_other_ids_and_a_cache_of_their_own(
     assert len(list((tmp_path / "id-cache").iterdir())) == 2
     with pytest.raises(ValueError, match="tokenize must be whole or islands, got 'tiles'"):
         make_config(tokenize="tiles")
+
+
+def test_on_a_cpu_the_fast_forwards_are_run(make_config, make_trainer, monkeypatch):
+    calls = []
+
+    def spy_on(name):
+        own = getattr(openjanus.train.trainer, name)
+
+        def spy(*args, **options):
+            calls.append(name)
+            return own(*args, **options)
+
+        monkeypatch.setattr(openjanus.train.trainer, name, spy)
+
+    spy_on("run_decoder")
+    spy_on("run_encoder")
+    config = make_config(ratio=(1, 0, 0), sources=SourcesConfig(und=[toy("und")]))
+    make_trainer(config).train_step(0)
+    assert sorted(calls) == ["run_decoder", "run_encoder"]

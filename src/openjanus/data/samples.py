@@ -18,9 +18,20 @@ KINDS: tuple[Kind, ...] = ("und", "text", "gen")
 """In the order that the papers state ratios: und : text : gen."""
 
 
+EDGE = 1e-6
+"""How far rounding may carry a box over its picture's edge."""
+
+LEAST_SIDE = 1e-3
+"""Least width and height of a region."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Region:
-    """A part of a picture, and what is true of it."""
+    """A part of a picture, and what is true of it.
+
+    Raises:
+        ValueError: A box that is not in shares of the sides, or nothing said.
+    """
 
     captions: tuple[str, ...]
     """Each true of the region by itself."""
@@ -29,10 +40,17 @@ class Region:
 
     def __post_init__(self) -> None:
         x0, y0, x1, y1 = self.box
-        if not (x0 < x1 and y0 < y1 and max(x0, y0) < 1 and min(x1, y1) > 0):
-            raise ValueError(f"a region must have a part of the picture, got box {self.box}")
-        if not self.captions:
-            raise ValueError(f"the region {self.box} has no caption: say what is true of it")
+        inside = min(x0, y0) >= -EDGE and max(x1, y1) <= 1 + EDGE
+        if not (inside and x1 - x0 >= LEAST_SIDE and y1 - y0 >= LEAST_SIDE):
+            raise ValueError(
+                f"a box must be x0, y0, x1, y1 in shares of the sides, from 0 to 1 and at least "
+                f"{LEAST_SIDE} wide and high, got {self.box}: divide pixels by the picture's sides"
+            )
+        if isinstance(self.captions, str) or not self.captions or "" in self.captions:
+            raise ValueError(
+                f"captions of a region must be a tuple of phrases that are true of it, got "
+                f"{self.captions!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,11 @@ from openjanus.registry import Registry
 
 
 class Source(Protocol):
-    """Items by index: a ``Sample``, or for the doors' own trainings a picture or a pair."""
+    """Items by index.
+
+    A ``Sample``; or for the doors' own trainings a picture, or a pair of a picture and what it
+    shows, a caption or a tuple of ``Region``.
+    """
 
     def __len__(self) -> int:
         """How many there are."""

@@ -47,8 +47,8 @@ class OptimConfig:
     """Optimizer and schedule."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """``muon`` takes the weight matrices of the decoder, or of both towers when the encoder is
-    trained by itself; AdamW has everything else."""
+    """``muon`` takes the weight matrices of the decoder's layers, or of both towers' layers when
+    the encoder is trained by itself; AdamW has everything else."""
     lr: float = 1e-4
     """Peak learning rate of AdamW."""
     muon_lr: float = 0.02
@@ -157,9 +157,9 @@ class SiglipTrainConfig:
     source: SourceConfig
     tokenizer: str | None = None
     """Text tokenizer of the captions: a ``tokenizer.json`` or its folder; None takes bytes."""
-    init: str | None = None
-    """Where the encoder comes from: the folder of a trained Janus or of an earlier run of this
-    kind; None starts afresh. The text tower always does."""
+    init: list[str] = field(default_factory=list)
+    """A trained Janus whose encoder is trained on, the first that exists: folders beside
+    ``run.dir``, or ``nano``. Without any the encoder starts afresh; the text tower always does."""
     batch_size: int = 64
     embed_size: int = 128
     """Width of the space where pictures and captions meet."""

@@ -46,7 +46,7 @@ def run_decoder(
 
 
 def run_encoder(encoder: nn.Module, pixel_values: Tensor) -> Tensor:
-    """What ``encoder(pixel_values)`` gives; any other encoder than a SigLIP runs its own forward.
+    """What ``encoder(pixel_values)`` gives; any other class than `SiglipEncoder` runs as it is.
 
     Args:
         encoder: Of the model.
@@ -55,7 +55,7 @@ def run_encoder(encoder: nn.Module, pixel_values: Tensor) -> Tensor:
     Returns:
         (B, N, C) features.
     """
-    if not isinstance(encoder, SiglipEncoder):
+    if type(encoder) is not SiglipEncoder:
         return encoder(pixel_values)
     x = encoder.embed_patches(pixel_values)
     for block in encoder.used_blocks():
@@ -71,7 +71,7 @@ def _look(attention: SiglipAttention, x: Tensor) -> Tensor:
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, K)
     with torch.autocast(x.device.type, enabled=False):
         attended = F.scaled_dot_product_attention(q, k, v)
-    return attention.proj(attended.transpose(1, 2).flatten(2))
+    return attention.proj(attended.transpose(1, 2).flatten(2).to(x.dtype))
 
 
 def _cast_once(x: Tensor) -> Tensor:
@@ -105,4 +105,4 @@ def _attend(
             is_causal=mask is None,
             enable_gqa=heads != kv_heads,
         )  # (R, H, T, K)
-    return attention.o_proj(attended.transpose(1, 2).flatten(2))
+    return attention.o_proj(attended.transpose(1, 2).flatten(2).to(x.dtype))

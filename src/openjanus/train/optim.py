@@ -57,7 +57,7 @@ class Optimizers:
                 one of these; AdamW has the rest.
 
         Raises:
-            ValueError: Nothing is trainable.
+            ValueError: Nothing is trainable, or nothing of it is for Muon where it is asked for.
         """
         self.config = config
         named = [(name, p) for name, p in named_parameters if p.requires_grad]
@@ -68,6 +68,11 @@ class Optimizers:
         matrices = [
             p for name, p in named if use_muon and p.ndim == 2 and name.startswith(muon_takes)
         ]
+        if use_muon and not matrices:
+            raise ValueError(
+                "optim.name is muon, and none of what is trained here is for it (matrices of "
+                f"{', '.join(muon_takes)}): take adamw"
+            )
         taken = {id(p) for p in matrices}
         rest = [p for p in self.parameters if id(p) not in taken]
         groups = [

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from openjanus.config import SiglipConfig, VQConfig, preset
 from openjanus.data.mixture import Mixture
-from openjanus.data.samples import IMAGE_MARK, Region, Sample
+from openjanus.data.samples import IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
@@ -30,9 +31,9 @@ from openjanus.train.config import (
 from openjanus.train.loop import run_loop
 from openjanus.train.parse import parse_typed
 from openjanus.train.parts import save_door
-from openjanus.train.siglip_trainer import SiglipTrainer
+from openjanus.train.siglip_trainer import SiglipTrainer, regions_of
 from openjanus.train.stages import count_by_part
-from openjanus.train.start import beside, read_tokenizer, start_encoder, start_model
+from openjanus.train.start import read_tokenizer, start_encoder, start_model
 from openjanus.train.trainer import JanusTrainer
 from openjanus.train.vq_trainer import VQTrainer
 from openjanus.weights.own import save_model
@@ -196,14 +197,21 @@ def _run_siglip(config: SiglipTrainConfig) -> None:
     encoder = SiglipEncoder(door)
     tokenizer = read_tokenizer(config.run.dir, config.tokenizer, model_config.processor)
     source = build_source(config.source.type, config.source.options)
-    if not (_is_pair(source[0]) or _has_regions(source[0])):
+    item = source[0]
+    if not (isinstance(item, tuple) and len(item) == 2):
         raise ValueError(
-            f"source {config.source.type!r} gives no pairs of a picture and its caption: take one "
-            "that does, such as emoji-pairs or emoji-regions"
+            f"source {config.source.type!r} gives no pictures with what they show: take one that "
+            "does, such as emoji-pairs or emoji-regions"
         )
-    trainer = SiglipTrainer(encoder, tokenizer, source, model_config.processor, config)
-    if config.init is not None:
-        start_encoder(beside(config.run.dir, config.init), encoder, door)
+    regions_of(item[1])
+    trainer = SiglipTrainer(
+        encoder,
+        tokenizer,
+        source,
+        model_config.processor,
+        config,
+        start=partial(start_encoder, config) if config.init else None,
+    )
     _write_config(config)
     done = run_loop(trainer, config.run, description="encoder")
     if done >= config.run.steps:
@@ -248,9 +256,3 @@ def _texts(config: TokenizerTrainConfig) -> Iterator[str]:
 
 def _is_pair(item: object) -> bool:
     return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str)
-
-
-def _has_regions(item: object) -> bool:
-    if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], tuple)):
-        return False
-    return all(isinstance(region, Region) for region in item[1])

@@ -9,7 +9,7 @@ needs the picture side alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ START_BIAS = -10.0
 """Nearly all pairs are no: without the bias the first steps would only learn that."""
 
 MLP_RATIO = 4
+EVAL_CHUNK = 32
 
 BLOCKS = ("encoder.blocks.", "text.decoder.layers.")
 """Where the matrices that Muon takes lie in the two towers."""
@@ -42,10 +43,8 @@ BLOCKS = ("encoder.blocks.", "text.decoder.layers.")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegionBatch:
-    """Pictures, their regions, and what is true of each."""
+    """Regions of some pictures, and what is true of each."""
 
-    pixel_values: Tensor
-    """(B, 3, S, S)."""
     owners: Tensor
     """(R,) which picture a region is of."""
     boxes: Tensor
@@ -57,21 +56,39 @@ class RegionBatch:
     words is taught as false, as in SigLIP."""
 
 
-def join_regions(pixel_values: Tensor, regions: Sequence[Sequence[Region]]) -> RegionBatch:
-    """One batch of pictures and the regions of each.
+def join_regions(regions: Sequence[Sequence[Region]]) -> RegionBatch:
+    """One batch of the regions of each picture.
 
-    Args:
-        pixel_values: (B, 3, S, S).
-        regions: Of each picture.
+    Raises:
+        ValueError: No picture has any.
     """
     flat = [region for of_one in regions for region in of_one]
+    if not flat:
+        raise ValueError(
+            f"none of {len(regions)} pictures has a region: take a source whose pictures have some"
+        )
     captions = dict.fromkeys(text for region in flat for text in region.captions)
     return RegionBatch(
-        pixel_values=pixel_values,
         owners=torch.tensor([i for i, of_one in enumerate(regions) for _ in of_one]),
         boxes=torch.tensor([region.box for region in flat], dtype=torch.float32),
         captions=tuple(captions),
         true_of=torch.tensor([[text in region.captions for text in captions] for region in flat]),
+    )
+
+
+def regions_of(told: object) -> tuple[Region, ...]:
+    """What a source says of a picture, as regions; one caption is of the whole picture.
+
+    Raises:
+        ValueError: Neither a caption nor a tuple of regions.
+    """
+    if isinstance(told, str):
+        return (Region(captions=(told,)),)
+    if isinstance(told, tuple) and all(isinstance(region, Region) for region in told):
+        return told
+    raise ValueError(
+        "what is told of a picture must be its caption or a tuple of Region, got "
+        f"{type(told).__name__} {told!r:.80}: take a source such as emoji-pairs or emoji-regions"
     )
 
 
@@ -202,12 +219,13 @@ class SiglipTrainer:
     """One optimizer step at a time; the loop is ``train.loop``'s.
 
     Args:
-        encoder: Filled with fresh values here; who has better ones puts them in afterwards.
+        encoder: Filled with fresh values here.
         tokenizer: Of the captions.
         source: (uint8 picture, caption) pairs, or pictures with their regions; the last
             ``eval_pairs`` are never trained on.
         processor_config: How pictures are normalised.
         config: The run.
+        start: Called with the encoder thereafter, to put better values in.
 
     Raises:
         ValueError: The source is too short.
@@ -220,6 +238,8 @@ class SiglipTrainer:
         source: Source,
         processor_config: ProcessorConfig,
         config: SiglipTrainConfig,
+        *,
+        start: Callable[[SiglipEncoder], None] | None = None,
     ) -> None:
         self.encoder = encoder
         self.tokenizer = tokenizer
@@ -235,6 +255,8 @@ class SiglipTrainer:
         self.mixture = Mixture({"und": [num_pairs]}, {"und": [1]}, (1, 0, 0), seed=config.run.seed)
         self.towers = TwoTowers(encoder, tokenizer.vocab_size, config)
         self.towers.init_weights(torch.Generator().manual_seed(config.run.seed))
+        if start is not None:
+            start(encoder)
         self.optimizers = Optimizers(
             self.towers.named_parameters(), config.optim, muon_takes=BLOCKS
         )
@@ -248,28 +270,26 @@ class SiglipTrainer:
         padded = [row + [self.tokenizer.pad_id] * (max(lengths) - len(row)) for row in ids]
         return torch.tensor(padded), torch.tensor(lengths)
 
-    def _batch(self, indices: Sequence[int]) -> RegionBatch:
+    def _items(self, indices: Sequence[int]) -> tuple[Tensor, list[Sequence[Region]]]:
+        """(B, 3, S, S) pixel values, and the regions of each picture."""
         pairs = [self.source[index] for index in indices]
         pictures = [open_image(picture) for picture, _ in pairs]
         pixels = und_pixel_values(pictures, self.encoder.config.image_size, self.processor_config)
-        return join_regions(
-            pixels,
-            [[Region(captions=(told,))] if isinstance(told, str) else told for _, told in pairs],
-        )
+        return pixels, [regions_of(told) for _, told in pairs]
 
-    def _compare(self, batch: RegionBatch) -> Tensor:
-        """(R, U) logits of every region with every caption."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-            regions = self.towers.embed_regions(batch.pixel_values, batch.owners, batch.boxes)
-            words = self.towers.embed_texts(*self._texts(batch.captions))
-        return self.towers.logits(regions, words)
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16)
 
     def train_step(self, step: int) -> dict[str, Any]:
         """One batch, one update; retrieval is measured when due."""
         indices = [draw.index for draw in self.mixture.batch(step, self.config.batch_size)]
         self._keys = [f"{self.config.source.type}/{index}" for index in indices]
-        batch = self._batch(indices)
-        loss = sigmoid_loss(self._compare(batch), batch.true_of)
+        pixels, told = self._items(indices)
+        batch = join_regions(told)
+        with self._autocast():
+            regions = self.towers.embed_regions(pixels, batch.owners, batch.boxes)
+            words = self.towers.embed_texts(*self._texts(batch.captions))
+        loss = sigmoid_loss(self.towers.logits(regions, words), batch.true_of)
         loss.backward()
         norm, lr = self.optimizers.step(step, self.config.run.steps)
         values = {"loss": loss.item(), "lr": lr, "grad_norm": norm}
@@ -280,10 +300,20 @@ class SiglipTrainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Retrieval among the pairs that are held back."""
+        """Retrieval among the pictures that are held back."""
         length = len(self.source)
-        batch = self._batch(range(length - self.config.eval_pairs, length))
-        return retrieval(self._compare(batch), batch.true_of)
+        told: list[Sequence[Region]] = []
+        regions: list[Tensor] = []
+        for start in range(length - self.config.eval_pairs, length, EVAL_CHUNK):
+            pixels, some = self._items(range(start, min(start + EVAL_CHUNK, length)))
+            batch = join_regions(some)
+            with self._autocast():
+                regions.append(self.towers.embed_regions(pixels, batch.owners, batch.boxes))
+            told += some
+        batch = join_regions(told)
+        with self._autocast():
+            words = self.towers.embed_texts(*self._texts(batch.captions))
+        return retrieval(self.towers.logits(torch.cat(regions), words), batch.true_of)
 
     def last_keys(self) -> list[str]:
         """Keys of the last batch."""
@@ -293,7 +323,7 @@ class SiglipTrainer:
         """Write the retrieval figures."""
         folder.mkdir(parents=True, exist_ok=True)
         lines = [f"{name}: {value:.4f}" for name, value in self.evaluate().items()]
-        lines.append(f"among {self.config.eval_pairs} pairs that were never trained on")
+        lines.append(f"among {self.config.eval_pairs} pictures that were never trained on")
         (folder / f"step-{step:08d}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from openjanus.config import PRESETS, DoorConfig, JanusConfig, ProcessorConfig, near, preset
+from openjanus.config import PRESETS, JanusConfig, ProcessorConfig, near, preset
 from openjanus.model.janus import JanusModel, build_model
+from openjanus.model.siglip import SiglipEncoder
 from openjanus.pipeline.load import NANO, packaged_models
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
 from openjanus.train.checkpoint import checkpoint_steps
-from openjanus.train.config import JanusTrainConfig
+from openjanus.train.config import JanusTrainConfig, SiglipTrainConfig
 from openjanus.train.parts import load_door, start_gen_embed_from_codebook
 from openjanus.weights.own import load_model
 
@@ -52,7 +53,7 @@ def start_model(config: JanusTrainConfig) -> tuple[JanusModel, Processor]:
         FileNotFoundError: None of ``init`` exists; the message says what to run first.
         ValueError: A tokenizer or door that does not fit the model.
     """
-    chosen = choose_init(config)
+    chosen = choose_init(config.init, config.run.dir)
     tqdm.write(f"weights: {chosen}", file=sys.stderr)
     if isinstance(chosen, Path):
         model, tokenizer = load_model(chosen, device="cpu", dtype=torch.float32)
@@ -70,26 +71,22 @@ def start_model(config: JanusTrainConfig) -> tuple[JanusModel, Processor]:
     return model, Processor(model.config, tokenizer)
 
 
-def start_encoder(folder: Path, encoder: nn.Module, config: DoorConfig) -> None:
-    """Fill an understanding encoder from a trained Janus, or from what its own training wrote.
-
-    Args:
-        folder: Of a model (``config.json``), or whatever ``load_door`` takes.
-        encoder: To be filled.
-        config: Its configuration.
+def start_encoder(config: SiglipTrainConfig, encoder: SiglipEncoder) -> None:
+    """Fill an understanding encoder from that of a trained Janus.
 
     Raises:
-        FileNotFoundError: Neither lies there.
-        ValueError: An encoder of another configuration.
+        FileNotFoundError: None of ``init`` exists.
+        ValueError: A preset, which is not trained, or an encoder of another configuration.
     """
-    if not (folder / "config.json").is_file():
-        load_door(folder, encoder, config)
-        return
-    model, _ = load_model(folder, device="cpu", dtype=torch.float32)
-    if model.config.und_encoder != config:
+    chosen = choose_init(config.init, config.run.dir)
+    if isinstance(chosen, str):
+        raise ValueError(f"init of an encoder must be a trained Janus, got the preset {chosen!r}")
+    tqdm.write(f"weights: {chosen}", file=sys.stderr)
+    model, _ = load_model(chosen, device="cpu", dtype=torch.float32)
+    if model.config.und_encoder != encoder.config:
         raise ValueError(
-            f"{folder} has the encoder {model.config.und_encoder}, the run wants {config}: "
-            "use the same preset"
+            f"{chosen} has the encoder {model.config.und_encoder}, the run wants "
+            f"{encoder.config}: use the same preset"
         )
     encoder.load_state_dict(model.und_encoder.state_dict(), strict=True)
 
@@ -102,20 +99,24 @@ def fresh_model(config: JanusConfig, seed: int) -> JanusModel:
     return model
 
 
-def choose_init(config: JanusTrainConfig) -> Path | str:
+def choose_init(init: Sequence[str], run_dir: str) -> Path | str:
     """The first of ``init`` that exists: a folder, or the name of a preset.
+
+    Args:
+        init: Folders beside ``run_dir``, names of presets, or ``nano``, the packaged model.
+        run_dir: Folder of the run.
 
     Raises:
         FileNotFoundError: None exists.
         ValueError: The run that one of them is the result of was stopped before its end.
     """
     packaged = packaged_models()
-    for name in config.init:
+    for name in init:
         if name == NANO and NANO in packaged:
             return packaged[NANO]
         if name in PRESETS:
             return name
-        folder = beside(config.run.dir, name)
+        folder = beside(run_dir, name)
         if (folder / "config.json").is_file():
             return folder
         if checkpoint_steps(folder.parent):
@@ -123,11 +124,9 @@ def choose_init(config: JanusTrainConfig) -> Path | str:
                 f"the run in {folder.parent} is not complete: finish it with --run.resume true "
                 "before what comes after it"
             )
-    tried = ", ".join(
-        str(beside(config.run.dir, name)) if "/" in name else repr(name) for name in config.init
-    )
+    tried = ", ".join(str(beside(run_dir, name)) if "/" in name else repr(name) for name in init)
     raise FileNotFoundError(
         f"no weights to start from: tried {tried}; run the stage before in a folder beside "
-        f"{config.run.dir or 'run.dir'}, or give --init '[FOLDER]' or a preset "
-        f"({near(config.init[-1], list(PRESETS))})"
+        f"{run_dir or 'run.dir'}, or give --init '[FOLDER]' or a preset "
+        f"({near(init[-1], list(PRESETS))})"
     )
