@@ -10,6 +10,7 @@ import pytest
 from openjanus.data.samples import IMAGE_MARK
 from openjanus.worlds.emoji.captions import phrase, things_of
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS
+from openjanus.worlds.emoji.questions import DESCRIBE
 from openjanus.worlds.emoji.sampling import touches_held_out
 from openjanus.worlds.emoji.scenes import TAGS
 from openjanus.worlds.emoji.source import EmojiPairs, EmojiPictures, EmojiRegions, EmojiScenes
@@ -124,6 +125,30 @@ def test_regions_are_things_with_their_names_and_colours(sprites: Sprites) -> No
     assert tinted == {True, False}
     with pytest.raises(IndexError, match="below the length 40"):
         source[40]
+
+
+def test_only_the_kinds_that_are_named_are_asked(sprites: Sprites) -> None:
+    source = EmojiScenes(
+        kind="und",
+        sprites=sprites,
+        size=32,
+        length=40,
+        asks=["by_colour", "relation"],
+        tags={"color_attr": 1.0, "single_object": 1.0},
+        least_questions=6,
+    )
+    for i in range(len(source)):
+        asked = [turn.text.removeprefix(f"{IMAGE_MARK}\n") for turn in source[i].turns[::2]]
+        if source.scene(i).tag == "single_object":
+            # Nothing of these kinds can be asked: a caption is.
+            assert len(asked) == 1
+            assert asked[0] in DESCRIBE
+        else:
+            assert len(asked) == len(set(asked)) == 6
+            assert all(re.search(r"\bthing\b|left of|right of|above|below", text) for text in asked)
+    for wrong in ([], ["colors"]):
+        with pytest.raises(ValueError, match="asks must be some of existence"):
+            EmojiScenes(kind="und", sprites=sprites, asks=wrong)
 
 
 def test_pictures_go_on_past_the_length(sprites: Sprites) -> None:

@@ -32,6 +32,9 @@ DESCRIBE_SHARE: Final = 0.25
 QUESTIONS_LIMIT: Final = 16
 """Every scene has more to ask than that, in one wording or another."""
 
+TRIES: Final = 40
+"""Draws for one question, of which some are no question or one that was asked before."""
+
 LONE_COUNT_SHARE: Final = 0.3
 """Share kept of the questions that count a single thing, which nearly every scene could ask."""
 
@@ -152,6 +155,8 @@ class EmojiScenes(SceneSource):
             that a question teaches.
         practice: Whether questions that no exam asks are asked too: how many things there are in
             all, and what the thing of a colour is.
+        asks: The kinds to ask, in place of all that `practice` leaves, and no caption is asked for
+            then. Fewer questions are asked of a scene that has fewer to ask.
         branched: Whether each question is asked as if it were the first. Asked one after another,
             many can be answered from the answers before.
 
@@ -160,8 +165,8 @@ class EmojiScenes(SceneSource):
 
     Raises:
         ValueError: An unknown kind or form, or for plain gen, other tags than single_object; or
-            not 1 <= least_questions <= most_questions <= 16; or branches of anything but dialogues
-            about pictures.
+            not 1 <= least_questions <= most_questions <= 16; or an unknown kind to ask; or branches
+            of anything but dialogues about pictures.
     """
 
     def __init__(
@@ -182,6 +187,7 @@ class EmojiScenes(SceneSource):
         least_questions: int = 1,
         most_questions: int = 6,
         practice: bool = False,
+        asks: Sequence[str] | None = None,
         branched: bool = False,
     ) -> None:
         if not 1 <= least_questions <= most_questions <= QUESTIONS_LIMIT:
@@ -220,7 +226,9 @@ class EmojiScenes(SceneSource):
         self.form: Literal["chat", "plain"] = form
         self.name = f"emoji-{kind}-{form}"
         self.num_questions = (least_questions, most_questions)
-        self.question_kinds = (*QUESTION_KINDS, *(PRACTICE_KINDS if practice else ()))
+        self.describes = asks is None
+        every = (*QUESTION_KINDS, *(PRACTICE_KINDS if practice else ()))
+        self.question_kinds = every if asks is None else _known(asks)
         self.branched = branched
 
     def __getitem__(self, index: int) -> Sample:
@@ -251,12 +259,13 @@ class EmojiScenes(SceneSource):
     def _und_turns(self, scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
         if self.form == "plain":
             return (Turn(role="assistant", text=f"{IMAGE_MARK}{caption(scene, rng)}"),)
-        if rng.random() < DESCRIBE_SHARE:
-            questions = [describe(scene, rng)]
-        else:
+        questions: list[Question] = []
+        if not self.describes or rng.random() >= DESCRIBE_SHARE:
             least, most = self.num_questions
             wanted = least + below(rng, most - least + 1)
             questions = _interview(scene, rng, wanted, self.question_kinds)
+        if not questions:
+            questions = [describe(scene, rng)]
         turns: list[Turn] = []
         for question in questions:
             mark = "" if turns else f"{IMAGE_MARK}\n"
@@ -265,15 +274,29 @@ class EmojiScenes(SceneSource):
         return tuple(turns)
 
 
+def _known(asks: Sequence[str]) -> tuple[QuestionKind | PracticeKind, ...]:
+    """The kinds of questions of these names.
+
+    Raises:
+        ValueError: None, or one that there is not.
+    """
+    known = (*QUESTION_KINDS, *PRACTICE_KINDS)
+    if not asks or not set(asks) <= set(known):
+        raise ValueError(f"asks must be some of {', '.join(known)}, got {list(asks)}")
+    return tuple(kind for kind in known if kind in asks)
+
+
 def _interview(
     scene: Scene,
     rng: np.random.Generator,
     wanted: int,
     kinds: Sequence[QuestionKind | PracticeKind],
 ) -> list[Question]:
-    """Questions about a scene, none twice."""
+    """Questions about a scene, none twice; fewer where it has not so many of these kinds."""
     asked: dict[str, Question] = {}
-    while len(asked) < wanted:
+    for _ in range(TRIES * wanted):
+        if len(asked) == wanted:
+            break
         question = ask(scene, rng, pick(rng, kinds))
         if question is None:
             continue
