@@ -32,10 +32,14 @@ STAGES = (
     "words",
     "stage3b",
     "stage3c",
+    "encoder2",
+    "stage3d",
+    "match",
+    "stage3e",
 )
 DETOURS = "detour*"
 """Runs that were stopped on the way and gone on from; the model card tells what they were."""
-EVERY = {"vq": 5, "encoder": 5, "detour": 5}
+EVERY = {"vq": 5, "encoder": 5, "detour": 5, "stage3c": 2}
 """Of these runs one line of metrics in so many is kept, and the last."""
 MOST_BYTES = 32_000_000
 

@@ -47,8 +47,16 @@ def test_a_packaged_model_is_small_and_documented(folder: Path) -> None:
             assert not re.search(r"/(?:root|work|home)/", path.read_text(encoding="utf-8"))
 
 
+STOPPED = {"stage3d": 995}
+"""Runs that were gone on from before their end, and where."""
+
+
 @pytest.mark.parametrize(
-    "stage", ["text", "stage1", "stage2", "stage3", "words", "stage3b", "stage3c"]
+    "stage",
+    [
+        *("text", "stage1", "stage2", "stage3", "words", "stage3b", "stage3c"),
+        *("stage3d", "match", "stage3e"),
+    ],
 )
 def test_each_stage_left_its_configuration_and_metrics(stage: str) -> None:
     folder = NANOS[-1] / "training" / stage
@@ -60,7 +68,7 @@ def test_each_stage_left_its_configuration_and_metrics(stage: str) -> None:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == sorted(set(steps))
-    assert steps[-1] == config["run"]["steps"]
+    assert steps[-1] == STOPPED.get(stage, config["run"]["steps"])
 
 
 def test_the_nano_draws_what_it_scores(nano: openjanus.Janus) -> None:
