@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,7 +211,8 @@ def test_a_region_must_lie_in_its_picture_and_say_something():
     for box in boxes:
         with pytest.raises(ValueError, match="divide pixels by the picture's sides"):
             Region(captions=("cat",), box=box)
-    for captions in ((), "cat", ("cat", "")):
+    wrong: list[Any] = [(), "cat", ("cat", "")]
+    for captions in wrong:
         with pytest.raises(ValueError, match="tuple of phrases"):
             Region(captions=captions)
     with pytest.raises(ValueError, match="none of 2 pictures has a region"):
@@ -254,13 +256,18 @@ def test_an_encoder_goes_on_from_a_trained_janus(make_model, tiny_config, tmp_pa
     save_model(tmp_path / "stage" / "final", model, processor.tokenizer)
 
     def config(name, **changes):
-        options = {
+        options: dict[str, Any] = {
             "init": ["missing/final", "stage/final"],
             "run": RunConfig(dir=str(tmp_path / name), steps=4),
             "optim": OptimConfig(name="muon", lr=1e-6, muon_lr=1e-6),
             "source": SourceConfig(type="emoji-regions", options={"size": 32, "length": 60}),
         }
-        needed = {"batch_size": 4, "text_layers": 1, "eval_pairs": 8, "eval_every": 2}
+        needed: dict[str, Any] = {
+            "batch_size": 4,
+            "text_layers": 1,
+            "eval_pairs": 8,
+            "eval_every": 2,
+        }
         return SiglipTrainConfig(**(needed | options | changes))
 
     def encoder_of(name):
