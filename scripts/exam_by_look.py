@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from PIL import Image
 
 import openjanus
 from openjanus.eval.answers import exact_match
-from openjanus.worlds.emoji.questions import QuestionKind, exam
+from openjanus.worlds.emoji.questions import Question, QuestionKind, exam
 from openjanus.worlds.emoji.sampling import Split
 from openjanus.worlds.emoji.scenes import Scene, render
 from openjanus.worlds.emoji.sprites import Sprites
@@ -33,22 +34,30 @@ def look(scene: Scene) -> str:
 def main(model: str, questions: int, kinds: list[str]) -> None:
     """Print, for each kind and split, the share right and the number asked of each look."""
     janus, sprites = openjanus.load(model), Sprites.load()
-    size = janus.config.und_image_size
     for kind in get_args(QuestionKind):
         for split in get_args(Split) if kind in kinds else ():
             asked = exam(kind, questions, SEED, sprites, split=split)
             right: dict[str, list[bool]] = defaultdict(list)
-            for start in range(0, questions, BATCH):
-                some = asked[start : start + BATCH]
-                replies = janus.chat_batch(
-                    [message(scene, question.text, size, sprites) for scene, question in some],
-                    max_new_tokens=16,
-                )
-                for (scene, question), reply in zip(some, replies, strict=True):
-                    right["all"].append(exact_match(reply.text, question.answer))
-                    right[look(scene)].append(right["all"][-1])
+            for scene, question, reply in answers(janus, asked, sprites):
+                right["all"].append(exact_match(reply, question.answer))
+                right[look(scene)].append(right["all"][-1])
             told = "  ".join(f"{x}: {sum(v) / len(v):.2f} of {len(v)}" for x, v in right.items())
             print(f"{kind} {split}  {told}", flush=True)
+
+
+def answers(
+    janus: openjanus.Janus, asked: Sequence[tuple[Scene, Question]], sprites: Sprites
+) -> Iterator[tuple[Scene, Question, str]]:
+    """Ask an exam's questions, and give each back with the reply to it."""
+    size = janus.config.und_image_size
+    for start in range(0, len(asked), BATCH):
+        some = asked[start : start + BATCH]
+        replies = janus.chat_batch(
+            [message(scene, question.text, size, sprites) for scene, question in some],
+            max_new_tokens=16,
+        )
+        for (scene, question), reply in zip(some, replies, strict=True):
+            yield scene, question, reply.text
 
 
 def message(scene: Scene, text: str, size: int, sprites: Sprites) -> list[dict[str, object]]:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import get_args
 
-from exam_by_look import BATCH, message
+from exam_by_look import answers
 
 import openjanus
 from openjanus.worlds.emoji.questions import Question, QuestionKind, exam
@@ -53,21 +53,14 @@ EXAMS: dict[QuestionKind, Judged] = {"colour": judge_colour, "relation": judge_p
 def main(model: str, questions: int) -> None:
     """Print what was answered how often, for each kind and split."""
     janus, sprites = openjanus.load(model), Sprites.load()
-    size = janus.config.und_image_size
     for kind, judged in EXAMS.items():
         for split in get_args(Split):
             asked = exam(kind, questions, SEED, sprites, split=split)
             found: Counter[str] = Counter()
-            for start in range(0, questions, BATCH):
-                some = asked[start : start + BATCH]
-                replies = janus.chat_batch(
-                    [message(scene, question.text, size, sprites) for scene, question in some],
-                    max_new_tokens=16,
-                )
-                for (scene, question), reply in zip(some, replies, strict=True):
-                    said = judged(scene, question, reply.text)
-                    if said is not None:
-                        found[said] += 1
+            for scene, question, reply in answers(janus, asked, sprites):
+                said = judged(scene, question, reply)
+                if said is not None:
+                    found[said] += 1
             told = "  ".join(f"{x}: {n}" for x, n in found.most_common())
             print(f"{kind} {split}  {told}", flush=True)
 
