@@ -36,6 +36,7 @@ STAGES = (
     "stage3d",
     "match",
     "stage3e",
+    "align",
 )
 DETOURS = "detour*"
 """Runs that were stopped on the way and gone on from; the model card tells what they were."""

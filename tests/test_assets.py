@@ -55,7 +55,7 @@ STOPPED = {"stage3d": 995}
     "stage",
     [
         *("text", "stage1", "stage2", "stage3", "words", "stage3b", "stage3c"),
-        *("stage3d", "match", "stage3e"),
+        *("stage3d", "match", "stage3e", "align"),
     ],
 )
 def test_each_stage_left_its_configuration_and_metrics(stage: str) -> None:
