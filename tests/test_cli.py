@@ -12,8 +12,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+import openjanus
 from openjanus.cli import explain, main, parse
 from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.fetch import FORMAT_VERSION
@@ -165,6 +168,26 @@ def test_info_counts_every_parameter_once(capsys):
     assert {"context", "special ids", "licence"} <= {name.strip() for name in told}
 
 
+def test_convert_writes_what_load_reads(tmp_path, capsys):
+    folder = tmp_path / "converted"
+    assert main(["convert", "tiny", str(folder), "--format", "transformers"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(folder)]
+    tiny, loaded = openjanus.load("tiny"), openjanus.load(folder)
+    for one, other in zip(tiny.model.parameters(), loaded.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    says = refused(capsys, "convert", "tiny", folder, "--format", "openjanus")
+    assert "is not empty: give a new folder" in says
+
+
+def test_convert_changes_the_dtype_when_told_to(tmp_path):
+    first, second = str(tmp_path / "one"), str(tmp_path / "two")
+    options = ["--format", "openjanus", "--dtype"]
+    assert main(["convert", "tiny", first, *options, "bfloat16"]) == 0
+    assert main(["convert", first, second, *options[:2]]) == 0
+    tensors = load_file(f"{second}/model.safetensors").values()
+    assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
+
+
 def test_env_tells_versions_and_the_machine(capsys):
     import torch
 
@@ -281,6 +304,7 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["draw", "a car " * 400, "--model", "tiny"], "context"),
         (["draw", "a car", "--model", "tinny"], "'tiny'"),
         (["draw", "a car", "--model", "no/such/folder"], "no/such/folder"),
+        (["draw", "a car", "--model", "janus-pro-1b"], "deepseek-ai/Janus-Pro-1B"),
         (["draw", "a car", "--model", "tiny", "--dtype", "float7"], "float7"),
         (["draw", "a car", "--model", "tiny", "--device", "toaster"], "toaster"),
         (["chat", "Hello", "--model", "tiny", "--image", "missing.png"], "missing.png"),
@@ -289,6 +313,11 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["chat", "Hello", "--model", "tiny", "--max-new-tokens", "0"], "max_new_tokens"),
         (["reconstruct", "missing.png", "--model", "tiny"], "missing.png"),
         (["info", "nanno"], "nanno"),
+        (["convert", "tiny", "x"], "--format"),
+        (["convert", "tiny", "x", "--format", "gguf"], "unknown format 'gguf'"),
+        (["convert", "tiny", "x", "--format", "deepseek"], "export it as 'transformers'"),
+        (["convert", "tiny", "x", "--format", "transformers", "--dtype", "f8"], "unknown dtype"),
+        (["convert", "tiny", ".", "--format", "openjanus", "--revision", "a"], "revision belongs"),
         (["data"], "WHAT"),
         (["data", "fetch", "lego"], "lego"),
         (["data", "sheet", "--n", "0"], "--n must be >= 1"),
@@ -349,7 +378,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
 
     monkeypatch.setattr(models, "load", lookup)
     with pytest.raises(KeyError, match="key"):
-        main(["info", "tiny"])
+        main(["draw", "a car", "--model", "tiny"])
 
 
 def test_a_traceback_can_be_asked_for(monkeypatch):

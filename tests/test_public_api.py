@@ -44,6 +44,9 @@ SIGNATURES = {
         "guidance_scale: float | None = None) -> Tensor"
     ),
     "save": "(self, folder: Path | str) -> None",
+    "export": (
+        "(self, folder: Path | str, format: str, *, max_shard_bytes: int = 5000000000) -> None"
+    ),
 }
 
 FIELDS = {
@@ -88,7 +91,7 @@ def test_names() -> None:
 def test_functions() -> None:
     assert signature(openjanus.load) == (
         "(source: str | Path, *, device: torch.device | str = auto, "
-        "dtype: torch.dtype | str = auto) -> Janus"
+        "dtype: torch.dtype | str = auto, revision: str | None = None) -> Janus"
     )
     assert signature(openjanus.build) == (
         "(config_or_preset: JanusConfig | str, *, device: torch.device | str = meta, "

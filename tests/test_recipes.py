@@ -19,7 +19,7 @@ from openjanus.train.recipes import (
     run_recipe,
 )
 from openjanus.train.stages import freeze_for_stage, part_of, trained_parts
-from openjanus.weights.own import load_model
+from openjanus.weights.formats import load_model
 
 SINGLE = [name for name in recipe_names() if read_recipe(name)["kind"] != "all"]
 COMPOSITE = [name for name in recipe_names() if read_recipe(name)["kind"] == "all"]

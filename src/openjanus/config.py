@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
@@ -193,6 +193,7 @@ class VQConfig:
         _require_positive(self)
         require(len(self.channel_multipliers) > 0, "channel_multipliers must name a level")
         for multiplier in self.channel_multipliers:
+            require(multiplier > 0, f"channel_multipliers must be > 0, got {multiplier}")
             width = self.base_channels * multiplier
             require(
                 width % self.norm_groups == 0,
@@ -239,6 +240,14 @@ class ProcessorConfig:
     image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     min_size: int = 14
     """Smallest side after resizing, in pixels."""
+
+    def __post_init__(self) -> None:
+        require(self.min_size > 0, f"min_size must be > 0, got {self.min_size}")
+        require(
+            all(0 <= mean <= 1 for mean in self.image_mean) and min(self.image_std) > 0,
+            f"image_mean must be in [0, 1] and image_std > 0, got {self.image_mean} and "
+            f"{self.image_std}: pixels are numbers from 0 to 1 before they are normalised",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -421,7 +430,51 @@ def _nano_v0() -> JanusConfig:
     )
 
 
-PRESETS = {"tiny": _tiny, "nano-v0": _nano_v0}
+def _released(
+    language: DecoderConfig, user_role: str = "<|User|>", assistant_role: str = "<|Assistant|>"
+) -> JanusConfig:
+    """The released models: they differ in their decoder, and the first one in its role names."""
+    return JanusConfig(
+        language=language,
+        und_encoder=SiglipConfig(
+            image_size=384,
+            patch_size=16,
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+        ),
+        gen_tokenizer=VQConfig(image_size=384),
+        processor=ProcessorConfig(user_role=user_role, assistant_role=assistant_role),
+    )
+
+
+_DECODER_1B = DecoderConfig(
+    vocab_size=102400,
+    hidden_size=2048,
+    intermediate_size=5632,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    num_key_value_heads=16,
+    max_position_embeddings=16384,
+)
+_DECODER_7B = DecoderConfig(
+    vocab_size=102400,
+    hidden_size=4096,
+    intermediate_size=11008,
+    num_hidden_layers=30,
+    num_attention_heads=32,
+    num_key_value_heads=32,
+    max_position_embeddings=16384,
+)
+
+PRESETS: Mapping[str, Callable[[], JanusConfig]] = {
+    "tiny": _tiny,
+    "nano-v0": _nano_v0,
+    "janus-1.3b": lambda: _released(_DECODER_1B, user_role="User", assistant_role="Assistant"),
+    "janus-pro-1b": lambda: _released(_DECODER_1B),
+    "janus-pro-7b": lambda: _released(_DECODER_7B),
+}
 """Architectures by name; each value builds a ``JanusConfig``."""
 
 

@@ -106,6 +106,7 @@ def parse_door(data: Mapping[str, Any], where: str) -> DoorConfig:
     require(isinstance(data, Mapping), f"{where} must be a mapping, got {type(data).__name__}")
     require("type" in data, f"{where}: missing key 'type'; known: {sorted(door_configs())}")
     kind, known = data["type"], door_configs()
+    require(isinstance(kind, str), f"{where}: type must be a name, got {kind!r}")
     require(kind in known, f"{where}: unknown type {kind!r}; {near(kind, list(known))}")
     rest = {key: value for key, value in data.items() if key != "type"}
     return parse_dataclass(known[kind], rest, where)
@@ -148,7 +149,10 @@ def parse_config(data: Mapping[str, Any], where: str = "config.json") -> JanusCo
     }
     for name, parse in parsers.items():
         if name in sections:
-            sections[name] = parse(sections[name])
+            value = sections[name]
+            kind = type(value).__name__
+            require(isinstance(value, Mapping), f"{where}: {name} must be a mapping, got {kind}")
+            sections[name] = parse(value)
     return parse_dataclass(JanusConfig, sections, where)
 
 

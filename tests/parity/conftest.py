@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,79 +20,23 @@ from transformers import (
 from openjanus.config import DecoderConfig, JanusConfig, SiglipConfig, VQConfig
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.vq import VQTokenizer
+from openjanus.weights.formats import to_stored
+from openjanus.weights.transformers import TABLE
 
 IMAGE_TOKEN_ID = 260
-
-RULES = (
-    (r"^language_model\.lm_head\.", "lm_head."),
-    (r"^language_model\.model\.", "model.language_model."),
-    (r"^und_encoder\.patch_embed\.proj\.", "model.vision_model.embeddings.patch_embedding."),
-    (r"^und_encoder\.pos_embed$", "model.vision_model.embeddings.position_embedding.weight"),
-    (r"^und_encoder\.norm\.", "model.vision_model.post_layernorm."),
-    (
-        r"^und_encoder\.blocks\.(\d+)\.norm(\d)\.",
-        r"model.vision_model.encoder.layers.\1.layer_norm\2.",
-    ),
-    (r"^und_encoder\.blocks\.(\d+)\.mlp\.", r"model.vision_model.encoder.layers.\1.mlp."),
-    (
-        r"^und_encoder\.blocks\.(\d+)\.attn\.proj\.",
-        r"model.vision_model.encoder.layers.\1.self_attn.projection_layer.",
-    ),
-    (
-        r"^und_encoder\.blocks\.(\d+)\.attn\.qkv\.",
-        r"model.vision_model.encoder.layers.\1.self_attn.{qkv}_proj.",
-    ),
-    (r"^und_aligner\.layers\.0\.", "model.aligner.fc1."),
-    (r"^und_aligner\.layers\.2\.", "model.aligner.hidden_layers.0."),
-    (r"^gen_aligner\.layers\.0\.", "model.generation_aligner.fc1."),
-    (r"^gen_aligner\.layers\.2\.", "model.generation_aligner.hidden_layers.0."),
-    (r"^gen_embed\.", "model.generation_embeddings."),
-    (r"^gen_head\.output_mlp_projector\.", "model.generation_head.proj_out."),
-    (r"^gen_head\.vision_head\.", "model.generation_head.vision_head."),
-    (r"^vq\.(encoder|decoder)\.mid\.0\.", r"model.vqmodel.\1.mid.block_1."),
-    (r"^vq\.(encoder|decoder)\.mid\.1\.", r"model.vqmodel.\1.mid.attn_1."),
-    (r"^vq\.(encoder|decoder)\.mid\.2\.", r"model.vqmodel.\1.mid.block_2."),
-    (r"^vq\.encoder\.conv_blocks\.(\d+)\.res\.", r"model.vqmodel.encoder.down.\1.block."),
-    (r"^vq\.encoder\.conv_blocks\.", "model.vqmodel.encoder.down."),
-    (r"^vq\.decoder\.conv_blocks\.(\d+)\.res\.", r"model.vqmodel.decoder.up.\1.block."),
-    (r"^vq\.decoder\.conv_blocks\.", "model.vqmodel.decoder.up."),
-    (r"^vq\.", "model.vqmodel."),
-)
-"""Our names to theirs: the first rule that matches."""
-
-
-def their_name(name: str) -> str:
-    """Their name of one of our parameters; ``{qkv}`` stands for the three that ours joins."""
-    for pattern, replacement in RULES:
-        renamed, count = re.subn(pattern, replacement, name)
-        if count:
-            return renamed
-    raise KeyError(name)
 
 
 def to_theirs(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict under their names and shapes."""
-    theirs: dict[str, Tensor] = {}
-    for name, value in state.items():
-        renamed = their_name(name)
-        if "{qkv}" in renamed:
-            for letter, part in zip("qkv", value.chunk(3), strict=True):
-                theirs[renamed.replace("{qkv}", letter)] = part
-        else:
-            theirs[renamed] = value[0] if name.endswith("pos_embed") else value
-    return theirs
+    return dict(to_stored(state, TABLE))
 
 
 def to_ours(state: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
     """Their state dict under our ``names`` and shapes."""
     ours: dict[str, Tensor] = {}
     for name in names:
-        renamed = their_name(name)
-        if "{qkv}" in renamed:
-            ours[name] = torch.cat([state[renamed.replace("{qkv}", letter)] for letter in "qkv"])
-        else:
-            value = state[renamed]
-            ours[name] = value[None] if name.endswith("pos_embed") else value
+        value = torch.cat([state[part] for part in TABLE.names(name)])
+        ours[name] = value[None] if name in TABLE.unbatched else value
     return ours
 
 
@@ -114,6 +58,18 @@ def randomise(module: nn.Module, seed: int) -> None:
 def unit_codebook(codebook: Tensor) -> None:
     """Where the port agrees with the authors: it does not normalise when it encodes."""
     codebook.copy_(nn.functional.normalize(codebook, dim=-1))
+
+
+@pytest.fixture(scope="session")
+def fill() -> Callable[[JanusModel, int], None]:
+    """``fill(model, seed)``: weights by ``randomise`` with a codebook of unit rows."""
+
+    def filled(model: JanusModel, seed: int) -> None:
+        randomise(model, seed)
+        assert isinstance(model.vq, VQTokenizer)
+        unit_codebook(model.vq.quantize.embedding.weight)
+
+    return filled
 
 
 @dataclass(frozen=True, slots=True)

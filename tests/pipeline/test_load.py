@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -71,13 +70,13 @@ def test_nano_is_the_newest_packaged_model(
         ("nano", "nano-v10"),
     ]
     opened: list[Path] = []
-    original = load_module.load_model
+    original = load_module.open_checkpoint
 
-    def spy(folder: Path, **options: Any) -> object:
+    def spy(folder: Path) -> object:
         opened.append(folder)
-        return original(folder, **options)
+        return original(folder)
 
-    monkeypatch.setattr(load_module, "load_model", spy)
+    monkeypatch.setattr(load_module, "open_checkpoint", spy)
     load("nano")
     load("nano-v2")
     assert [folder.name for folder in opened] == ["nano-v10", "nano-v2"]
@@ -87,7 +86,6 @@ def test_nano_is_the_newest_packaged_model(
     ("source", "error", "message"),
     [
         ("tinny", KeyError, "no model 'tinny'.*did you mean 'tiny'"),
-        ("somebody/some-model", ValueError, r"download the repository first.*\./some-model"),
         ("./nowhere", FileNotFoundError, "no folder nowhere"),
         ("/no/such/folder", FileNotFoundError, "no folder /no/such/folder"),
         (Path("nowhere"), FileNotFoundError, "no folder nowhere"),
@@ -96,6 +94,68 @@ def test_nano_is_the_newest_packaged_model(
 def test_wrong_sources(source: str | Path, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         load(source)
+
+
+def test_a_hub_id_is_fetched_and_a_folder_of_that_name_comes_first(
+    monkeypatch: pytest.MonkeyPatch, janus: Janus, tmp_path: Path
+) -> None:
+    janus.save(tmp_path / "cache")
+    asked: list[tuple[str, str | None]] = []
+
+    def fake(repo_id: str, *, revision: str | None) -> Path:
+        asked.append((repo_id, revision))
+        return tmp_path / "cache"
+
+    monkeypatch.setattr(load_module, "fetch", fake)
+    monkeypatch.chdir(tmp_path)
+    assert load("somebody/some-model", revision="v2").config == janus.config
+    assert load("somebody/some-model").origin.source == "somebody/some-model"
+    janus.save(tmp_path / "somebody" / "some-model")
+    load("somebody/some-model")
+    assert asked == [("somebody/some-model", "v2"), ("somebody/some-model", None)]
+
+
+@pytest.mark.parametrize("source", ["tiny", "nano", "./folder", Path("a/b")])
+def test_a_revision_belongs_to_a_hub_id(source: str | Path) -> None:
+    with pytest.raises(ValueError, match="revision belongs to a hub id"):
+        load(source, revision="main")
+
+
+def test_a_copy_keeps_what_is_known_of_the_licence(janus: Janus, tmp_path: Path) -> None:
+    janus.save(tmp_path / "first")
+    (tmp_path / "first" / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    (tmp_path / "first" / "LICENSE").write_text("terms", encoding="utf-8")
+    load(tmp_path / "first").save(tmp_path / "second")
+    assert load(tmp_path / "second").origin.licence == "mit"
+    assert (tmp_path / "second" / "LICENSE").read_text(encoding="utf-8") == "terms"
+
+
+def test_a_model_is_described_without_its_weights(janus: Janus, tmp_path: Path) -> None:
+    janus.save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    _, model, tokenizer = load_module.describe(tmp_path)
+    assert model.config == janus.config
+    assert next(model.parameters()).is_meta
+    assert tokenizer.bos_id == janus.processor.tokenizer.bos_id
+
+
+def test_home_is_found(monkeypatch: pytest.MonkeyPatch, janus: Janus, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    janus.save(tmp_path / "model")
+    assert load("~/model").config == janus.config
+
+
+def test_keep_leaves_every_tensor_its_dtype(tmp_path: Path) -> None:
+    load("tiny", dtype="bfloat16").save(tmp_path)
+    assert (
+        next(load(tmp_path, device="cpu", dtype="keep").model.parameters()).dtype == torch.bfloat16
+    )
+
+
+@pytest.mark.parametrize("name", ["janus-1.3b", "janus-pro-1b", "janus-pro-7b"])
+def test_a_released_architecture_says_where_its_weights_are(name: str) -> None:
+    with pytest.raises(KeyError, match=r"load\('deepseek-ai/Janus-.*'\) fetches"):
+        load(name)
 
 
 def test_an_architecture_without_weights_points_to_build(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,8 @@
-"""Verbs on a model: draw, chat, reconstruct, info."""
+"""Verbs on a model: draw, chat, reconstruct, info, convert."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_verbs(verbs: Any) -> None:
     """Add this module's verbs."""
-    for add in (_add_draw, _add_chat, _add_reconstruct, _add_info):
+    for add in (_add_draw, _add_chat, _add_reconstruct, _add_info, _add_convert):
         add(verbs)
 
 
@@ -157,19 +156,20 @@ def _reconstruct(args: argparse.Namespace) -> None:
 
 def _add_info(verbs: Any) -> None:
     parser = add_verb(verbs, "info", _info, "print what a model is made of")
-    parser.add_argument("model", help="preset or folder")
-    parser.set_defaults(device="cpu", dtype="auto")
+    parser.add_argument("model", help="preset, folder or hub id")
+    parser.add_argument("--revision", help="of a hub id: a branch, a tag or a commit")
 
 
 def _info(args: argparse.Namespace) -> None:
-    janus = load(args)
-    config, language = janus.config, janus.config.language
+    from openjanus.pipeline.load import describe
+
+    origin, model, tokenizer = describe(args.model, revision=args.revision)
+    config, language = model.config, model.config.language
     parts = {
         name: sum(value.numel() for value in part.parameters())
-        for name, part in janus.model.named_children()
+        for name, part in model.named_children()
     }
-    total = sum({id(value): value.numel() for value in janus.model.parameters()}.values())
-    tokenizer = janus.processor.tokenizer
+    total = sum({id(value): value.numel() for value in model.parameters()}.values())
     print_table(
         {
             "model": args.model,
@@ -189,16 +189,33 @@ def _info(args: argparse.Namespace) -> None:
                 f"{name} {getattr(tokenizer, f'{name}_id')}"
                 for name in ("bos", "eos", "pad", "boi", "eoi", "image_pad")
             ),
-            "licence": _licence(args.model),
+            "licence": origin.licence,
         }
     )
 
 
-def _licence(source: str) -> str:
-    """What the model card beside the weights says at its head."""
-    from openjanus.pipeline.load import packaged_models
+def _add_convert(verbs: Any) -> None:
+    parser = add_verb(verbs, "convert", _convert, "write a model in another layout")
+    parser.add_argument("model", metavar="SRC", help="folder, hub id or preset")
+    parser.add_argument("folder", metavar="DST", type=Path, help="new folder")
+    parser.add_argument(
+        "--format", required=True, help="openjanus, deepseek (the authors' code) or transformers"
+    )
+    parser.add_argument("--dtype", default="keep", help="float32, bfloat16, ... (as they are)")
+    parser.add_argument("--revision", help="of a hub id: a branch, a tag or a commit")
+    parser.add_argument(
+        "--max-shard-bytes", type=int, default=5_000_000_000, help="of a file (%(default)s)"
+    )
+    parser.set_defaults(device="cpu")
 
-    card = packaged_models().get(source, Path(source)) / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    found = re.search(r"^license: *(.+)$", text, flags=re.MULTILINE)
-    return "not stated" if found is None else found[1]
+
+def _convert(args: argparse.Namespace) -> None:
+    from openjanus.pipeline.load import describe
+    from openjanus.weights.formats import format_by_name, require_new
+
+    layout = format_by_name(args.format)
+    require_new(args.folder)
+    layout.check(describe(args.model, revision=args.revision)[1].config)  # before it is loaded
+    janus = load(args)
+    janus.export(args.folder, args.format, max_shard_bytes=args.max_shard_bytes)
+    print(args.folder)

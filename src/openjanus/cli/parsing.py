@@ -57,7 +57,10 @@ def parse_seed(text: str) -> int:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options that `load` reads."""
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="preset or folder (%(default)s)")
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help="preset, folder or hub id (%(default)s)"
+    )
+    parser.add_argument("--revision", help="of a hub id: a branch, a tag or a commit")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
     parser.add_argument(
         "--dtype", default="auto", help="auto, float32, bfloat16, ... (%(default)s)"
@@ -68,7 +71,7 @@ def load(args: argparse.Namespace) -> Janus:
     """Load the model that the options name."""
     import openjanus
 
-    return openjanus.load(args.model, device=args.device, dtype=args.dtype)
+    return openjanus.load(args.model, device=args.device, dtype=args.dtype, revision=args.revision)
 
 
 def save_picture(picture: Image, path: Path) -> None:

@@ -29,7 +29,10 @@ from openjanus.processor.chat import Turn, parse_messages
 from openjanus.processor.image import ImageLike
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer
+from openjanus.weights.card import Origin, write_card
+from openjanus.weights.formats import export_model
 from openjanus.weights.own import save_model
+from openjanus.weights.shards import MAX_SHARD_BYTES
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -57,6 +60,7 @@ class Janus:
         model: With weights, on its device.
         tokenizer: The model's own.
         engine_options: How much runs at once.
+        origin: Where the weights come from, for the card of what is exported.
 
     Raises:
         ValueError: The tokenizer has more ids than the model.
@@ -68,8 +72,10 @@ class Janus:
         tokenizer: TextTokenizer,
         *,
         engine_options: EngineOptions | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.model = model
+        self.origin = Origin() if origin is None else origin
         self.processor = Processor(model.config, tokenizer)
         self._engine = Engine(model, image_pad_id=tokenizer.image_pad_id, options=engine_options)
         driver = EngineDriver(self._engine)
@@ -392,8 +398,42 @@ class Janus:
         ).cpu()
 
     def save(self, folder: Path | str) -> None:
-        """Write config, tokenizer and weights into a folder that ``load`` reads."""
+        """Write a folder that ``load`` reads; files of the same names are replaced.
+
+        What is known of the weights' origin and licence is written beside them.
+        """
         save_model(folder, self.model, self.processor.tokenizer)
+        if self.origin.source is not None:
+            write_card(Path(folder), self.config, layout="openjanus", origin=self.origin)
+
+    @_names_near_options
+    def export(
+        self,
+        folder: Path | str,
+        format: str,  # noqa: A002
+        *,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+    ) -> None:
+        """Write the model for other programs: weights, tokenizer, processor, settings and card.
+
+        Args:
+            folder: New or empty.
+            format: ``deepseek`` for the authors' code, ``transformers`` for AutoModel, or
+                ``openjanus``, our own.
+            max_shard_bytes: Largest size of a weights file.
+
+        Raises:
+            ValueError: An unknown format, a model that it cannot hold, or a folder with something
+                in it.
+        """
+        export_model(
+            folder,
+            self.model,
+            self.processor.tokenizer,
+            layout=format,
+            max_shard_bytes=max_shard_bytes,
+            origin=self.origin,
+        )
 
     def _check_context(self, length: int) -> None:
         context = self.config.language.max_position_embeddings

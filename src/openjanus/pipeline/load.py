@@ -1,4 +1,4 @@
-"""Where models come from: folders and presets."""
+"""Where models come from: folders in any layout, the hub, and presets."""
 
 from __future__ import annotations
 
@@ -9,20 +9,30 @@ from pathlib import Path
 import torch
 
 from openjanus.config import PRESETS, JanusConfig, near, preset
-from openjanus.config_file import load_config
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.pipeline.janus import Janus
-from openjanus.processor.text import byte_tokenizer
-from openjanus.weights.own import CONFIG_FILE, load_model
+from openjanus.processor.text import TextTokenizer, byte_tokenizer
+from openjanus.weights.card import Origin, read_origin
+from openjanus.weights.formats import open_checkpoint
+from openjanus.weights.hub import HUB_ID, fetch
 
 LARGE_MODEL_PARAMETERS = 200_000_000
 """From here on ``dtype="auto"`` is bfloat16 on a CPU: half the memory to read each step."""
 
 TINY = "tiny"
+RELEASED = {
+    "janus-1.3b": "deepseek-ai/Janus-1.3B",
+    "janus-pro-1b": "deepseek-ai/Janus-Pro-1B",
+    "janus-pro-7b": "deepseek-ai/Janus-Pro-7B",
+}
+"""Where the weights of these architectures were released, under the DeepSeek Model License."""
+
 NANO = "nano"
 """The newest trained model in this package."""
+KEEP = "keep"
+"""The dtype that leaves every tensor its own."""
+
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def build(
@@ -50,49 +60,86 @@ def load(
     *,
     device: torch.device | str = "auto",
     dtype: torch.dtype | str = "auto",
+    revision: str | None = None,
 ) -> Janus:
     """Load a model that draws and answers.
 
     Args:
-        source: A folder that ``Janus.save`` wrote (with a path separator: ``./model``), or a
-            preset: ``tiny`` has random weights, ``nano`` is the newest model in this package.
+        source: A folder (with a path separator: ``./model``) in our own layout, the authors' or
+            transformers'; a hub id, ``deepseek-ai/Janus-Pro-1B``; or a preset: ``tiny`` has random
+            weights, ``nano`` is the newest model in this package.
         device: ``auto`` is CUDA, else MPS, else the CPU.
-        dtype: ``float32``, ``bfloat16``, ``float16`` or torch's own. ``auto`` is the checkpoint's
-            own on an accelerator; on a CPU float32, or bfloat16 for large models.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or torch's own; ``keep`` leaves every tensor
+            the checkpoint's. ``auto`` is that on an accelerator; on a CPU float32, or bfloat16 for
+            large models.
+        revision: Of a hub id: a branch, a tag or a commit.
 
     Raises:
-        FileNotFoundError: No such folder, or a file in it is missing.
-        KeyError: Unknown preset; the message names near matches.
-        ValueError: A broken folder, an unknown device or dtype, or a hub id.
+        FileNotFoundError: No such folder, a file in it is missing, or the hub cannot be reached.
+        KeyError: Unknown preset, the message names near matches; or a special token is missing.
+        ValueError: A broken folder, an unknown device or dtype, or a revision of no hub id.
     """
     chosen = choose_device(device)
-    if isinstance(source, str) and "/" not in source and "\\" not in source:
-        return _load_preset(source, chosen, dtype)
-    folder = Path(source)
-    if not folder.is_dir():
-        if isinstance(source, str) and _HUB_ID.fullmatch(source):
-            raise ValueError(
-                f"{source!r} is no folder here, and hub ids are not fetched: download the "
-                f"repository first and give its folder, for instance ./{folder.name}"
-            )
-        raise FileNotFoundError(f"no folder {folder}: check the path")
-    return _load_folder(folder, chosen, dtype)
-
-
-def _load_preset(name: str, device: torch.device, dtype: torch.dtype | str) -> Janus:
-    if name == TINY:
+    if source == TINY and revision is None:
         config = preset(TINY)
         model = build_model(config, device="cpu")
         model.init_weights(torch.Generator().manual_seed(0))
-        chosen = _dtype(dtype, config, device)
-        return Janus(model.to(device, chosen), byte_tokenizer(config.processor))
+        model = model.to(chosen, _dtype(dtype, config, chosen))
+        return Janus(model, byte_tokenizer(config.processor))
+    folder = locate(source, revision=revision)
+    checkpoint = open_checkpoint(folder)
+    model = checkpoint.load(device=chosen, dtype=_dtype(dtype, checkpoint.config, chosen))
+    return Janus(model, checkpoint.tokenizer, origin=read_origin(str(source), folder))
+
+
+def locate(source: str | Path, *, revision: str | None = None) -> Path:
+    """The folder of a model, fetched from the hub if need be.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: As ``load``.
+    """
+    is_name = isinstance(source, str) and "/" not in source and "\\" not in source
+    folder = Path(source).expanduser()
+    is_hub_id = (
+        isinstance(source, str) and HUB_ID.fullmatch(source) is not None and not folder.is_dir()
+    )
+    if revision is not None and not is_hub_id:
+        raise ValueError(f"revision belongs to a hub id, owner/name, and {str(source)!r} is none")
+    if is_name:
+        return _packaged(str(source))
+    if is_hub_id:
+        return fetch(str(source), revision=revision)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}: check the path")
+    return folder
+
+
+def describe(
+    source: str | Path, *, revision: str | None = None
+) -> tuple[Origin, JanusModel, TextTokenizer]:
+    """What ``load`` would load, without its weights: the model is on the meta device.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: As ``load``.
+    """
+    if source == TINY and revision is None:
+        config = preset(TINY)
+        return Origin(source=TINY), build_model(config), byte_tokenizer(config.processor)
+    folder = locate(source, revision=revision)
+    checkpoint = open_checkpoint(folder)
+    return read_origin(str(source), folder), build_model(checkpoint.config), checkpoint.tokenizer
+
+
+def _packaged(name: str) -> Path:
     packaged = packaged_models()
     if name in packaged:
-        return _load_folder(packaged[name], device, dtype)
+        return packaged[name]
     known = [TINY, *packaged]
     hint = f", or give a folder as ./{name}" if Path(name).is_dir() else ""
     if name in PRESETS:
         hint = f"; build({name!r}) makes its architecture, without weights"
+        if name in RELEASED:
+            hint += f", and load({RELEASED[name]!r}) fetches the released ones"
     raise KeyError(f"no model {name!r} in this package; {near(name, known)}{hint}")
 
 
@@ -106,12 +153,6 @@ def packaged_models() -> dict[str, Path]:
     }
     named = {versions[number].name: versions[number] for number in sorted(versions)}
     return named | ({NANO: versions[max(versions)]} if versions else {})
-
-
-def _load_folder(folder: Path, device: torch.device, dtype: torch.dtype | str) -> Janus:
-    chosen = _dtype(dtype, load_config(folder / CONFIG_FILE), device)
-    model, tokenizer = load_model(folder, device=device, dtype=chosen)
-    return Janus(model, tokenizer)
 
 
 def choose_device(device: torch.device | str) -> torch.device:
@@ -143,11 +184,13 @@ def _dtype(
     dtype: torch.dtype | str, config: JanusConfig, device: torch.device
 ) -> torch.dtype | None:
     """The dtype of the weights; None is the checkpoint's own."""
+    if dtype == KEEP:
+        return None
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype != "auto":
         if dtype not in _DTYPES:
-            raise ValueError(f"unknown dtype {dtype!r}; {near(dtype, ['auto', *_DTYPES])}")
+            raise ValueError(f"unknown dtype {dtype!r}; {near(dtype, ['auto', KEEP, *_DTYPES])}")
         return _DTYPES[dtype]
     if device.type != "cpu":
         return None

@@ -14,7 +14,7 @@ from openjanus.config_file import door_to_dict, parse_door
 from openjanus.model.janus import JanusModel
 from openjanus.model.vq import VectorQuantizer
 from openjanus.train.checkpoint import checkpoint_steps, load_checkpoint, newest_checkpoint
-from openjanus.weights.own import save_tensors
+from openjanus.weights.shards import save_tensors
 
 FORMAT_VERSION = 1
 WEIGHTS = "door.safetensors"

@@ -18,7 +18,7 @@ from openjanus.processor.text import TextTokenizer, byte_tokenizer
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import JanusTrainConfig, SiglipTrainConfig
 from openjanus.train.parts import load_door, start_gen_embed_from_codebook
-from openjanus.weights.own import load_model
+from openjanus.weights.formats import load_model
 
 
 def beside(run_dir: str, path: str) -> Path:

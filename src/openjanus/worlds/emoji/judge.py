@@ -28,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from openjanus.eval.geneval import Detection, Verdict, judge
 from openjanus.eval.record import weights_hash
-from openjanus.weights.own import save_tensors
+from openjanus.weights.shards import save_tensors
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS
 from openjanus.worlds.emoji.prompts import metadata_for_prompt
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from openjanus.config import VQConfig, preset
 from openjanus.model.vq import VQTokenizer
-from openjanus.weights.own import load_model
+from openjanus.weights.formats import load_model
 from openjanus.worlds.emoji.indexed import SceneSource
 from openjanus.worlds.emoji.judge import (
     RECORD_NAME,
