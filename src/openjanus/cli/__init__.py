@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from openjanus.cli import models, runs, worlds
+from openjanus.cli import conformance, models, runs, worlds
 from openjanus.cli.parsing import EXTRAS, Parser
 from openjanus.config import near
 
@@ -28,14 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``openjanus``; the process's own when None.
 
     Returns:
-        Exit code: 0, 2 after a mistake of the user, 130 after Ctrl-C, 141 when the reader of
-        stdout went away.
+        Exit code: 0, 1 where a check found a difference, 2 after a mistake of the user, 130 after
+        Ctrl-C, 141 when the reader of stdout went away.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         args = parse(given)
         args.run(args)
         sys.stdout.flush()
+    except conformance.Disagreement as found:
+        print(f"openjanus: {found}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -82,6 +85,7 @@ def parse(given: list[str]) -> argparse.Namespace:
     models.add_verbs(verbs)
     worlds.add_verbs(verbs)
     runs.add_verbs(verbs)
+    conformance.add_verbs(verbs)
 
     verb = next((word for word in given if not word.startswith("-")), None)
     if verb is not None and verb not in verbs.choices:
