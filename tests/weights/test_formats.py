@@ -147,6 +147,22 @@ def test_every_dtype_at_load(tiny: Path, tiny_model: JanusModel) -> None:
         assert torch.equal(model.state_dict()[name], value.bfloat16())
 
 
+@pytest.mark.parametrize("layout", list(FORMATS))
+def test_changes_of_a_loaded_model_do_not_reach_its_files(
+    layout: str, model: JanusModel, words: TextTokenizer, tmp_path: Path
+) -> None:
+    """Tensors that need no copy are those of the file."""
+    export(model, words, tmp_path / "x", layout)
+    loaded, _ = load_model(tmp_path / "x", device="cpu", dtype=None)
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.add_(1)
+    assert same(load_model(tmp_path / "x", device="cpu", dtype=None)[0], model)
+    for path in (tmp_path / "x").iterdir():
+        path.unlink()  # what is loaded does not need them any more
+    assert not same(loaded, model)
+
+
 @pytest.mark.parametrize("letter", "qkv")
 def test_a_missing_part_is_named_as_it_is_stored(tiny: Path, letter: str) -> None:
     tensors = load_file(tiny / "model.safetensors")

@@ -170,11 +170,15 @@ def _read_state(
             f"{stored.source}: {name} is {tensor.dtype}: weights are of {known}",
         )
         key, part = table.key(name)
+        shape = wanted[own.EMBEDDING_KEY if name in copies else key].shape
+        parts = len(table.names(key))
+        kind = tensor.dtype if dtype is None else dtype
+        if parts == 1 and kind == tensor.dtype and torch.device(device).type == "cpu":
+            state[key] = tensor.view(shape)  # as it lies in the file: nothing is copied
+            return
         if key not in state:
-            kind = tensor.dtype if dtype is None else dtype
-            shape = wanted[own.EMBEDDING_KEY if name in copies else key].shape
             state[key] = torch.empty(shape, dtype=kind, device=device)
-        state[key].view(len(table.names(key)), *tensor.shape)[part].copy_(tensor)
+        state[key].view(parts, *tensor.shape)[part].copy_(tensor)
 
     stored.read(expected, take)
     if tied:

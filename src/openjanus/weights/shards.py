@@ -1,8 +1,9 @@
 """Tensors on disk: safetensors and ``pytorch_model.bin``, whole or in shards with an index.
 
-Files are mapped, not read: a tensor's pages come into memory when it is copied. They count as the
-process's own until the file is closed, so files are closed and opened again as they are read, and
-what is resident is the model and little more.
+Files are mapped, not read: a tensor's pages come into memory when they are used. Who keeps a tensor
+keeps its pages, without a copy; a change of it stays in memory and never reaches the file. Who copies
+it lets them go, but not before the file is closed: so files are closed and opened again as they
+are read, and what is resident is the model and little more.
 """
 
 from __future__ import annotations
@@ -45,8 +46,7 @@ class StoredTensors:
 
         Args:
             names: Which, in any order.
-            take: Gets each name with its tensor, which is gone from memory when ``take`` returns:
-                it copies what it keeps.
+            take: Gets each name with its tensor, to keep or to copy.
 
         Raises:
             ValueError: A file is broken.
