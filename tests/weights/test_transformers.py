@@ -199,6 +199,18 @@ def test_ids_that_the_tokenizer_has_otherwise_are_refused(
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize("pad_id", [-1, "x", 1.0, True])
+def test_a_pad_that_is_no_id_is_refused(
+    pad_id: object, config: JanusConfig, tmp_path: Path, make_model: Any
+) -> None:
+    folder = export(config, tmp_path / "x", make_model)
+    path = folder / "generation_config.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(data | {"pad_token_id": pad_id}), "utf-8")
+    with pytest.raises(ValueError, match=f"pad_token_id is {pad_id!r}, "):
+        open_checkpoint(folder)
+
+
 def test_a_template_with_roles_that_the_tokenizer_lacks(tmp_path: Path, make_model: Any) -> None:
     config = small_config(user_role="User", assistant_role="Assistant")
     folder = export(config, tmp_path / "x", make_model)

@@ -1,9 +1,9 @@
 """Tensors on disk: safetensors and ``pytorch_model.bin``, whole or in shards with an index.
 
 Files are mapped, not read: a tensor's pages come into memory when they are used. Who keeps a tensor
-keeps its pages, without a copy; a change of it stays in memory and never reaches the file. Who copies
-it lets them go, but not before the file is closed: so files are closed and opened again as they
-are read, and what is resident is the model and little more.
+keeps its pages, without a copy; a change of it stays in memory and never reaches the file. Who
+copies it lets them go, but not before the file is closed: so files are closed and opened again as
+they are read, and what is resident is the model and little more.
 """
 
 from __future__ import annotations

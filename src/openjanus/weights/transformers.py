@@ -318,7 +318,8 @@ def _pad_token(folder: Path, default: str) -> str:
     pad_id = published.read_json_if_there(path).get("pad_token_id")
     if pad_id is None:
         return default
-    token = published.read_vocabulary(folder).id_to_token(pad_id) if type(pad_id) is int else None
+    is_id = type(pad_id) is int and pad_id >= 0
+    token = published.read_vocabulary(folder).id_to_token(pad_id) if is_id else None
     require(
         token is not None,
         f"{path}: pad_token_id is {pad_id!r}, which the tokenizer has no token for: put the files "
