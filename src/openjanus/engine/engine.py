@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openjanus.engine.page import ImagePage, Page, Prefix, PrefixCache, TextPage, run_prefill
+from openjanus.engine.page import (
+    ImagePage,
+    Page,
+    Prefix,
+    PrefixCache,
+    TextPage,
+    rows_change_bits,
+    run_prefill,
+)
 from openjanus.engine.request import (
     ChatRequest,
     DrawRequest,
@@ -77,6 +85,7 @@ class Engine:
         rows = self.options.rows_per_page
         self._scheduler = Scheduler({"image": rows // 2, "text": rows}, self.options.max_pages)
         self._pages: dict[int, Page] = {}
+        self._runs_idle: bool | None = None  # tried before the first step
         self._jobs: dict[int, _Job] = {}
         self._prefixes = PrefixCache(self.options.prefix_cache_size)
         self._next_request_id = 0
@@ -201,7 +210,7 @@ class Engine:
         for page_id in self._scheduler.page_ids:
             seated = self._scheduler.seated(page_id)
             if seated:
-                ids = self._pages[page_id].step()
+                ids = self._pages[page_id].step(runs_idle=self._must_run_idle())
                 for slot, request_id in seated:
                     events += self._take(request_id, ids[slot])
         return events
@@ -231,6 +240,11 @@ class Engine:
             kind = ImagePage if mode == "image" else TextPage
             self._pages[page_id] = kind(self._model, capacity, self.options.rows_per_page)
         return self._pages[page_id]
+
+    def _must_run_idle(self) -> bool:
+        if self._runs_idle is None:
+            self._runs_idle = rows_change_bits(self._model, self.options.rows_per_page)
+        return self._runs_idle
 
     def _draw_prefix(self, ids: tuple[int, ...]) -> tuple[Prefix, int]:
         """A drawing prompt's prefix, and how many tokens were run for it (0: it was kept)."""

@@ -1,11 +1,15 @@
 """A page: a static KV cache of fixed rows and capacity, and its batched decode step.
 
-A step always runs **all** rows of its page, idle ones on stale finite values that nobody reads.
-A matrix product changes in the last bits with its number of rows, and guidance multiplies that;
-with fixed shapes each row's result depends on that row alone, so a request's ids are bit-equal
-in fp32 whatever sits beside it, and at any slot (where in a product of fixed shape a row stands
-does not change its bits on a CPU: tests hold that). A prefill runs alone, at the request's own
-length.
+A step runs **all** rows of its page through every matrix product, idle ones on stale finite values
+that nobody reads. A matrix product changes in the last bits with its number of rows, and guidance
+multiplies that; with fixed shapes each row's result depends on that row alone, so a request's ids
+are bit-equal in fp32 whatever sits beside it, and at any slot (where in a product of fixed shape a
+row stands does not change its bits on a CPU: tests hold that). In 16 bits, where a trial on this
+machine has shown that the number of rows changes no bit, idle rows are left out.
+
+Attention is another matter: rows do not share anything there, so idle ones have none, and the
+others attend to what they hold and not to the rest of the capacity. A prefill runs alone, at the
+request's own length.
 """
 
 from __future__ import annotations
@@ -15,12 +19,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from openjanus.engine.noise import block_length, gumbel_noise
 from openjanus.engine.request import ChatRequest, DrawRequest, Request
 from openjanus.engine.sampling import guide, sample
-from openjanus.model.attention import KVCache
+from openjanus.model.attention import KVCache, Run, runs_of
+from openjanus.model.decoder import DecoderLayer
 from openjanus.model.janus import JanusModel
 
 
@@ -79,9 +85,44 @@ def run_prefill(model: JanusModel, inputs_embeds: Tensor) -> tuple[KVCache, Tens
         inputs_embeds.shape[1],
         device=inputs_embeds.device,
         dtype=inputs_embeds.dtype,
+        zeroed=False,
     )
-    hidden_states = model.language_model.model(inputs_embeds, cache=cache)
+    runs = [Run(slice(0, 1), slice(0, 1), 0)]
+    hidden_states = model.language_model.model(inputs_embeds, cache=cache, runs=runs)
     return cache, hidden_states[:, -1]
+
+
+def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
+    """Whether a row of a matrix product may depend on how many rows there are, on this machine.
+
+    fp32 is not tried: it always may. In 16 bits the products of a step are made with fewer and
+    fewer rows, and compared; another order of summation would show in nearly every element.
+    """
+    layer = model.language_model.model.layers[0]
+    assert isinstance(layer, DecoderLayer)
+    head = model.gen_head
+    weights = [layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight]
+    weights += [layer.mlp.gate_proj.weight, layer.mlp.down_proj.weight]
+    weights += [head.output_mlp_projector.weight, head.vision_head.weight]
+    weights.append(model.language_model.lm_head.weight[: len(head.vision_head.weight)])
+    sizes = {*_sizes(num_rows, 2), *(2 * pairs for pairs in _sizes(num_rows // 2, 1))}
+    generator = torch.Generator().manual_seed(0)
+    for weight in weights:
+        if weight.dtype not in (torch.bfloat16, torch.float16):
+            return True
+        x = torch.randn(num_rows, weight.shape[1], generator=generator).to(weight)
+        whole = F.linear(x, weight)
+        if not all(torch.equal(F.linear(x[:n], weight), whole[:n]) for n in sizes):
+            return True
+    return False
+
+
+def _sizes(number: int, least: int) -> list[int]:
+    """``number`` and its halves down to ``least``: the sizes of batches that occur."""
+    sizes = [number]
+    while (half := (sizes[-1] + 1) // 2) >= least and half < sizes[-1]:
+        sizes.append(half)
+    return sizes
 
 
 class Page(ABC):
@@ -102,16 +143,20 @@ class Page(ABC):
         device = weight.device
         self.model = model
         self.num_slots = num_rows // rows_per_slot
+        self._rows_per_slot = rows_per_slot
         self.num_ids = num_ids
         self.cache = KVCache.allocate(
-            model.config.language, num_rows, capacity, device=device, dtype=weight.dtype
+            model.config.language,
+            num_rows,
+            capacity,
+            device=device,
+            dtype=weight.dtype,
+            zeroed=False,
         )
-        self._positions = torch.zeros(rows_per_slot, self.num_slots, dtype=torch.int64)
-        self._positions = self._positions.to(device)  # of the token that each row takes next
-        self._active = torch.zeros_like(self._positions[0])  # (slots,), 1 = somebody sits here
-        self._next_ids = torch.zeros_like(self._active)  # (slots,)
+        self._lengths: list[int | None] = [None] * num_rows  # tokens a row holds; None is idle
+        self._next_ids = torch.zeros(self.num_slots, dtype=torch.int64, device=device)
         self._temperature = torch.zeros(self.num_slots, device=device)
-        self._top_k = torch.full_like(self._active, num_ids)
+        self._top_k = torch.full_like(self._next_ids, num_ids)
         self._top_p = torch.ones(self.num_slots, device=device)
         self._requests: list[Request | None] = [None] * self.num_slots
         self._num_sampled = [0] * self.num_slots
@@ -120,75 +165,95 @@ class Page(ABC):
 
     @abstractmethod
     def _embed(self, ids: Tensor) -> Tensor:
-        """(slots,) ids -> (R, 1, D) inputs of the next step."""
+        """(s,) ids -> (B, 1, D) inputs of the next step, of all rows of s slots."""
 
     @abstractmethod
-    def _logits(self, hidden_states: Tensor) -> Tensor:
-        """(R, D) -> (slots, ids)."""
+    def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
+        """(B, D) hidden states of some slots -> (s, ids)."""
 
     def _seat(self, slot: int, request: Request, prefixes: list[Prefix], logits: Tensor) -> int:
         """Fork the prefixes into the slot's rows and sample the first id from (1, ids) logits."""
         for part, prefix in enumerate(prefixes):
             row = part * self.num_slots + slot
             self.cache.copy_row(prefix.cache, 0, [row], prefix.length)
-            self._positions[part, slot] = prefix.length
-        self._active[slot] = 1
+            self._lengths[row] = prefix.length
         top_k = request.top_k if isinstance(request, DrawRequest) else None
         self._temperature[slot] = request.temperature
         self._top_k[slot] = self.num_ids if top_k is None else min(top_k, self.num_ids)
         self._top_p[slot] = 1.0 if request.top_p is None else request.top_p
         self._requests[slot] = request
         self._num_sampled[slot] = 0
-        token = self._sample(logits, slice(slot, slot + 1))
-        self._next_ids[slot] = token[0]
-        return int(token[0])
+        return self._sample(logits, [slot])[0]
 
     def leave(self, slot: int) -> None:
         """Free a slot."""
         self._requests[slot] = None
-        self._active[slot] = 0
-        self._positions[:, slot] = 0
+        for row in range(slot, len(self._lengths), self.num_slots):
+            self._lengths[row] = None
         self._temperature[slot] = 0
         self._top_k[slot] = self.num_ids
         self._top_p[slot] = 1
 
-    def step(self) -> list[int]:
-        """Decode one token in every row.
+    def step(self, *, runs_idle: bool) -> dict[int, int]:
+        """Decode one token in every slot where somebody sits.
+
+        Args:
+            runs_idle: Whether idle rows are run: where they could change the bits of the others.
 
         Returns:
-            The sampled id of every slot; of an idle one it means nothing.
+            The sampled id of each.
         """
-        embeds = self._embed(self._next_ids)
-        positions = self._positions.view(-1, 1)  # (R, 1)
+        seated = [slot for slot, request in enumerate(self._requests) if request is not None]
+        slots = self._slots_to_run(seated, runs_idle)
+        rows = [
+            part * self.num_slots + slot for part in range(self._rows_per_slot) for slot in slots
+        ]
+        lengths = [self._lengths[row] for row in rows]
+        # An idle row takes position 0 and attends to nothing.
+        positions = torch.tensor([[0 if length is None else length] for length in lengths])
         hidden_states = self.model.language_model.model(
-            embeds, positions=positions, cache=self.cache
+            self._embed(self._next_ids[slots]),
+            positions=positions.to(self._next_ids.device),
+            cache=self.cache,
+            runs=runs_of(lengths, rows),
         )
-        self._next_ids = self._sample(self._logits(hidden_states[:, 0]), slice(None))
-        self._positions += self._active  # idle rows stay at 0, where they can reach nothing
-        return self._next_ids.tolist()
+        self._lengths = [None if length is None else length + 1 for length in self._lengths]
+        logits = self._logits(hidden_states[:, 0], slots)
+        kept = [place for place, slot in enumerate(slots) if slot in seated]
+        return dict(zip(seated, self._sample(logits[kept], seated), strict=True))
 
-    def _sample(self, logits: Tensor, slots: slice) -> Tensor:
-        """(s, ids) logits of some slots -> (s,) ids."""
-        requests = [r for r in self._requests[slots] if r is not None]
+    def _slots_to_run(self, seated: list[int], runs_idle: bool) -> list[int]:
+        """Those where somebody sits, in order, and so many idle ones that few shapes occur."""
+        number = self.num_slots
+        if not runs_idle:
+            least = 2 // self._rows_per_slot  # a product of one row has kernels of its own
+            number = min(n for n in _sizes(number, least) if n >= len(seated))
+        idle = [slot for slot in range(self.num_slots) if slot not in seated]
+        return sorted(seated + idle[: number - len(seated)])
+
+    def _sample(self, logits: Tensor, slots: list[int]) -> list[int]:
+        """(s, ids) logits of some slots -> their next ids, which are kept for the next step."""
+        requests = [request for slot in slots if (request := self._requests[slot]) is not None]
         cuts_k = any(isinstance(r, DrawRequest) and r.top_k is not None for r in requests)
         cuts_p = any(r.top_p is not None for r in requests)
-        return sample(
+        ids = sample(
             logits,
             self._next_noise(slots),
             self._temperature[slots],
             self._top_k[slots] if cuts_k else None,
             self._top_p[slots] if cuts_p else None,
         )
+        self._next_ids[slots] = ids
+        return ids.tolist()
 
-    def _next_noise(self, slots: slice) -> Tensor:
+    def _next_noise(self, slots: list[int]) -> Tensor:
         """(s, ids) noise of each slot's next position, made in blocks of positions."""
         places = []
-        for slot in range(self.num_slots)[slots]:
+        for slot in slots:
             request, position = self._requests[slot], self._num_sampled[slot]
+            assert request is not None
             place = position % self._block
             places.append(place)
-            if request is None:
-                continue
             if place == 0 and request.temperature > 0:
                 stream = request.image_index if isinstance(request, DrawRequest) else 0
                 self._noise[slot] = gumbel_noise(
@@ -199,8 +264,7 @@ class Page(ABC):
                     self._noise.device,
                 )
             self._num_sampled[slot] += 1
-        index = torch.arange(self.num_slots)[slots]
-        return self._noise[index, torch.tensor(places)]
+        return self._noise[slots, places]
 
 
 class ImagePage(Page):
@@ -225,9 +289,9 @@ class ImagePage(Page):
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.embed_gen(ids.repeat(2))[:, None]  # the same id feeds both rows
 
-    def _logits(self, hidden_states: Tensor) -> Tensor:
+    def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
         cond, uncond = self.model.image_logits(hidden_states).chunk(2)
-        return guide(cond, uncond, self._scale)
+        return guide(cond, uncond, self._scale[slots])
 
 
 class TextPage(Page):
@@ -243,5 +307,5 @@ class TextPage(Page):
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.embed_text(ids)[:, None]
 
-    def _logits(self, hidden_states: Tensor) -> Tensor:
+    def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
         return self.model.text_logits(hidden_states)

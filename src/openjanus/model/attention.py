@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +75,43 @@ def document_mask(document_ids: Tensor, branch_ids: Tensor | None = None) -> Ten
     return same & causal_mask(document_ids.shape[1], device=document_ids.device)
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring rows of a batch, neighbours in the cache too, that hold equally many tokens."""
+
+    batch: slice
+    """Where they stand in the batch."""
+    rows: slice
+    """Where they stand in the cache."""
+    length: int
+    """Tokens that each holds before the step."""
+
+
+def runs_of(lengths: Sequence[int | None], rows: Sequence[int] | None = None) -> list[Run]:
+    """The runs of a batch.
+
+    Args:
+        lengths: Tokens that each row of the batch holds; None is an idle row, which is in no run.
+        rows: Where each row of the batch stands in the cache; None is in the batch's order.
+    """
+    runs: list[Run] = []
+    for place, length in enumerate(lengths):
+        if length is None:
+            continue
+        row = place if rows is None else rows[place]
+        run = Run(slice(place, place + 1), slice(row, row + 1), length)
+        last = runs[-1] if runs else None
+        if last is not None and (last.batch.stop, last.rows.stop, last.length) == (
+            place,
+            row,
+            length,
+        ):
+            run = Run(slice(last.batch.start, place + 1), slice(last.rows.start, row + 1), length)
+            runs.pop()
+        runs.append(run)
+    return runs
+
+
 @dataclass(slots=True)
 class KVCache:
     """Keys and values of every layer in memory that is allocated once.
@@ -96,8 +134,19 @@ class KVCache:
         *,
         device: torch.device | str,
         dtype: torch.dtype,
+        zeroed: bool = True,
     ) -> KVCache:
-        """Zeroed memory for ``batch_size`` rows of up to ``capacity`` tokens."""
+        """Memory for ``batch_size`` rows of up to ``capacity`` tokens.
+
+        Args:
+            config: The decoder's.
+            batch_size: Rows.
+            capacity: Tokens a row can hold.
+            device: Where it is.
+            dtype: Of keys and values.
+            zeroed: A mask still multiplies what it hides, so with masks memory must hold numbers.
+                Runs read nothing but what was written: without zeros, unused rows take no memory.
+        """
         shape = (
             config.num_hidden_layers,
             batch_size,
@@ -105,10 +154,8 @@ class KVCache:
             capacity,
             config.head_size,
         )
-        return cls(
-            torch.zeros(shape, device=device, dtype=dtype),
-            torch.zeros(shape, device=device, dtype=dtype),
-        )
+        make = torch.zeros if zeroed else torch.empty
+        return cls(make(shape, device=device, dtype=dtype), make(shape, device=device, dtype=dtype))
 
     @property
     def capacity(self) -> int:
@@ -136,6 +183,40 @@ class KVCache:
         """(B, 1, T, capacity) bool: a token at position p sees positions 0 .. p of its row."""
         slots = torch.arange(self.capacity, device=positions.device)
         return slots <= positions[:, None, :, None]
+
+    def attend(self, layer: int, runs: Sequence[Run], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write new keys and values and attend to all that a row then holds, and to no more.
+
+        Unlike ``update`` and a mask it reads neither idle rows nor unused capacity. How much a row
+        attends to, and so its last bits, depend on that row alone.
+
+        Args:
+            layer: Which layer.
+            runs: All rows of the batch that are in use; several tokens begin at length 0.
+            q: (B, H, T, K).
+            k: (B, Hkv, T, K).
+            v: (B, Hkv, T, K).
+
+        Returns:
+            (B, H, T, K), zero in idle rows.
+        """
+        attended = torch.zeros_like(q)
+        num_new = q.shape[2]
+        for run in runs:
+            assert num_new == 1 or run.length == 0
+            end = run.length + num_new
+            keys = self.keys[layer, run.rows, :, :end]  # (rows, Hkv, end, K), in place
+            values = self.values[layer, run.rows, :, :end]
+            keys[:, :, run.length :] = k[run.batch]
+            values[:, :, run.length :] = v[run.batch]
+            attended[run.batch] = F.scaled_dot_product_attention(
+                q[run.batch],
+                keys,
+                values,
+                is_causal=num_new > 1,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )
+        return attended
 
     def copy_row(self, source: KVCache, row: int, targets: list[int], length: int) -> None:
         """Fork: copy the first ``length`` tokens of a row of ``source`` into rows of this cache."""
@@ -171,6 +252,7 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         cache: KVCache | None = None,
         positions: Tensor | None = None,
+        runs: Sequence[Run] | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -178,8 +260,10 @@ class Attention(nn.Module):
             hidden_states: (B, T, D).
             rotary: From ``rotary_table`` at the tokens' positions.
             mask: bool, broadcastable to (B, H, T, keys), True = attend; None is causal.
-            cache: Where keys and values are kept; then ``mask`` and ``positions`` are needed.
+            cache: Where keys and values are kept; then ``runs``, or ``mask`` and ``positions``, are
+                needed.
             positions: (B, T) cache positions of these tokens.
+            runs: Where in the cache each row stands, and how many tokens it holds.
 
         Returns:
             (B, T, D).
@@ -187,6 +271,9 @@ class Attention(nn.Module):
         q = rotate(self._split(self.q_proj(hidden_states), self.num_heads), *rotary)
         k = rotate(self._split(self.k_proj(hidden_states), self.num_key_value_heads), *rotary)
         v = self._split(self.v_proj(hidden_states), self.num_key_value_heads)
+        if cache is not None and runs is not None:
+            attended = cache.attend(self.layer, runs, q, k, v)  # (B, H, T, K)
+            return self.o_proj(attended.transpose(1, 2).flatten(2))  # (B, T, D)
         if cache is not None:
             assert positions is not None and mask is not None
             k, v = cache.update(self.layer, positions, k, v)  # (B, Hkv, capacity, K)

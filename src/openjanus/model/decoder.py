@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.config import DecoderConfig
-from openjanus.model.attention import Attention, KVCache, rotary_table
+from openjanus.model.attention import Attention, KVCache, Run, rotary_table
 
 
 class RMSNorm(nn.Module):
@@ -57,11 +59,12 @@ class DecoderLayer(nn.Module):
         mask: Tensor | None,
         cache: KVCache | None,
         positions: Tensor,
+        runs: Sequence[Run] | None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); the arguments are ``Attention``'s."""
         normed = self.input_layernorm(hidden_states)
         hidden_states = hidden_states + self.self_attn(
-            normed, rotary, mask=mask, cache=cache, positions=positions
+            normed, rotary, mask=mask, cache=cache, positions=positions, runs=runs
         )
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
@@ -85,6 +88,7 @@ class Decoder(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: KVCache | None = None,
+        runs: Sequence[Run] | None = None,
     ) -> Tensor:
         """Run the stack.
 
@@ -95,6 +99,8 @@ class Decoder(nn.Module):
             mask: bool, broadcastable to (B, H, T, keys), True = attend. None is causal, or with a
                 cache everything up to each token's own position.
             cache: Where keys and values are kept.
+            runs: Where in the cache each row stands and how many tokens it holds, by whoever knows
+                it: then nothing else of the cache is read, and there is no mask.
 
         Returns:
             (B, T, D) after the final norm.
@@ -103,13 +109,14 @@ class Decoder(nn.Module):
             length = inputs_embeds.shape[1]
             positions = torch.arange(length, device=inputs_embeds.device)
             positions = positions.expand(inputs_embeds.shape[0], length)
-        if cache is not None and mask is None:
+        if cache is not None and mask is None and runs is None:
             mask = cache.mask(positions)
-        rotary = rotary_table(positions, self.config.head_size, self.config.rope_theta)
+        cos, sin = rotary_table(positions, self.config.head_size, self.config.rope_theta)
+        rotary = (cos.to(inputs_embeds.dtype), sin.to(inputs_embeds.dtype))  # once, not a layer
         hidden_states = inputs_embeds
         for layer in self.layers:
             hidden_states = layer(
-                hidden_states, rotary, mask=mask, cache=cache, positions=positions
+                hidden_states, rotary, mask=mask, cache=cache, positions=positions, runs=runs
             )
         return self.norm(hidden_states)
 

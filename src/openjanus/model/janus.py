@@ -11,10 +11,13 @@ Nothing but the decoder is shared. (The papers call the aligners "adaptors" and 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from openjanus.config import JanusConfig
 from openjanus.model.decoder import LanguageModel
@@ -226,6 +229,22 @@ def build_model(
             replaced by loading or by ``init_weights``.
         dtype: Of the parameters; None is fp32.
     """
-    with torch.device(device):
+    device = torch.device(device)
+    with device, _NoInit() if device.type == "meta" else nullcontext():
         model = JanusModel(config)
     return model if dtype is None else model.to(dtype)
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves new parameters unfilled: on meta there is nothing to fill.
+
+    PyTorch would do so at the price of importing its compiler, which takes longer than all else.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = {} if kwargs is None else kwargs
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)

@@ -64,7 +64,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, N, C) in raster order."""
-        return self.proj(pixel_values).flatten(2).transpose(1, 2)
+        # As it comes from the convolution, channels lie apart, and would do so in every block.
+        return self.proj(pixel_values).flatten(2).transpose(1, 2).contiguous()
 
 
 class SiglipEncoder(nn.Module):
