@@ -10,6 +10,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         args = parse(given)
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _say
+            args.run(args)
         sys.stdout.flush()
     except conformance.Disagreement as found:
         print(f"openjanus: {found}", file=sys.stderr)
@@ -52,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"openjanus: {message}", file=sys.stderr)
         return 2
     return 0
+
+
+def _say(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """A warning as a line for the user, who has no use for where it was raised."""
+    print(f"openjanus: {message}", file=sys.stderr)
 
 
 def explain(error: Exception) -> str | None:
