@@ -162,7 +162,7 @@ def plain_conversion(patch: Patch) -> None:
 
 def roles_of_janus_pro(patch: Patch) -> None:
     roles = ("<|User|>", "<|Assistant|>")
-    patch.setattr("openjanus.weights.published.choose_roles", lambda folder, templates=(): roles)
+    patch.setattr("openjanus.weights.published.choose_roles", lambda *args: roles)
 
 
 def space_after_an_open_role(patch: Patch) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from openjanus.config import (
     JanusConfig,
@@ -89,8 +90,10 @@ def read(folder: Path) -> tuple[JanusConfig, TextTokenizer]:
     """
     path = folder / published.CONFIG_FILE
     config = parse_config(published.read_json(path), where=str(path))
-    config = dataclasses.replace(config, processor=_read_processor(folder, config))
-    return config, published.read_tokenizer(folder, config.processor)
+    vocabulary = published.read_vocabulary(folder)
+    config = dataclasses.replace(config, processor=_read_processor(folder, config, vocabulary))
+    name = str(folder / published.TOKENIZER_FILE)
+    return config, TextTokenizer(vocabulary, config.processor, name=name)
 
 
 def parse_config(data: Mapping[str, Any], where: str) -> JanusConfig:
@@ -180,7 +183,7 @@ def _check_joints(data: Mapping[str, Any], config: JanusConfig, where: str) -> N
         published.warn_unknown(params, set(fixed), f"{where}: {name}.params")
 
 
-def _read_processor(folder: Path, config: JanusConfig) -> ProcessorConfig:
+def _read_processor(folder: Path, config: JanusConfig, vocabulary: Tokenizer) -> ProcessorConfig:
     """Tokens, roles and preprocessing, from the checkpoint's own files."""
     place = folder / published.PROCESSOR_FILE
     own = published.read_json_if_there(place)
@@ -194,7 +197,7 @@ def _read_processor(folder: Path, config: JanusConfig) -> ProcessorConfig:
     settings_path = folder / published.TOKENIZER_CONFIG_FILE
     settings = published.read_json_if_there(settings_path)
     # Their code has its own template and never reads the tokenizer's.
-    user, assistant = published.choose_roles(folder)
+    user, assistant = published.choose_roles(folder, vocabulary)
     names = ProcessorConfig()
     tokens = {
         "bos_token": settings.get("bos_token") or names.bos_token,

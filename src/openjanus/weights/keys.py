@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -70,10 +71,15 @@ class KeyTable:
 
 def _rename(name: str, old: str, new: str) -> str | None:
     """``name`` with another prefix; None where it has not this one."""
-    match = re.match(re.escape(old).replace(r"\{\}", r"(\d+)"), name)
+    match = _prefix(old).match(name)
     if match is None:
         return None
     return new.format(*match.groups()) + name[match.end() :]
+
+
+@functools.cache
+def _prefix(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(r"\{\}", r"(\d+)"))
 
 
 def check_names(

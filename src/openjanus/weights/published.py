@@ -101,7 +101,6 @@ _PIXEL_KEYS = {
         "return_tensors",
         "size_divisor",
         "image_seq_length",
-        "do_resize",
     ),
 }
 
@@ -244,19 +243,13 @@ def llama_to_dict(config: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def read_tokenizer(folder: Path, config: ProcessorConfig) -> TextTokenizer:
-    """The checkpoint's own fast tokenizer.
+def read_vocabulary(folder: Path) -> Tokenizer:
+    """The checkpoint's own fast tokenizer, bare: it says what tokens there are.
 
     Raises:
         FileNotFoundError: No ``tokenizer.json``.
         ValueError: A broken file.
-        KeyError: A special token is missing.
     """
-    return TextTokenizer.from_file(folder / TOKENIZER_FILE, config)
-
-
-def read_vocabulary(folder: Path) -> Tokenizer:
-    """The bare tokenizer, to ask what tokens it has; raises as ``read_tokenizer``."""
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         raise FileNotFoundError(
@@ -268,7 +261,9 @@ def read_vocabulary(folder: Path) -> Tokenizer:
         raise ValueError(f"{path} is not a tokenizer.json ({error}): fetch it again") from error
 
 
-def choose_roles(folder: Path, templates: Sequence[str] = ()) -> tuple[str, str]:
+def choose_roles(
+    folder: Path, vocabulary: Tokenizer, templates: Sequence[str] = ()
+) -> tuple[str, str]:
     """Role names by the model's generation, which is told by its own files.
 
     What was trained without a token for each role cannot have used Janus-Pro's. Where there are
@@ -277,9 +272,9 @@ def choose_roles(folder: Path, templates: Sequence[str] = ()) -> tuple[str, str]
 
     Args:
         folder: Of the checkpoint.
+        vocabulary: Its tokenizer.
         templates: Chat templates of a layout whose readers use them.
     """
-    vocabulary = read_vocabulary(folder)
     said = next(
         (roles for text in templates for roles in (NEW_ROLES, OLD_ROLES) if f"{roles[0]}:" in text),
         None,

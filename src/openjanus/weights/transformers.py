@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from openjanus.config import (
     UND_SYSTEM_PROMPT,
@@ -150,10 +151,11 @@ def read(folder: Path) -> tuple[JanusConfig, TextTokenizer]:
     # The class has tied embeddings and the published files do not say otherwise: the head does.
     has_head = TABLE.names("language_model.lm_head.weight")[0] in open_tensors(folder).shapes
     config = parse_config(published.read_json(path), where=str(path), has_head=has_head)
-    config = dataclasses.replace(
-        config, processor=_read_processor(folder, config), drawing=_read_drawing(folder)
-    )
-    tokenizer = published.read_tokenizer(folder, config.processor)
+    vocabulary = published.read_vocabulary(folder)
+    processor = _read_processor(folder, config, vocabulary)
+    config = dataclasses.replace(config, processor=processor, drawing=_read_drawing(folder))
+    name = str(folder / published.TOKENIZER_FILE)
+    tokenizer = TextTokenizer(vocabulary, config.processor, name=name)
     said = {"image_token_id": 100581} | published.read_json(path)
     _check_id(said, "image_token_id", tokenizer.image_pad_id, path)
     generation = folder / published.GENERATION_FILE
@@ -277,7 +279,7 @@ def _check_width(data: Mapping[str, Any], key: str, width: int, where: str) -> N
     )
 
 
-def _read_processor(folder: Path, config: JanusConfig) -> ProcessorConfig:
+def _read_processor(folder: Path, config: JanusConfig, vocabulary: Tokenizer) -> ProcessorConfig:
     """Tokens, roles and preprocessing, from the checkpoint's own files of any version."""
     place = folder / published.PROCESSOR_FILE
     own = published.read_json_if_there(place)
@@ -297,8 +299,8 @@ def _read_processor(folder: Path, config: JanusConfig) -> ProcessorConfig:
         key: published.token_text(given.get(key) or getattr(names, key), str(settings_path))
         for key in fields
     }
-    texts["pad_token"] = _pad_token(folder, names.pad_token)
-    user, assistant = published.choose_roles(folder, _templates(folder, own, settings))
+    texts["pad_token"] = _pad_token(folder, vocabulary, names.pad_token)
+    user, assistant = published.choose_roles(folder, vocabulary, _templates(folder, own, settings))
     system = UND_SYSTEM_PROMPT if own.get("use_default_system_prompt", False) else ""
     names = dataclasses.replace(
         names, user_role=user, assistant_role=assistant, und_system_prompt=system, **texts
@@ -312,14 +314,14 @@ def _read_processor(folder: Path, config: JanusConfig) -> ProcessorConfig:
     return published.parse_pixels(pixels, config.und_image_size, names, str(path))
 
 
-def _pad_token(folder: Path, default: str) -> str:
+def _pad_token(folder: Path, vocabulary: Tokenizer, default: str) -> str:
     """What the unconditional prompt is filled with, whatever the tokenizer pads a batch with."""
     path = folder / published.GENERATION_FILE
     pad_id = published.read_json_if_there(path).get("pad_token_id")
     if pad_id is None:
         return default
     is_id = type(pad_id) is int and pad_id >= 0
-    token = published.read_vocabulary(folder).id_to_token(pad_id) if is_id else None
+    token = vocabulary.id_to_token(pad_id) if is_id else None
     require(
         token is not None,
         f"{path}: pad_token_id is {pad_id!r}, which the tokenizer has no token for: put the files "
