@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from openjanus.data.collate import encode_sample
+from openjanus.data.fetching import Crew, Fetcher, TooManyBadSamples
 from openjanus.data.mixture import Mixture
-from openjanus.data.stream import SampleStream, TooManyBadSamples
+from openjanus.data.stream import SampleStream
 from openjanus.data.toy import ToyScenes
 
 
@@ -20,12 +21,12 @@ class Breaking(ToyScenes):
 
 
 def stream(source, processor, max_length=256):
-    return SampleStream(
-        {"text": [source]},
-        Mixture({"text": [len(source)]}, {"text": [1]}, (0, 1, 0), seed=0),
-        batch_size=12,
-        encode=lambda sample, draw: encode_sample(sample, processor, max_length=max_length),
-    )
+    mixture = Mixture({"text": [len(source)]}, {"text": [1]}, (0, 1, 0), seed=0)
+
+    def encode(sample, draw):
+        return encode_sample(sample, processor, max_length=max_length)
+
+    return SampleStream(Crew(Fetcher({"text": [source]}, mixture, encode)), mixture, batch_size=12)
 
 
 def test_broken_samples_are_named_and_replaced(processor):

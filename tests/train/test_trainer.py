@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import openjanus.train.trainer
-from openjanus.data.stream import TooManyBadSamples
+from openjanus.data.fetching import TooManyBadSamples
 from openjanus.data.toy import ToyScenes
 from openjanus.model.vq import VQTokenizer
 from openjanus.train.config import SourceConfig, SourcesConfig
@@ -59,6 +59,93 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(make_config, make_tra
     states = [t.optimizers.state_dict()[0]["state"] for t in (whole, resumed)]
     for index, state in states[0].items():
         assert all(torch.equal(value, states[1][index][key]) for key, value in state.items())
+
+
+PACKS = {"batch_unit": "packs", "batch_size": 4, "pack_length": 256, "ratio_unit": "tokens"}
+
+
+def test_a_resumed_run_of_packs_is_the_uninterrupted_one(make_config, make_trainer, tmp_path):
+    """Packs are filled across steps: what lies in open rows when a run stops is in no batch yet."""
+
+    def run(name, **options):
+        config = make_config(run={"dir": str(tmp_path / name), "steps": 5, **options}, **PACKS)
+        trainer = make_trainer(config)
+        run_loop(trainer, config.run, description=name)
+        return trainer
+
+    whole = run("whole")
+    stopped = run("parts", stop_at=2)
+    assert sum(len(row) for row in stopped.state_dict()["data"]["open"]) > 0
+    resumed = run("parts", resume=True)
+    assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
+    assert same_weights(whole.model, resumed.model)
+    assert resumed.seen == whole.seen
+    fills = [line["fill"] for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
+    assert len(fills) == 5 and max(fills) <= 1
+
+
+@pytest.mark.parametrize("options", [PACKS, {"batch_size": 12, "pack_length": 256}])
+def test_accumulated_gradients_are_those_of_the_whole_batch(make_config, make_trainer, options):
+    """One mean over all supervised tokens of the step, not a mean of the parts' means."""
+    gradients = []
+    for parts in (1, 4):
+        trainer = make_trainer(make_config(bf16=False, accumulate=parts, **options))
+        batches = trainer._batches(trainer._samples())
+        assert len(batches) == parts
+        values = trainer._backward(batches)
+        trained = [p for p in trainer.model.parameters() if p.requires_grad]
+        gradients.append((values["loss"], [p.grad for p in trained]))
+    (loss, whole), (summed, parts) = gradients
+    assert summed == pytest.approx(loss, rel=1e-6)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_workers_and_their_number_change_nothing(make_config, make_trainer, tmp_path):
+    losses = []
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        config = make_config(
+            run={"dir": str(folder), "steps": 3}, num_workers=workers, id_cache=None, **PACKS
+        )
+        trainer = make_trainer(config)
+        run_loop(trainer, config.run, description="x")
+        trainer.crew.close()
+        losses.append(losses_of(folder))
+    assert losses[0] == losses[1]
+
+
+def test_a_checkpoint_of_the_first_format_still_opens(make_config, make_trainer, tmp_path):
+    """Before rows were packed across steps, the step alone said where the data stood."""
+    config = make_config(run={"stop_at": 3})
+    run_loop(make_trainer(config), config.run, description="x")
+    folder = tmp_path / "run" / "step-00000003"
+    state = torch.load(folder / "state.pt", weights_only=True)
+    assert state["task"].pop("data") == {"step": 3}
+    torch.save(state, folder / "state.pt")
+    (folder / "checkpoint.json").write_text('{"format_version": 1, "step": 3}')
+    again = make_config(run={"resume": True})
+    trainer = make_trainer(again)
+    run_loop(trainer, again.run, description="x")
+    whole = make_config(run={"dir": str(tmp_path / "whole")})
+    straight = make_trainer(whole)
+    run_loop(straight, whole.run, description="x")
+    assert same_weights(trainer.model, straight.model)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_unit": "packs"}, "no pack_length"),
+        ({"ratio_unit": "tokens"}, "needs batch_unit packs"),
+        ({"pack_images": 3}, "needs batch_unit packs"),
+        ({"accumulate": 3}, r"batch_size \(10\) must be a multiple of accumulate \(3\)"),
+        ({"num_workers": -1}, "num_workers must be >= 0"),
+    ],
+)
+def test_batches_that_cannot_be_are_refused(make_config, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(**options)
 
 
 def test_a_resume_with_another_tokenizer_is_refused(make_config, make_trainer):
@@ -182,7 +269,7 @@ def test_captions_are_cut_to_their_first_sentence_when_asked(make_config, make_t
     turn = type(sample.turns[0])(role="user", text="One thing. And more. And more.")
     long = type(sample)(key="k", kind="gen", turns=(turn,), target=sample.target)
     draw = trainer.stream.mixture.draw(0)
-    cut = trainer._encode(long, draw)
+    cut = trainer.crew.fetcher.encode(long, draw)
     assert cut.input_ids[: cut.gen_start] == trainer.processor.gen_prompt("One thing.")
 
 

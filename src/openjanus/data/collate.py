@@ -87,6 +87,11 @@ class Batch:
         """Real tokens."""
         return int(self.attention_mask.sum())
 
+    @property
+    def num_supervised(self) -> int:
+        """Places whose hidden states predict something."""
+        return len(self.text_places) + len(self.image_places)
+
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on a device."""
         moved = {
@@ -258,6 +263,7 @@ def collate(
     processor: Processor,
     *,
     pack_length: int | None = None,
+    row_sizes: Sequence[int] | None = None,
 ) -> Batch:
     """Make one batch.
 
@@ -266,20 +272,29 @@ def collate(
         processor: Of the model.
         pack_length: Tokens a row, filled with as many samples as fit, none of which sees another.
             None gives each sample a row of its own.
+        row_sizes: How many of the samples each row of ``pack_length`` tokens holds, in order,
+            where that has been decided before.
 
     Raises:
         ValueError: No samples, or a picture to draw without its N ids.
     """
     if not samples:
         raise ValueError("a batch needs at least one sample, got none")
-    if pack_length is None:
-        rows = [[index] for index in range(len(samples))]
+    lengths = [len(sample.input_ids) for sample in samples]
+    if row_sizes is not None:
+        ends = list(accumulate(row_sizes))
+        rows = [list(range(end - size, end)) for size, end in zip(row_sizes, ends, strict=True)]
+    elif pack_length is not None:
+        rows = pack(lengths, pack_length)
     else:
-        rows = pack([len(sample.input_ids) for sample in samples], pack_length)
+        rows = [[index] for index in range(len(samples))]
     ordered = [samples[index] for row in rows for index in row]
-    longest = max(sum(len(samples[index].input_ids) for index in row) for row in rows)
-    width = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-    starts = _starts(rows, [len(sample.input_ids) for sample in samples], width)
+    width = max(sum(lengths[index] for index in row) for row in rows)
+    if row_sizes is not None and pack_length is not None:
+        assert width <= pack_length and sum(row_sizes) == len(samples)
+        width = pack_length  # always, so that one shape occurs
+    width = -(-width // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    starts = _starts(rows, lengths, width)
 
     size = len(rows) * width
     tokenizer = processor.tokenizer

@@ -141,6 +141,8 @@ class Mixture:
             raise ValueError(f"ratio must be und : text : gen, three numbers, got {list(ratio)}")
         self.seed = seed
         self._kinds = _Rota(ratio, "ratio")
+        self.shares: dict[Kind, int] = dict(zip(KINDS, self._kinds.counts, strict=True))
+        """The ratio in whole numbers."""
         self._lengths = {kind: tuple(lengths.get(kind, ())) for kind in KINDS}
         self._sources: dict[Kind, _Rota] = {}
         for kind, share in zip(KINDS, self._kinds.counts, strict=True):
@@ -164,6 +166,14 @@ class Mixture:
         kind_place, kind_rank = self._kinds.at(n)
         kind = KINDS[kind_place]
         source, rank = self._sources[kind].at(kind_rank)
+        return self.item(kind, source, rank)
+
+    def weights(self, kind: Kind) -> list[int]:
+        """Weights of the sources of a kind in whole numbers; none where it has no share."""
+        return self._sources[kind].counts if kind in self._sources else []
+
+    def item(self, kind: Kind, source: int, rank: int) -> Draw:
+        """What a source gives after ``rank`` others of it."""
         length = self._lengths[kind][source]
         epoch, position = divmod(rank, length)
         index = permuted(position, length, _epoch_key(self.seed, kind, source, epoch))

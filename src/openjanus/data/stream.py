@@ -1,102 +1,117 @@
-"""The samples of each step: drawn by the mixture, fetched, tokenized, and replaced where broken."""
+"""The samples of each step. What comes next is a function of a small state and nothing else.
+
+A stream holds no position: ``take`` is given the state after one step and returns the samples of
+the next one with the state after it. The state is plain data that goes into a checkpoint; neither
+workers nor processes are in it, so a run may be resumed with other numbers of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from openjanus.data.collate import EncodedSample
+from openjanus.data.fetching import BadSample, Crew, Fetched, TooManyBadSamples
 from openjanus.data.mixture import Draw, Mixture
-from openjanus.data.samples import Kind, Sample
-from openjanus.data.sources import Source
 
-MAX_ATTEMPTS = 16
-"""Replacements tried for one sample before the source is given up."""
-
-
-class TooManyBadSamples(ValueError):
-    """More samples could not be used than the run allows."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BadSample:
-    """A sample that could not be used."""
-
-    name: str
-    """kind, source and index, and the sample's key where it has one."""
-    reason: str
+StreamState = dict[str, Any]
+"""JSON of a stream's position; ``{}`` is the beginning."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepSamples:
-    """What a step trains on."""
+    """What one process trains on in a step."""
 
     draws: tuple[Draw, ...]
+    """What each sample is, of this process."""
     samples: tuple[EncodedSample, ...]
+    rows: tuple[tuple[int, ...], ...] | None = None
+    """Samples of each row, where rows are packed ahead; None leaves that to the collator."""
     bad: tuple[BadSample, ...] = field(default=())
-    """What was replaced on the way."""
+    """What was replaced on the way, in all processes."""
+    state: StreamState
+    """After this step."""
+    fill: float | None = None
+    """Share of the rows' tokens that are used, in all processes, where rows are packed ahead."""
+
+
+class Stream(Protocol):
+    """Samples, step after step."""
+
+    def take(self, state: StreamState) -> StepSamples:
+        """The samples of the step after ``state``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of every step is this process's, and how processes tell each other."""
+
+    rank: int = 0
+    world: int = 1
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
+    """What every process gave, by rank; all must call it, in the same order."""
+
+
+ALONE = Share()
+"""One process has everything."""
 
 
 class SampleStream:
-    """Samples by step; step k is the same whether or not any other was asked for.
-
-    A sample that raises, or that the encoder refuses, is named and replaced by another of the
-    same source; which one is a function of the broken one's place.
+    """A number of samples a step; step k is the same whether or not any other was asked for.
 
     Args:
-        sources: By kind, in the order of the mixture's weights.
+        crew: Fetches samples.
         mixture: The order.
-        batch_size: Samples a step.
-        encode: Tokenizes a sample; gets the draw as well, for what depends on the epoch.
+        batch_size: Samples a step, of all processes; a multiple of them.
+        share: This process's part.
+
+    Raises:
+        ValueError: No samples, or they cannot be dealt evenly.
     """
 
     def __init__(
-        self,
-        sources: Mapping[Kind, Sequence[Source]],
-        mixture: Mixture,
-        *,
-        batch_size: int,
-        encode: Callable[[Sample, Draw], EncodedSample],
+        self, crew: Crew, mixture: Mixture, *, batch_size: int, share: Share = ALONE
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        self.sources = sources
+        if batch_size < 1 or batch_size % share.world != 0:
+            raise ValueError(
+                f"batch_size must be a multiple of the number of processes ({share.world}), "
+                f"got {batch_size}"
+            )
+        self.crew = crew
         self.mixture = mixture
         self.batch_size = batch_size
-        self.encode = encode
+        self.share = share
 
-    def step(self, step: int) -> StepSamples:
-        """The samples of a step, from 0.
+    def take(self, state: StreamState) -> StepSamples:
+        """The samples of the step after ``state``.
 
         Raises:
             TooManyBadSamples: Replacement after replacement is broken.
         """
-        draws: list[Draw] = []
-        samples: list[EncodedSample] = []
-        bad: list[BadSample] = []
-        for wanted in self.mixture.batch(step, self.batch_size):
-            draw, sample = self._usable(wanted, bad)
-            draws.append(draw)
-            samples.append(sample)
-        return StepSamples(draws=tuple(draws), samples=tuple(samples), bad=tuple(bad))
+        return self.step(state.get("step", 0))
 
-    def _usable(self, wanted: Draw, bad: list[BadSample]) -> tuple[Draw, EncodedSample]:
-        draw = wanted
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            name = f"{draw.kind} source {draw.source} item {draw.index}"
-            try:
-                sample = self.sources[draw.kind][draw.source][draw.index]
-                if not isinstance(sample, Sample):
-                    raise TypeError(f"the source gave a {type(sample).__name__}, not a Sample")
-                name = f"{name} ({sample.key})"
-                if sample.kind != draw.kind:
-                    raise ValueError(f"the sample is of kind {sample.kind!r}: move its source")
-                return draw, self.encode(sample, draw)
-
-            except Exception as error:  # noqa: BLE001 - any code of a source: named, limited
-                bad.append(BadSample(name=name, reason=f"{type(error).__name__}: {error}"))
-                draw = self.mixture.replacement(wanted, attempt)
-        raise TooManyBadSamples(
-            f"{MAX_ATTEMPTS} samples in a row cannot be used, the last: {bad[-1].name}: "
-            f"{bad[-1].reason}; check the source and its options"
+    def step(self, step: int) -> StepSamples:
+        """The samples of a step, from 0; raises as ``take``."""
+        draws = self.mixture.batch(step, self.batch_size)[self.share.rank :: self.share.world]
+        fetched = _together(self.share, lambda: self.crew.fetch(draws))
+        bad = self.share.gather([bad for one in fetched for bad in one.bad])
+        return StepSamples(
+            draws=tuple(one.draw for one in fetched),
+            samples=tuple(one.sample for one in fetched),
+            bad=tuple(one for part in bad for one in part),
+            state={"step": step + 1},
         )
+
+
+def _together(share: Share, fetch: Callable[[], list[Fetched]]) -> list[Fetched]:
+    """Fetch, and give up in all processes where one has to."""
+    try:
+        fetched, failure = fetch(), None
+    except TooManyBadSamples as error:
+        fetched, failure = [], str(error)
+    failures = [each for each in share.gather(failure) if each is not None]
+    if failures:
+        raise TooManyBadSamples(failures[0])
+    return fetched

@@ -6,12 +6,13 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -74,7 +75,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: format_version {meta['format_version']} is newer than {FORMAT_VERSION}: "
             "install a newer openjanus (pip install -U openjanus)"
         )
-    return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    for version in range(meta["format_version"], FORMAT_VERSION):
+        _MIGRATIONS[version](state)
+    return state
+
+
+def _name_the_data(state: dict[str, Any]) -> None:
+    """1 -> 2: where the data stands was the step alone."""
+    if "seen" in state["task"]:
+        state["task"]["data"] = {"step": state["step"]}
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {1: _name_the_data}
+"""What turns a state of each older version into one of the next."""
 
 
 def newest_checkpoint(folder: Path) -> Path:

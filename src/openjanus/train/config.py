@@ -240,13 +240,28 @@ class JanusTrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     sources: SourcesConfig
     ratio: tuple[float, float, float]
-    """und : text : gen, in samples; met exactly in every step, up to rounding."""
+    """und : text : gen; in samples it is met in every step, up to rounding, in other units in the
+    long run."""
+    ratio_unit: Literal["samples", "tokens", "packs"] = "samples"
+    """What the ratio counts, where the batch is counted in packs. ``packs`` holds each kind in
+    packs of its own."""
     batch_size: int = 32
-    """Samples a step."""
+    """Samples or packs a step, of all processes together."""
+    batch_unit: Literal["samples", "packs"] = "samples"
+    """``samples`` packs each step's own samples into as many rows as they need, if there is a
+    ``pack_length``; ``packs`` fills rows across steps, so that every step has ``batch_size`` rows
+    of ``pack_length`` tokens, nearly full."""
+    accumulate: int = 1
+    """Parts that a process cuts its share of a step into, whose gradients are added up; the loss
+    stays one mean over all of them."""
     max_length: int = 256
     """Tokens a sample may have; longer ones are skipped, counted and named."""
     pack_length: int | None = None
     """Tokens of a row that samples are packed into; None gives each sample a row."""
+    open_packs: int = 16
+    """Rows that are filled at once, where the batch is counted in packs."""
+    pack_images: int | None = None
+    """Pictures to understand that a pack may hold, where the batch is counted in packs."""
     mask_prompt: bool = True
     """Supervise answers alone; False also what users say (understanding and text)."""
     cond_drop: float = 0.1
@@ -272,6 +287,8 @@ class JanusTrainConfig:
     """Where the model is trained, for instance ``cuda``."""
     prefetch: bool = True
     """Prepare the samples of the next step in a thread."""
+    num_workers: int = 0
+    """Processes that read and tokenize samples; their number changes nothing of what comes."""
 
     def __post_init__(self) -> None:
         if self.stage not in TRAINED:
@@ -286,6 +303,7 @@ class JanusTrainConfig:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be a share in [0, 1], got {value}")
+        self._check_batch()
         if self.pack_length is not None and self.pack_length < self.max_length:
             raise ValueError(
                 f"pack_length ({self.pack_length}) must be >= max_length ({self.max_length}): "
@@ -293,6 +311,27 @@ class JanusTrainConfig:
             )
         if self.max_bad_samples < 0:
             raise ValueError(f"max_bad_samples must be >= 0, got {self.max_bad_samples}")
+
+    def _check_batch(self) -> None:
+        for name in ("accumulate", "open_packs"):
+            _at_least_one(name, getattr(self, name))
+        if self.pack_images is not None:
+            _at_least_one("pack_images", self.pack_images)
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must be >= 0, got {self.num_workers}")
+        if self.batch_unit == "packs" and self.pack_length is None:
+            raise ValueError("batch_unit is packs, and there is no pack_length: give one")
+        if self.batch_unit == "samples":
+            for name in ("ratio_unit", "pack_images"):
+                if getattr(self, name) not in ("samples", None):
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)!r}, which needs batch_unit packs"
+                    )
+        if self.batch_size % self.accumulate != 0:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of accumulate "
+                f"({self.accumulate})"
+            )
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -85,6 +85,7 @@ def compute_losses(
     *,
     decoder: Callable[..., Tensor] | None = None,
     encoder: Callable[[Tensor], Tensor] | None = None,
+    num_supervised: int | None = None,
 ) -> Losses:
     """The training loss of a batch; each head runs on the places that it is supervised at alone.
 
@@ -93,6 +94,8 @@ def compute_losses(
         batch: From ``collate``.
         decoder: As in ``compute_hidden_states``.
         encoder: Likewise.
+        num_supervised: Supervised tokens of the whole step, over which ``total`` is a mean, where
+            this batch is a part of it. None: the batch is the whole.
 
     Raises:
         ValueError: Nothing in the batch is supervised.
@@ -124,7 +127,7 @@ def compute_losses(
         totals.append(losses.sum())
         sums["gen"] = losses.detach().sum()
         counts["gen"] = num_image
-    total = torch.stack(totals).sum() / (num_text + num_image)
+    total = torch.stack(totals).sum() / (num_supervised or num_text + num_image)
     return Losses(total=total, sums=sums, counts=counts)
 
 

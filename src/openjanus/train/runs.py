@@ -43,6 +43,7 @@ TrainConfig = VQTrainConfig | SiglipTrainConfig | TokenizerTrainConfig | JanusTr
 FREE_ON_RESUME = frozenset(
     [f"run.{name}" for name in ("dir", "stop_at", "resume", "save_every", "keep", "sample_every")]
     + ["run.log_every", "compile", "prefetch", "device", "id_cache", "max_bad_samples"]
+    + ["num_workers"]
 )
 """Keys that change nothing of what is learnt: a resumed run may have others."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -11,20 +10,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from openjanus.data.collate import EncodedSample, collate, encode_sample, with_image_ids
+from openjanus.data.collate import Batch, EncodedSample, collate, with_image_ids
+from openjanus.data.encoding import SampleEncoder
+from openjanus.data.fetching import BadSample, Crew, Fetcher, TooManyBadSamples
 from openjanus.data.id_cache import IdCache, module_hash, source_digest
 from openjanus.data.islands import VERSION as ISLANDS_VERSION
 from openjanus.data.islands import IslandIds
-from openjanus.data.mixture import Draw, Mixture, stable_uniform
-from openjanus.data.samples import KINDS, Kind, Sample, Turn
+from openjanus.data.mixture import Mixture
+from openjanus.data.packed import PackedStream
+from openjanus.data.packing import BinRules
+from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import Source, build_source
-from openjanus.data.stream import BadSample, SampleStream, StepSamples, TooManyBadSamples
+from openjanus.data.stream import ALONE, SampleStream, Share, StepSamples, Stream, StreamState
 from openjanus.model.doors import ImageTokenizer
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
@@ -39,7 +42,7 @@ from openjanus.train.trial import write_trial
 ENCODE_CHUNK = 16
 """Pictures encoded at once, always: so that ids do not depend on the batch they came in."""
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s")
+T = TypeVar("T")
 
 
 class JanusTrainer:
@@ -64,6 +67,7 @@ class JanusTrainer:
         config: JanusTrainConfig,
         *,
         sources: Mapping[Kind, Sequence[Source]] | None = None,
+        share: Share = ALONE,
     ) -> None:
         context = model.config.language.max_position_embeddings
         if config.max_length > context:
@@ -71,6 +75,7 @@ class JanusTrainer:
                 f"max_length ({config.max_length}) is past the model's context of {context} "
                 "tokens: lower it"
             )
+        self.share = share
         self.model = model.train()
         self.processor = processor
         self.config = config
@@ -94,9 +99,10 @@ class JanusTrainer:
             config.ratio,
             seed=config.run.seed,
         )
-        self.stream = SampleStream(
-            sources, mixture, batch_size=config.batch_size, encode=self._encode
-        )
+        self.mixture = mixture
+        self.crew = Crew(Fetcher(sources, mixture, self._encoder_of(config)), config.num_workers)
+        self.stream = self._open_stream()
+        self._position: StreamState = {}
         freeze_for_stage(model, config.stage, train_gen_embed=config.train_gen_embed)
         self.optimizers = Optimizers(model.named_parameters(), config.optim)
         self.device = torch.device(config.device)
@@ -106,10 +112,40 @@ class JanusTrainer:
         self._encoder = partial(run_encoder, model.und_encoder) if on_cpu else None
         self._decoder = torch.compile(plain, dynamic=True) if config.compile else plain
         self._executor = ThreadPoolExecutor(1) if config.prefetch else None
-        self._next: tuple[int, Future[StepSamples]] | None = None
+        self._next: Future[StepSamples] | None = None
         self.num_bad = 0
         self.seen: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._keys: list[str] = []
+
+    def _encoder_of(self, config: JanusTrainConfig) -> SampleEncoder:
+        return SampleEncoder(
+            processor=self.processor,
+            max_length=config.max_length,
+            seed=config.run.seed,
+            mask_prompt=config.mask_prompt,
+            cond_drop=config.cond_drop,
+            first_sentence=config.first_sentence,
+            max_images=config.pack_images,
+        )
+
+    def _open_stream(self) -> Stream:
+        config = self.config
+        if config.batch_unit == "samples":
+            return SampleStream(
+                self.crew, self.mixture, batch_size=config.batch_size, share=self.share
+            )
+        assert config.pack_length is not None
+        rules = BinRules(
+            capacity=config.pack_length, max_open=config.open_packs, max_images=config.pack_images
+        )
+        return PackedStream(
+            self.crew,
+            self.mixture,
+            batch_size=config.batch_size,
+            rules=rules,
+            ratio_unit=config.ratio_unit,
+            share=self.share,
+        )
 
     def _open_caches(
         self, configs: Sequence[SourceConfig], sources: Sequence[Source]
@@ -134,31 +170,14 @@ class JanusTrainer:
             for name, source in zip(names, sources, strict=True)
         ]
 
-    def _encode(self, sample: Sample, draw: Draw) -> EncodedSample:
-        """Tokenize; what is hidden or cut depends on (seed, key, epoch) alone."""
-        config, drop = self.config, False
-        if sample.kind == "gen":
-            place = (config.run.seed, sample.key, draw.epoch)
-            drop = stable_uniform("drop", *place) < config.cond_drop
-            if stable_uniform("sentence", *place) < config.first_sentence:
-                sample = _first_sentence(sample)
-        return encode_sample(
-            sample,
-            self.processor,
-            max_length=config.max_length,
-            mask_prompt=config.mask_prompt,
-            drop_condition=drop,
-        )
-
-    def _samples(self, step: int) -> StepSamples:
-        """The samples of a step, prepared while the step before it ran."""
+    def _samples(self) -> StepSamples:
+        """The samples of the next step, prepared while the step before it ran."""
         if self._executor is None:
-            return self.stream.step(step)
-        if self._next is not None and self._next[0] == step:
-            result = self._next[1].result()
-        else:
-            result = self.stream.step(step)
-        self._next = (step + 1, self._executor.submit(self.stream.step, step + 1))
+            return self.stream.take(self._position)
+        if self._next is None:
+            self._next = self._executor.submit(self.stream.take, self._position)
+        result = self._next.result()
+        self._next = self._executor.submit(self.stream.take, result.state)
         return result
 
     def _count_bad(self, bad: Sequence[BadSample]) -> None:
@@ -208,29 +227,67 @@ class JanusTrainer:
     def train_step(self, step: int) -> dict[str, Any]:
         """One batch, one update."""
         began = time.perf_counter()
-        samples = self._samples(step)
+        samples = self._samples()
+        waited = time.perf_counter() - began
         self._count_bad(samples.bad)
-        batch = collate(
-            self._with_image_ids(samples), self.processor, pack_length=self.config.pack_length
-        )
-        self._keys = list(batch.keys)
-        num_tokens = batch.num_tokens
-        batch = batch.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
-            losses = compute_losses(self.model, batch, decoder=self._decoder, encoder=self._encoder)
-        losses.total.backward()
+        batches = self._batches(samples)
+        self._position = samples.state
+        self._keys = [key for batch in batches for key in batch.keys]
+        found = self._backward(batches)
         norm, lr = self.optimizers.step(step, self.config.run.steps)
         for kind in KINDS:
-            self.seen[kind] += batch.num_samples[kind]
-        values: dict[str, Any] = {"loss": losses.total.item()}
-        values |= {f"loss_{kind}": round(mean, 5) for kind, mean in losses.means().items()}
-        values |= {f"tokens_{kind}": count for kind, count in losses.counts.items()}
-        values |= {"lr": lr, "grad_norm": norm, "samples": dict(self.seen)}
+            self.seen[kind] += sum(batch.num_samples[kind] for batch in batches)
+        values = found | {"lr": lr, "grad_norm": norm, "samples": dict(self.seen)}
+        if samples.fill is not None:
+            values["fill"] = round(samples.fill, 4)
         if self.num_bad > 0:
             values["bad_samples"] = self.num_bad
         seconds = time.perf_counter() - began
-        values["tokens_per_second"] = round(num_tokens / seconds)
+        values["data_wait"] = round(waited / seconds, 4)
+        values["tokens_per_second"] = round(sum(b.num_tokens for b in batches) / seconds)
         return values
+
+    def _batches(self, step: StepSamples) -> list[Batch]:
+        """The step's samples in as many batches as gradients are accumulated over."""
+        config = self.config
+        samples = self._with_image_ids(step)
+        rows = step.rows
+        if rows is None:
+            parts = _split(samples, config.accumulate)
+            return [collate(part, self.processor, pack_length=config.pack_length) for part in parts]
+        return [
+            collate(
+                [samples[place] for row in part for place in row],
+                self.processor,
+                pack_length=config.pack_length,
+                row_sizes=[len(row) for row in part],
+            )
+            for part in _split(rows, config.accumulate)
+        ]
+
+    def _backward(self, batches: Sequence[Batch]) -> dict[str, Any]:
+        """Gradients of one mean over the supervised tokens of all batches; what they lose."""
+        whole = sum(batch.num_supervised for batch in batches)
+        total = 0.0
+        sums: dict[Kind, float] = {}
+        counts: dict[Kind, int] = {}
+        for batch in [batch.to(self.device) for batch in batches]:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+                losses = compute_losses(
+                    self.model,
+                    batch,
+                    decoder=self._decoder,
+                    encoder=self._encoder,
+                    num_supervised=whole,
+                )
+            losses.total.backward()
+            total += losses.total.item()
+            for kind, count in losses.counts.items():
+                sums[kind] = sums.get(kind, 0.0) + float(losses.sums[kind])
+                counts[kind] = counts.get(kind, 0) + count
+        values: dict[str, Any] = {"loss": total}
+        values |= {f"loss_{kind}": round(sums[kind] / counts[kind], 5) for kind in sums}
+        return values | {f"tokens_{kind}": count for kind, count in counts.items()}
 
     def last_keys(self) -> list[str]:
         """Keys of the last batch."""
@@ -257,6 +314,7 @@ class JanusTrainer:
         return {
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
+            "data": self._position,
             "num_bad": self.num_bad,
             "seen": dict(self.seen),
         }
@@ -271,17 +329,17 @@ class JanusTrainer:
                 "resume with the init and vq that the run was started with"
             )
         self.optimizers.load_state_dict(state["optimizers"])
+        self._position = state["data"]
+        self._next = None
         self.num_bad = state["num_bad"]
         self.seen = dict(state["seen"])
 
 
+def _split(items: Sequence[T], number: int) -> list[Sequence[T]]:
+    """Neighbours in so many equal parts."""
+    size = len(items) // number
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 def _named_sources(config: JanusTrainConfig) -> dict[Kind, list[SourceConfig]]:
     return {"und": config.sources.und, "text": config.sources.text, "gen": config.sources.gen}
-
-
-def _first_sentence(sample: Sample) -> Sample:
-    turns = tuple(
-        Turn(role=turn.role, text=_SENTENCE_END.split(turn.text.strip())[0])
-        for turn in sample.turns
-    )
-    return replace(sample, turns=turns)
