@@ -33,13 +33,7 @@ class KeyTable:
         Raises:
             KeyError: No prefix of ours fits.
         """
-        for ours, theirs in self.rules:
-            parts = (theirs,) if isinstance(theirs, str) else theirs
-            renamed = tuple(_rename(key, ours, part) for part in parts)
-            if renamed[0] is not None:
-                return tuple(name for name in renamed if name is not None)
-        known = ", ".join(ours for ours, _ in self.rules)
-        raise KeyError(f"{key!r} is no name of JanusModel: known prefixes are {known}")
+        return _names(self.rules, key)
 
     def stored_shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of our parameter -> the shape of each of its parts in the checkpoint."""
@@ -67,6 +61,17 @@ class KeyTable:
     def is_dropped(self, name: str) -> bool:
         """Whether a name is one of those that are left out on purpose."""
         return any(re.fullmatch(pattern, name) for pattern in self.dropped)
+
+
+@functools.cache
+def _names(rules: tuple[tuple[str, str | tuple[str, ...]], ...], key: str) -> tuple[str, ...]:
+    for ours, theirs in rules:
+        match = _prefix(ours).match(key)
+        if match is not None:
+            parts = (theirs,) if isinstance(theirs, str) else theirs
+            return tuple(part.format(*match.groups()) + key[match.end() :] for part in parts)
+    known = ", ".join(ours for ours, _ in rules)
+    raise KeyError(f"{key!r} is no name of JanusModel: known prefixes are {known}")
 
 
 def _rename(name: str, old: str, new: str) -> str | None:
