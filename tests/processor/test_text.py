@@ -151,3 +151,14 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"is not a tokenizer\.json"):
         TextTokenizer.from_file(tmp_path / "tokenizer.json", CONFIG)
+
+
+def test_an_added_letter_comes_back_as_itself() -> None:
+    """DeepSeek's vocabulary has such letters; to a byte-level decoder each looks like a byte."""
+    raw = Tokenizer.from_str(byte_tokenizer(ProcessorConfig()).to_json())
+    raw.add_tokens([AddedToken("ö", normalized=False, special=False)])
+    tokenizer = TextTokenizer(raw, ProcessorConfig())
+    ids = tokenizer.encode("schön, 猫")
+    assert len(ids) == len("sch") + 1 + len("n, ") + 3
+    assert tokenizer.decode(ids) == "schön, 猫"
+    assert raw.decode(ids) != "schön, 猫"  # else nobody would have to care

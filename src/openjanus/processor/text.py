@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -37,6 +38,9 @@ class TextTokenizer:
         self.eoi_id = self._id_of(config.eoi_token)
         self.image_pad_id = self._id_of(config.image_token)
         added = tokenizer.get_added_tokens_decoder()
+        # The byte-level decoder would take an added letter, "ö" in DeepSeek's, for a byte.
+        is_bytes = isinstance(tokenizer.decoder, decoders.ByteLevel)
+        self._verbatim = {i: token.content for i, token in added.items()} if is_bytes else {}
         self._special_ids = frozenset(i for i, token in added.items() if token.special) | {
             self.bos_id,
             self.eos_id,
@@ -112,7 +116,13 @@ class TextTokenizer:
             skip_special: Whether special tokens are left out.
         """
         kept = [i for i in ids if not (skip_special and i in self._special_ids)]
-        return self._tokenizer.decode(kept, skip_special_tokens=False)
+        parts: list[str] = []
+        for is_added, run in groupby(kept, key=self._verbatim.__contains__):
+            if is_added:
+                parts += [self._verbatim[i] for i in run]
+            else:
+                parts.append(self._tokenizer.decode(list(run), skip_special_tokens=False))
+        return "".join(parts)
 
     def is_special(self, token_id: int) -> bool:
         """Whether an id is a special token, not text."""
