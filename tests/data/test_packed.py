@@ -14,15 +14,16 @@ from openjanus.data.fetching import Crew, Fetcher, TooManyBadSamples
 from openjanus.data.mixture import Mixture
 from openjanus.data.packed import PackedStream
 from openjanus.data.packing import Bin, BinRules, Piece, put
-from openjanus.data.samples import KINDS, Sample, Turn
+from openjanus.data.samples import KINDS, Kind, Sample, Turn
 from openjanus.data.stream import Share
 
 
 class Words:
     """Texts of many lengths, or broken ones."""
 
-    def __init__(self, kind="text", length=500, broken=0):
-        self.kind, self.length, self.broken = kind, length, broken
+    def __init__(self, kind: Kind = "text", length: int = 500, broken: int = 0) -> None:
+        self.kind: Kind = kind
+        self.length, self.broken = length, broken
 
     def __len__(self):
         return self.length
@@ -39,14 +40,25 @@ RULES = BinRules(capacity=256, max_open=16)
 
 
 def make_stream(processor, *, workers=0, share=None, ratio=(2, 3, 0), broken=0, **options):
-    sources = {"und": [Words("und")], "text": [Words(broken=broken), Words(length=50)]}
-    lengths = {kind: [len(s) for s in members] for kind, members in sources.items()}
+    sources: dict[Kind, list[Words]] = {
+        "und": [Words("und")],
+        "text": [Words(broken=broken), Words(length=50)],
+    }
+    lengths: dict[Kind, list[int]] = {
+        kind: [len(s) for s in members] for kind, members in sources.items()
+    }
     mixture = Mixture(lengths, {"und": [1], "text": [3, 1]}, ratio, seed=3)
     fetcher = Fetcher(sources, mixture, SampleEncoder(processor=processor, max_length=200))
     settings: dict[str, Any] = {"batch_size": 4, "rules": RULES} | options
     if share is not None:
         settings["share"] = share
     return PackedStream(Crew(fetcher, workers), mixture, **settings)
+
+
+def rows_of(step):
+    """The samples of each row."""
+    assert step.rows is not None
+    return [[step.samples[place] for place in row] for row in step.rows]
 
 
 def run(stream, steps, state=None):
@@ -56,7 +68,7 @@ def run(stream, steps, state=None):
     for _ in range(steps):
         step = stream.take(state)
         state = json.loads(json.dumps(step.state))  # as a checkpoint has it
-        packs.append([[step.samples[i].key for i in row] for row in step.rows])
+        packs.append([[sample.key for sample in row] for row in rows_of(step)])
         states.append(state)
     return packs, states
 
@@ -94,7 +106,7 @@ def test_packs_are_full_and_no_sample_is_lost_or_doubled(processor):
         state = step.state
         fills.append(step.fill)
         keys += [sample.key for sample in step.samples]
-        lengths += [sum(len(step.samples[i].input_ids) for i in row) for row in step.rows]
+        lengths += [sum(len(sample.input_ids) for sample in row) for row in rows_of(step)]
     assert max(lengths) <= 256
     assert sum(fills) / len(fills) >= 0.95
     assert fills[0] == pytest.approx(sum(lengths[:4]) / (4 * 256))
@@ -112,8 +124,8 @@ def test_the_ratio_counts_what_was_asked(processor, unit):
     for _ in range(60):
         step = stream.take(state)
         state = step.state
-        for row in step.rows:
-            kinds = {step.samples[i].kind for i in row}
+        for row in rows_of(step):
+            kinds = {sample.kind for sample in row}
             packs.update(kinds)
             if unit == "packs":
                 assert len(kinds) == 1
