@@ -58,6 +58,8 @@ class Batch:
     """(R, T) rotary positions, from 0 in each document."""
     document_ids: Tensor | None
     """(R, T) which sample a token belongs to, where rows are packed; None: one sample a row."""
+    spans: tuple[tuple[int, int, int], ...]
+    """Row, first token and the one after the last of every sample."""
     branch_ids: Tensor | None
     """(R, T) which branch of its sample a token belongs to, 0 what all of them see; None: there
     are no branches."""
@@ -281,19 +283,8 @@ def collate(
     if not samples:
         raise ValueError("a batch needs at least one sample, got none")
     lengths = [len(sample.input_ids) for sample in samples]
-    if row_sizes is not None:
-        ends = list(accumulate(row_sizes))
-        rows = [list(range(end - size, end)) for size, end in zip(row_sizes, ends, strict=True)]
-    elif pack_length is not None:
-        rows = pack(lengths, pack_length)
-    else:
-        rows = [[index] for index in range(len(samples))]
+    rows, width = _lay_out(lengths, pack_length, row_sizes)
     ordered = [samples[index] for row in rows for index in row]
-    width = max(sum(lengths[index] for index in row) for row in rows)
-    if row_sizes is not None and pack_length is not None:
-        assert width <= pack_length and sum(row_sizes) == len(samples)
-        width = pack_length  # always, so that one shape occurs
-    width = -(-width // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
     starts = _starts(rows, lengths, width)
 
     size = len(rows) * width
@@ -339,6 +330,7 @@ def collate(
         attention_mask=torch.from_numpy(documents != PADDING_DOCUMENT).view(shape),
         positions=torch.from_numpy(positions).view(shape),
         document_ids=torch.from_numpy(documents).view(shape) if masked else None,
+        spans=_spans(ordered, starts, width),
         branch_ids=torch.from_numpy(branches).view(shape) if branched else None,
         pixel_values=processor.und_pixels(images) if images else None,
         und_slots=torch.from_numpy(und_slots).view(shape),
@@ -355,6 +347,24 @@ def collate(
     )
 
 
+def _lay_out(
+    lengths: list[int], pack_length: int | None, row_sizes: Sequence[int] | None
+) -> tuple[list[list[int]], int]:
+    """Which samples each row holds, and how many tokens a row has."""
+    if row_sizes is not None:
+        ends = list(accumulate(row_sizes))
+        rows = [list(range(end - size, end)) for size, end in zip(row_sizes, ends, strict=True)]
+    elif pack_length is not None:
+        rows = pack(lengths, pack_length)
+    else:
+        rows = [[index] for index in range(len(lengths))]
+    width = max(sum(lengths[index] for index in row) for row in rows)
+    if row_sizes is not None and pack_length is not None:
+        assert width <= pack_length and sum(row_sizes) == len(lengths)
+        width = pack_length  # always, so that one shape occurs
+    return rows, -(-width // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+
+
 def _starts(rows: list[list[int]], lengths: list[int], width: int) -> list[int]:
     """Where each sample begins in the flattened rows, in the order of the rows."""
     starts: list[int] = []
@@ -362,6 +372,16 @@ def _starts(rows: list[list[int]], lengths: list[int], width: int) -> list[int]:
         offsets = accumulate((lengths[index] for index in row[:-1]), initial=place * width)
         starts += offsets
     return starts
+
+
+def _spans(
+    samples: Sequence[EncodedSample], starts: Sequence[int], width: int
+) -> tuple[tuple[int, int, int], ...]:
+    """Row, first token and the one after the last of samples that begin somewhere in R * T."""
+    return tuple(
+        (start // width, start % width, start % width + len(sample.input_ids))
+        for sample, start in zip(samples, starts, strict=True)
+    )
 
 
 def _checked_ids(sample: EncodedSample, num_ids: int) -> np.ndarray:

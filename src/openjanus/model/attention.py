@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -225,6 +225,25 @@ class KVCache:
             self.values[:, target, :, :length] = source.values[:, row, :, :length]
 
 
+Mask = Tensor | Callable[[Tensor, Tensor, Tensor], Tensor] | None
+"""Who sees whom: bool, broadcastable to (B, H, T, keys), True = attend; or what attends in its own
+way, as ``documents.DocumentAttention`` does; None is causal."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    """(B, H, T, K) queries on (B, Hkv, keys, K) keys and values -> (B, H, T, K)."""
+    if mask is not None and not isinstance(mask, Tensor):
+        return mask(q, k, v)
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        is_causal=mask is None,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions (Llama's)."""
 
@@ -249,7 +268,7 @@ class Attention(nn.Module):
         hidden_states: Tensor,
         rotary: tuple[Tensor, Tensor],
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         cache: KVCache | None = None,
         positions: Tensor | None = None,
         runs: Sequence[Run] | None = None,
@@ -259,7 +278,7 @@ class Attention(nn.Module):
         Args:
             hidden_states: (B, T, D).
             rotary: From ``rotary_table`` at the tokens' positions.
-            mask: bool, broadcastable to (B, H, T, keys), True = attend; None is causal.
+            mask: Who sees whom.
             cache: Where keys and values are kept; then ``runs``, or ``mask`` and ``positions``, are
                 needed.
             positions: (B, T) cache positions of these tokens.
@@ -277,12 +296,5 @@ class Attention(nn.Module):
         if cache is not None:
             assert positions is not None and mask is not None
             k, v = cache.update(self.layer, positions, k, v)  # (B, Hkv, capacity, K)
-        attended = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None,
-            enable_gqa=self.num_heads != self.num_key_value_heads,
-        )  # (B, H, T, K)
+        attended = attend(q, k, v, mask)  # (B, H, T, K)
         return self.o_proj(attended.transpose(1, 2).flatten(2))  # (B, T, D)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.config import DecoderConfig
-from openjanus.model.attention import Attention, KVCache, Run, rotary_table
+from openjanus.model.attention import Attention, KVCache, Mask, Run, rotary_table
 
 
 class RMSNorm(nn.Module):
@@ -56,7 +56,7 @@ class DecoderLayer(nn.Module):
         hidden_states: Tensor,
         rotary: tuple[Tensor, Tensor],
         *,
-        mask: Tensor | None,
+        mask: Mask,
         cache: KVCache | None,
         positions: Tensor,
         runs: Sequence[Run] | None,
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
         inputs_embeds: Tensor,
         *,
         positions: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         cache: KVCache | None = None,
         runs: Sequence[Run] | None = None,
     ) -> Tensor:
@@ -96,8 +96,8 @@ class Decoder(nn.Module):
             inputs_embeds: (B, T, D).
             positions: (B, T) rotary positions, and cache positions where there is a cache; None
                 counts from 0.
-            mask: bool, broadcastable to (B, H, T, keys), True = attend. None is causal, or with a
-                cache everything up to each token's own position.
+            mask: Who sees whom. None is causal, or with a cache everything up to each token's own
+                position.
             cache: Where keys and values are kept.
             runs: Where in the cache each row stands and how many tokens it holds, by whoever knows
                 it: then nothing else of the cache is read, and there is no mask.

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.model.attention import Attention, rotary_table, rotate
+from openjanus.model.attention import Attention, Mask, attend, rotary_table, rotate
 from openjanus.model.decoder import Decoder, SwiGLU
 from openjanus.model.siglip import SiglipAttention, SiglipBlock, SiglipEncoder
 
 
 def run_decoder(
-    decoder: Decoder, inputs_embeds: Tensor, *, positions: Tensor, mask: Tensor | None = None
+    decoder: Decoder, inputs_embeds: Tensor, *, positions: Tensor, mask: Mask = None
 ) -> Tensor:
     """What ``decoder(inputs_embeds, positions=positions, mask=mask)`` gives.
 
@@ -27,7 +27,7 @@ def run_decoder(
         decoder: Of the model.
         inputs_embeds: (R, T, D).
         positions: (R, T) rotary positions.
-        mask: bool, broadcastable to (R, H, T, T), True = attend; None is causal.
+        mask: Who sees whom.
 
     Returns:
         (R, T, D) after the final norm.
@@ -86,9 +86,7 @@ def _project(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     return F.linear(x, weight).split([layer.out_features for layer in layers], dim=-1)
 
 
-def _attend(
-    attention: Attention, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None
-) -> Tensor:
+def _attend(attention: Attention, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
     """(R, T, D) -> (R, T, D)."""
     heads, kv_heads = attention.num_heads, attention.num_key_value_heads
     q, k, v = _project(x, attention.q_proj, attention.k_proj, attention.v_proj)
@@ -97,12 +95,5 @@ def _attend(
         for part, count in ((q, heads), (k, kv_heads), (v, kv_heads))
     )
     with torch.autocast(x.device.type, enabled=False):
-        attended = F.scaled_dot_product_attention(
-            rotate(q, *rotary),
-            rotate(k, *rotary),
-            v,
-            attn_mask=mask,
-            is_causal=mask is None,
-            enable_gqa=heads != kv_heads,
-        )  # (R, H, T, K)
+        attended = attend(rotate(q, *rotary), rotate(k, *rotary), v, mask)  # (R, H, T, K)
     return attention.o_proj(attended.transpose(1, 2).flatten(2).to(x.dtype))

@@ -17,7 +17,12 @@ from torch import Tensor
 
 from openjanus.data.collate import Batch
 from openjanus.data.samples import Kind
-from openjanus.model.attention import document_mask
+from openjanus.model.documents import (
+    Backend,
+    DocumentAttention,
+    attend_documents,
+    choose_backend,
+)
 from openjanus.model.janus import JanusModel
 
 
@@ -43,6 +48,7 @@ def compute_hidden_states(
     *,
     decoder: Callable[..., Tensor] | None = None,
     encoder: Callable[[Tensor], Tensor] | None = None,
+    isolation: Backend | None = None,
 ) -> Tensor:
     """Embed a batch by all doors that it uses and run the decoder once.
 
@@ -51,6 +57,7 @@ def compute_hidden_states(
         batch: From ``collate``.
         decoder: Called in place of ``model.language_model.model``, for instance a compiled one.
         encoder: Called in place of ``model.und_encoder``.
+        isolation: How packed samples are kept from each other; None chooses by device.
 
     Returns:
         (R, T, D).
@@ -62,11 +69,25 @@ def compute_hidden_states(
         slots["gen"] = (batch.gen_slots, model.embed_gen(batch.image_ids))
     embeds = model.embed_sequence(batch.input_ids, slots)
     # Right padding needs no mask: causal attention never looks to the right.
-    mask = None
-    if batch.document_ids is not None:
-        mask = document_mask(batch.document_ids, batch.branch_ids)
+    mask = None if batch.document_ids is None else _isolate(batch, embeds, isolation)
     run = model.language_model.model if decoder is None else decoder
     return run(embeds, positions=batch.positions, mask=mask)
+
+
+def _isolate(batch: Batch, embeds: Tensor, backend: Backend | None) -> DocumentAttention:
+    """Attention that keeps the samples of a row from each other."""
+    assert batch.document_ids is not None
+    if backend is None:
+        kind = embeds.device.type
+        narrow = torch.is_autocast_enabled(kind) and kind == "cuda"
+        backend = choose_backend(
+            embeds.device,
+            torch.get_autocast_dtype(kind) if narrow else embeds.dtype,
+            batch.spans,
+            *batch.input_ids.shape,
+            branched=batch.branch_ids is not None,
+        )
+    return attend_documents(backend, batch.document_ids, batch.spans, batch.branch_ids)
 
 
 def _embed_und(
@@ -86,6 +107,7 @@ def compute_losses(
     decoder: Callable[..., Tensor] | None = None,
     encoder: Callable[[Tensor], Tensor] | None = None,
     num_supervised: int | None = None,
+    isolation: Backend | None = None,
 ) -> Losses:
     """The training loss of a batch; each head runs on the places that it is supervised at alone.
 
@@ -96,6 +118,7 @@ def compute_losses(
         encoder: Likewise.
         num_supervised: Supervised tokens of the whole step, over which ``total`` is a mean, where
             this batch is a part of it. None: the batch is the whole.
+        isolation: As in ``compute_hidden_states``.
 
     Raises:
         ValueError: Nothing in the batch is supervised.
@@ -105,7 +128,9 @@ def compute_losses(
         raise ValueError(
             f"nothing to learn in this batch: no supervised token in {', '.join(batch.keys)}"
         )
-    hidden = compute_hidden_states(model, batch, decoder=decoder, encoder=encoder)
+    hidden = compute_hidden_states(
+        model, batch, decoder=decoder, encoder=encoder, isolation=isolation
+    )
     hidden = hidden.flatten(0, 1)  # (R*T, D)
     totals: list[Tensor] = []
     sums: dict[Kind, Tensor] = {}

@@ -279,6 +279,8 @@ class JanusTrainer:
                     decoder=self._decoder,
                     encoder=self._encoder,
                     num_supervised=whole,
+                    # What is compiled keeps one kind of mask, and does not compile for each batch.
+                    isolation="dense" if self.config.compile else None,
                 )
             losses.total.backward()
             total += losses.total.item()
