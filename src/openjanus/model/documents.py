@@ -129,8 +129,8 @@ class _Rectangles:
 
     places: tuple[Tensor, ...]
     """(D, L) of each group: where its tokens stand in R * T; short ones repeat their last."""
-    real: tuple[Tensor, ...]
-    """(D * L,) of each group: which of them are tokens."""
+    kept: tuple[Tensor, ...]
+    """Places in D * L of each group that are tokens."""
     targets: Tensor
     """Where the tokens of all groups go."""
 
@@ -140,30 +140,31 @@ class _Rectangles:
         groups: dict[int, list[Span]] = {}
         for span in spans:
             groups.setdefault(_bucket(span[2] - span[1]), []).append(span)
-        places, real = [], []
+        places, kept = [], []
         for length, members in sorted(groups.items()):
             rows, starts, stops = (
                 torch.tensor(part)[:, None] for part in zip(*members, strict=True)
             )
             along = starts + torch.arange(length)  # (D, L)
-            real.append((along < stops).flatten().to(device))
+            kept.append((along < stops).flatten().nonzero()[:, 0].to(device))
             places.append((rows * width + along.clamp(max=stops - 1)).to(device))
-        pairs = zip(places, real, strict=True)
+        pairs = zip(places, kept, strict=True)
         targets = torch.cat([place.flatten()[chosen] for place, chosen in pairs])
-        return cls(tuple(places), tuple(real), targets)
+        return cls(tuple(places), tuple(kept), targets)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows, heads, width, _ = q.shape
         flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]  # (R * T, heads, K)
         parts = []
-        for places, real in zip(self.places, self.real, strict=True):
+        for places, kept in zip(self.places, self.kept, strict=True):
             a, b, c = (
-                x[places.flatten()].unflatten(0, places.shape).transpose(1, 2) for x in flat
+                x.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
+                for x in flat
             )  # (D, heads, L, K)
             attended = F.scaled_dot_product_attention(
                 a, b, c, is_causal=True, enable_gqa=heads != k.shape[1]
             )
-            parts.append(attended.transpose(1, 2).flatten(0, 1)[real])
+            parts.append(attended.transpose(1, 2).flatten(0, 1).index_select(0, kept))
         out = torch.zeros_like(flat[0]).index_copy(0, self.targets, torch.cat(parts))
         return out.unflatten(0, (rows, width)).transpose(1, 2)
 

@@ -1,0 +1,345 @@
+"""What a training step is worth on a CPU: packed against padded rows, and the share of the peak.
+
+    python benchmarks/training.py [--rounds N] [--threads N] [--only NAME ...] [--output FILE]
+
+Random weights, random words and pictures; all that is compared takes turns, round by round, in one
+process, and medians are compared. Names of the parts:
+
+`packing`: stage II at the nano's size, on a mixture (und : text : gen = 2 : 3 : 5 in samples)
+whose mean length is under half its maximum. `ours` is supervised tokens a second of packs, `theirs`
+those of rows padded to the longest of the batch, at the best of 8, 16 and 32 samples; and of the
+same with samples of like lengths put together (drawn from pools of 16 batches).
+
+`wait`: share of a step that waits for data, with two workers that read and decode PNGs.
+
+`nano`, `wide`: share of the measured bf16 peak of matrix products that a step reaches: at the
+nano's size, and for 4 layers at the width of Janus-Pro-1B with its heads, on one pack of 4096
+tokens. A step's work is 2 operations a weight and token forwards, 4 backwards; attention and
+everything else count for nothing. The peak is that of the product of (4096, 2048) and (2048, 5632)
+in the same round. Beside it stands where the time went.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
+
+from openjanus.config import JanusConfig, preset
+from openjanus.data.collate import Batch, EncodedSample, collate
+from openjanus.data.encoding import SampleEncoder
+from openjanus.data.fetching import Crew, Fetcher
+from openjanus.data.mixture import Mixture
+from openjanus.data.packed import PackedStream
+from openjanus.data.packing import BinRules
+from openjanus.data.samples import IMAGE_MARK, KINDS, Kind, Sample, Turn
+from openjanus.data.stream import Stream
+from openjanus.processor.prompt import Processor
+from openjanus.processor.text import byte_tokenizer
+from openjanus.train.config import JanusTrainConfig, OptimConfig, RunConfig, SourcesConfig
+from openjanus.train.start import fresh_model
+from openjanus.train.trainer import JanusTrainer
+
+RATIO = (2, 3, 5)
+POOL = 16
+PACK = 1024
+LONGEST = 352
+WIDE_PACK, WIDE_LAYERS = 4096, 4
+
+
+class Words:
+    """Random samples of a kind, in many lengths; pictures to draw are ids already."""
+
+    def __init__(
+        self, kind: Kind, config: JanusConfig, longest: int, *, decodes: bool = False
+    ) -> None:
+        self.kind: Kind = kind
+        self.config = config
+        self.longest = longest
+        self.decodes = decodes
+        self._png = io.BytesIO()
+        noise = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(self._png, "PNG")
+
+    def __len__(self) -> int:
+        return 100_000
+
+    def __getitem__(self, index: int) -> Sample:
+        random = np.random.default_rng((index, KINDS.index(self.kind)))
+        key = f"{self.kind}/{index}"
+        # Log-uniform: many short texts and a few long ones, as in any corpus.
+        text = "w" * int(np.exp(random.uniform(np.log(8), np.log(self.longest))))
+        if self.kind == "gen":
+            ids = random.integers(0, self.config.codebook_size, self.config.num_gen_image_tokens)
+            target = self._picture() if self.decodes else ids
+            return Sample(
+                key=key, kind="gen", turns=(Turn(role="user", text=text[:24]),), target=target
+            )
+        images = (self._picture(),) if self.kind == "und" else ()
+        question = f"{IMAGE_MARK}\nq" if images else "q"
+        text = text[: self.longest - self.config.num_und_image_tokens - 40] if images else text
+        turns = (Turn(role="user", text=question), Turn(role="assistant", text=text))
+        return Sample(key=key, kind=self.kind, turns=turns, images=images)
+
+    def _picture(self) -> np.ndarray:
+        if not self.decodes:
+            size = self.config.und_image_size
+            return np.zeros((size, size, 3), np.uint8)
+        with Image.open(self._png) as picture:
+            return np.asarray(picture)
+
+
+def make_stream(
+    processor: Processor, longest: int, packs: int, pack_length: int, ratio: Sequence[int] = RATIO
+) -> Stream:
+    """Packs of the mixture."""
+    sources: dict[Kind, list[Words]] = {
+        kind: [Words(kind, processor.config, longest)] for kind in KINDS
+    }
+    mixture = Mixture(
+        {k: [len(s[0])] for k, s in sources.items()}, {k: [1] for k in KINDS}, ratio, seed=0
+    )
+    encode = SampleEncoder(processor=processor, max_length=longest, cond_drop=0.1)
+    crew = Crew(Fetcher(sources, mixture, encode))
+    return PackedStream(crew, mixture, batch_size=packs, rules=BinRules(capacity=pack_length))
+
+
+def samples_of(stream: Stream, number: int) -> list[EncodedSample]:
+    """The first samples of a stream."""
+    state: dict[str, Any] = {}
+    found: list[EncodedSample] = []
+    while len(found) < number:
+        step = stream.take(state)
+        state = step.state
+        found += step.samples
+    return found[:number]
+
+
+def make_trainer(config: JanusConfig, folder: str, **options: Any) -> JanusTrainer:
+    """Stage II with random weights; what is trained and how is the recipe ``nano/stage2``'s."""
+    sources = options.pop("sources", None)
+    settings: dict[str, Any] = {
+        "stage": 2,
+        "init": ["none"],
+        "sources": SourcesConfig(),
+        "ratio": RATIO,
+        "id_cache": None,
+        "run": RunConfig(dir=folder),
+        "optim": OptimConfig(name="muon", lr=1e-3, muon_lr=0.01),
+        "max_length": config.language.max_position_embeddings,
+    }
+    words: dict[Kind, list[Words]] = {k: [Words(k, config, LONGEST)] for k in KINDS}
+    processor = Processor(config, byte_tokenizer(config.processor))
+    run = JanusTrainConfig(**(settings | options))
+    return JanusTrainer(
+        fresh_model(config, 0), processor, run, sources=words if sources is None else sources
+    )
+
+
+def train_on(trainer: JanusTrainer, batch: Batch) -> float:
+    """Seconds of one whole step on a batch."""
+    began = time.perf_counter()
+    trainer._backward([batch])
+    trainer.optimizers.step(0, 1000)
+    return time.perf_counter() - began
+
+
+def race_packing(rounds: int) -> dict[str, Any]:
+    """Supervised tokens a second: packs, padded rows, rows of like lengths."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(preset("nano-v0"), folder)
+        processor = trainer.processor
+        stream = make_stream(processor, LONGEST, 5, PACK)
+        samples = samples_of(stream, 32 * POOL)
+        lengths = [len(s.input_ids) for s in samples]
+        print(f"mean length {statistics.mean(lengths):.0f} of at most {max(lengths)} tokens")
+        ways: dict[str, list[Batch]] = {"packed": _packed(stream, processor, rounds)}
+        random = np.random.default_rng(0)
+        for size in (8, 16, 32):
+            plain = [samples[i : i + size] for i in range(0, len(samples), size)]
+            ways[f"padded, {size}"] = _padded(plain[:rounds], processor)
+            pool = sorted(samples[: size * POOL], key=lambda s: len(s.input_ids))
+            like = [pool[i : i + size] for i in range(0, len(pool), size)]
+            chosen = random.permutation(len(like))[:rounds]
+            ways[f"buckets, {size}"] = _padded([like[i] for i in chosen], processor)
+        rates = _take_turns(
+            {
+                name: [lambda b=batch: b.num_supervised / train_on(trainer, b) for batch in batches]
+                for name, batches in ways.items()
+            },
+            "packing",
+        )
+    for name, rate in rates.items():
+        print(f"{name:14} {rate:8.0f} supervised tokens a second")
+    best = {
+        kind: max(rate for name, rate in rates.items() if name.startswith(kind))
+        for kind in ("padded", "buckets")
+    }
+    return {
+        f"packed against {kind}": _entry(rates["packed"], rate, "supervised tokens/s")
+        for kind, rate in best.items()
+    }
+
+
+def _packed(stream: Stream, processor: Processor, number: int) -> list[Batch]:
+    state: dict[str, Any] = {}
+    batches = []
+    for _ in range(number):
+        step = stream.take(state)
+        state = step.state
+        assert step.rows is not None
+        sizes = [len(row) for row in step.rows]
+        batches.append(collate(step.samples, processor, pack_length=PACK, row_sizes=sizes))
+    return batches
+
+
+def _padded(parts: Sequence[Sequence[EncodedSample]], processor: Processor) -> list[Batch]:
+    return [collate(part, processor) for part in parts]
+
+
+def _take_turns(ways: dict[str, list[Callable[[], float]]], name: str) -> dict[str, float]:
+    """The median of what each way's runs give, one after another; the first round is not kept."""
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for number in tqdm(range(max(map(len, ways.values()))), desc=name, leave=False):
+        for way, runs in ways.items():
+            value = runs[number % len(runs)]()
+            if number > 0:
+                found[way].append(value)
+    return {way: statistics.median(values) for way, values in found.items()}
+
+
+def measure_wait(steps: int) -> dict[str, Any]:
+    """Share of a step that waits for its samples."""
+    config = preset("nano-v0")
+    sources: dict[Kind, list[Words]] = {
+        kind: [Words(kind, config, LONGEST, decodes=True)] for kind in KINDS
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(
+            config,
+            folder,
+            sources=sources,
+            batch_unit="packs",
+            batch_size=5,
+            pack_length=PACK,
+            num_workers=2,
+        )
+        waits = [trainer.train_step(step)["data_wait"] for step in tqdm(range(steps), "wait")]
+        trainer.crew.close()
+    wait = statistics.median(waits[2:])
+    print(f"waiting for data: {wait:.2%} of a step")
+    return {"share of a step that waits for data": _entry(wait, 0.02, "share; theirs is wanted")}
+
+
+def peak() -> float:
+    """Operations a second of a large product in bf16."""
+    a, b = torch.randn(4096, 2048).bfloat16(), torch.randn(2048, 5632).bfloat16()
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - began)
+    return 2 * a.numel() * b.shape[1] / min(times)
+
+
+def operations(trainer: JanusTrainer, batch: Batch) -> float:
+    """6 a weight and token in the layers, and in the heads for what they are asked."""
+    model = trainer.model
+    layers = sum(p.numel() for p in model.language_model.model.layers.parameters())
+    text, image = model.language_model.lm_head, model.gen_head
+    heads = len(batch.text_places) * _size(text) + len(batch.image_places) * _size(image)
+    return 6.0 * (layers * batch.input_ids.numel() + heads)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def measure_share(config: JanusConfig, packs: int, length: int, rounds: int, wanted: float) -> Any:
+    """Share of the peak that a step reaches, and where its time goes."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(config, folder, optim=OptimConfig(lr=1e-4), compile=False)
+        stream = make_stream(
+            trainer.processor, 640 if length > PACK else LONGEST, packs, length, (0, 3, 5)
+        )
+        step = stream.take({})
+        assert step.rows is not None
+        sizes = [len(row) for row in step.rows]
+        batch = collate(step.samples, trainer.processor, pack_length=length, row_sizes=sizes)
+        work = operations(trainer, batch)
+        shares = []
+        for number in tqdm(range(rounds + 1), "share", leave=False):
+            best, seconds = peak(), train_on(trainer, batch)
+            if number > 0:
+                shares.append(work / seconds / best)
+        with profile(activities=[ProfilerActivity.CPU]) as trace:
+            train_on(trainer, batch)
+    events = sorted(trace.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    whole = sum(event.self_cpu_time_total for event in events)
+    where = {e.key: round(e.self_cpu_time_total / whole, 3) for e in events[:8]}
+    share = statistics.median(shares)
+    print(f"{share:.1%} of the peak (wanted {wanted:.0%}); {where}")
+    return _entry(share, wanted, "share of the bf16 peak; theirs is wanted") | {"profile": where}
+
+
+def wide_config() -> JanusConfig:
+    """Janus-Pro-1B with few layers."""
+    config = preset("janus-pro-1b")
+    language = dataclasses.replace(config.language, num_hidden_layers=WIDE_LAYERS)
+    return dataclasses.replace(config, language=language)
+
+
+def _entry(ours: float, theirs: float, unit: str) -> dict[str, Any]:
+    return {
+        "ours": round(ours, 4),
+        "theirs": round(theirs, 4),
+        "ratio": round(ours / theirs, 2),
+        "unit": unit,
+    }
+
+
+def main() -> None:
+    """Print what each part finds."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", nargs="*", choices=["packing", "wait", "nano", "wide"])
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "packing": lambda: race_packing(options.rounds),
+        "wait": lambda: measure_wait(4 * options.rounds),
+        "nano": lambda: {
+            "nano's step": measure_share(preset("nano-v0"), 5, PACK, options.rounds, 0.2)
+        },
+        "wide": lambda: {
+            "4 layers at 1B width": measure_share(
+                wide_config(), 1, WIDE_PACK, max(2, options.rounds // 4), 0.55
+            )
+        },
+    }
+    found: dict[str, Any] = {}
+    for name, run in parts.items():
+        if options.only is None or name in options.only:
+            found |= run()
+    if options.output is not None:
+        options.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
