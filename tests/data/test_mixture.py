@@ -100,3 +100,51 @@ def test_uniform_numbers_depend_on_their_parts_alone():
     assert min(values) >= 0 and max(values) < 1
     assert abs(sum(values) / len(values) - 0.5) < 0.03
     assert stable_uniform("drop", 1, "key/0", 0) != values[0]
+
+
+def phased(size_of_gen=(40, 50, 60), weights=(1, 1, 2), spans=((0, 6), (6, None), (3, None))):
+    lengths = {"und": [30], "gen": size_of_gen}
+    return Mixture(
+        lengths, {"und": [1], "gen": weights}, (1, 0, 3), seed=0, spans={"gen": list(spans)}
+    )
+
+
+def test_sources_come_and_go_at_their_steps():
+    order = phased()
+    assert order.boundaries == (0, 3, 6)
+    assert [order.phase(step) for step in (0, 2, 3, 5, 6, 99)] == [0, 0, 1, 1, 2, 2]
+    assert [order.weights("gen", step) for step in (0, 3, 6)] == [(1, 0, 0), (1, 0, 2), (0, 1, 2)]
+    assert order.weights("text") == () and order.weights("und", 6) == (1,)
+    for step, shares in [(0, {0: 9}), (3, {0: 3, 2: 6}), (7, {1: 3, 2: 6})]:
+        draws = order.batch(step, 12)
+        assert Counter(d.source for d in draws if d.kind == "gen") == shares
+        assert sum(d.kind == "und" for d in draws) == 3
+
+
+def test_a_source_goes_on_across_phases_where_it_was():
+    # No item comes twice before every item of the source came once, whatever else came or went.
+    order = phased()
+    for size in (5, 7, 12):
+        seen = {}
+        for step in range(24):
+            for draw in order.batch(step, size):
+                seen.setdefault((draw.kind, draw.source), []).append((draw.epoch, draw.index))
+        for (kind, source), items in seen.items():
+            length = {"und": [30], "gen": (40, 50, 60)}[kind][source]
+            assert len(set(items)) == len(items)
+            assert [epoch for epoch, _ in items] == [n // length for n in range(len(items))]
+
+
+def test_a_step_of_a_later_phase_is_a_function_of_its_number():
+    forward = [phased().batch(step, 7) for step in range(12)]
+    fresh = phased()
+    assert [fresh.batch(step, 7) for step in reversed(range(12))] == forward[::-1]
+
+
+def test_a_phase_without_a_source_says_which_steps():
+    order = phased((40, 50, 60), (1, 1, 1), ((0, 2), (5, 8), (5, 8)))
+    assert len(order.batch(1, 4)) == 4
+    with pytest.raises(ValueError, match=r"'gen' a share, .* from step 2 to 4: change"):
+        order.batch(2, 4)
+    with pytest.raises(ValueError, match="from step 8 to the end"):
+        order.weights("gen", 8)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import pairwise
 
 from openjanus.data.samples import KINDS, Kind
 
@@ -84,12 +86,14 @@ class _Rota:
         self.order: list[int] = []
         self.ranks: list[int] = []
         taken = [0] * len(counts)
+        self.places: list[list[int]] = [[] for _ in counts]
         for place in range(1, self.period + 1):
             chosen = max(
                 range(len(counts)), key=lambda i: (counts[i] * place - taken[i] * self.period, -i)
             )
             self.order.append(chosen)
             self.ranks.append(taken[chosen])
+            self.places[chosen].append(place - 1)
             taken[chosen] += 1
 
     def at(self, draw: int) -> tuple[int, int]:
@@ -97,6 +101,11 @@ class _Rota:
         period, place = divmod(draw, self.period)
         chosen = self.order[place]
         return chosen, period * self.counts[chosen] + self.ranks[place]
+
+    def taken(self, draw: int, choice: int) -> int:
+        """How often a choice was made before a draw."""
+        period, place = divmod(draw, self.period)
+        return period * self.counts[choice] + bisect_left(self.places[choice], place)
 
 
 def _whole_weights(weights: Sequence[float], what: str) -> list[int]:
@@ -115,14 +124,24 @@ def _whole_weights(weights: Sequence[float], what: str) -> list[int]:
     return whole
 
 
+Span = tuple[int, int | None]
+"""Steps in which a source takes part: the first, and the one after the last; None is no end."""
+
+ALWAYS: Span = (0, None)
+
+
 class Mixture:
     """The order of a run over several sources of three kinds.
+
+    Where sources come and go, the run has phases. A phase deals by the weights of those that take
+    part in it; a source that was there before goes on with the items that it has not given yet.
 
     Args:
         lengths: By kind, the number of items of each of its sources.
         weights: By kind, the weight of each source among its kind, in draws.
         ratio: und : text : gen, counted in samples.
         seed: Names the order.
+        spans: By kind, the steps in which each source takes part; all where left out.
 
     Raises:
         ValueError: A ratio or weight against a rule, an empty source, or a kind with a share but
@@ -136,16 +155,22 @@ class Mixture:
         ratio: Sequence[float],
         *,
         seed: int,
+        spans: Mapping[Kind, Sequence[Span]] | None = None,
     ) -> None:
         if len(ratio) != len(KINDS):
             raise ValueError(f"ratio must be und : text : gen, three numbers, got {list(ratio)}")
         self.seed = seed
         self._kinds = _Rota(ratio, "ratio")
-        self.shares: dict[Kind, int] = dict(zip(KINDS, self._kinds.counts, strict=True))
-        """The ratio in whole numbers."""
         self._lengths = {kind: tuple(lengths.get(kind, ())) for kind in KINDS}
-        self._sources: dict[Kind, _Rota] = {}
-        for kind, share in zip(KINDS, self._kinds.counts, strict=True):
+        given = {} if spans is None else spans
+        self._spans = {
+            kind: tuple(given.get(kind, [ALWAYS for _ in self._lengths[kind]])) for kind in KINDS
+        }
+        edges = {edge for spans in self._spans.values() for span in spans for edge in span}
+        self.boundaries = tuple(sorted({0} | {edge for edge in edges if edge is not None}))
+        """First step of each phase."""
+        self._sources: dict[Kind, tuple[_Rota | None, ...]] = {}
+        for kind, share in self.shares.items():
             if share == 0:
                 continue
             if not self._lengths[kind]:
@@ -155,25 +180,74 @@ class Mixture:
                 )
             if min(self._lengths[kind]) < 1:
                 raise ValueError(f"a source of {kind!r} is empty: check its options")
-            self._sources[kind] = _Rota(weights[kind], f"weights of sources.{kind}")
+            self._sources[kind] = self._rotas(kind, weights[kind])
+
+    def _rotas(self, kind: Kind, weights: Sequence[float]) -> tuple[_Rota | None, ...]:
+        """How each phase deals a kind; None where nothing of it takes part."""
+        what = f"weights of sources.{kind}"
+        _whole_weights(weights, what)
+        rotas: list[_Rota | None] = []
+        for step in self.boundaries:
+            present = [
+                weight if first <= step and (end is None or step < end) else 0
+                for weight, (first, end) in zip(weights, self._spans[kind], strict=True)
+            ]
+            rotas.append(_Rota(present, what) if any(present) else None)
+        return tuple(rotas)
+
+    @property
+    def shares(self) -> dict[Kind, int]:
+        """The ratio by kind, in whole numbers."""
+        return dict(zip(KINDS, self._kinds.counts, strict=True))
+
+    def phase(self, step: int) -> int:
+        """Which phase a step belongs to, from 0."""
+        return bisect_right(self.boundaries, step) - 1
+
+    def weights(self, kind: Kind, step: int = 0) -> tuple[int, ...]:
+        """Weights of a kind's sources at a step, in whole numbers; 0 for those not there.
+
+        Raises:
+            ValueError: The kind has a share and none of its sources takes part.
+        """
+        if kind not in self._sources:
+            return tuple(0 for _ in self._lengths[kind])
+        return tuple(self._rota(kind, self.phase(step)).counts)
+
+    def _rota(self, kind: Kind, phase: int) -> _Rota:
+        rota = self._sources[kind][phase]
+        if rota is None:
+            later = [str(step - 1) for step in self.boundaries[phase + 1 :][:1]]
+            raise ValueError(
+                f"ratio gives {kind!r} a share, but none of its sources takes part from step "
+                f"{self.boundaries[phase]} to {''.join(later) or 'the end'}: change their from_step "
+                "or until_step"
+            )
+        return rota
 
     def batch(self, step: int, size: int) -> list[Draw]:
         """The draws of a step (from 0) of ``size`` samples; a function of both and the seed."""
-        return [self.draw(n) for n in range(step * size, (step + 1) * size)]
+        starts = tuple(edge * size for edge in self.boundaries[: self.phase(step) + 1])
+        return [self.draw(n, starts) for n in range(step * size, (step + 1) * size)]
 
-    def draw(self, n: int) -> Draw:
-        """Draw ``n`` of the run, from 0."""
+    def draw(self, n: int, starts: tuple[int, ...] = (0,)) -> Draw:
+        """Draw ``n`` of the run, from 0.
+
+        Args:
+            n: Which.
+            starts: The first draw of each phase, up to that of ``n``.
+        """
         kind_place, kind_rank = self._kinds.at(n)
         kind = KINDS[kind_place]
-        source, rank = self._sources[kind].at(kind_rank)
+        begun = [self._kinds.taken(start, kind_place) for start in starts]
+        source, rank = self._rota(kind, len(starts) - 1).at(kind_rank - begun[-1])
+        for phase, (first, end) in enumerate(pairwise(begun)):
+            if end > first:
+                rank += self._rota(kind, phase).taken(end - first, source)
         return self.item(kind, source, rank)
 
-    def weights(self, kind: Kind) -> list[int]:
-        """Weights of the sources of a kind in whole numbers; none where it has no share."""
-        return self._sources[kind].counts if kind in self._sources else []
-
     def item(self, kind: Kind, source: int, rank: int) -> Draw:
-        """What a source gives after ``rank`` others of it."""
+        """What a source gives after ``rank`` others: epoch by epoch, each in an order of its own."""
         length = self._lengths[kind][source]
         epoch, position = divmod(rank, length)
         index = permuted(position, length, _epoch_key(self.seed, kind, source, epoch))

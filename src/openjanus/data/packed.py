@@ -132,6 +132,10 @@ class PackedStream:
             TooManyBadSamples: Replacement after replacement is broken.
         """
         counts = _Counts.read(state, self.mixture)
+        phase = self.mixture.phase(counts.step)
+        if phase != counts.phase:  # other sources: what came before is no debt to the new ones
+            fresh = _Counts.read({}, self.mixture)
+            counts = replace(counts, phase=phase, turns=fresh.turns, spent=fresh.spent)
         packs: list[Bin[Place]] = []
         bad: list[BadSample] = []
         while len(packs) < self.batch_size:
@@ -157,7 +161,7 @@ class PackedStream:
 
     def _next_item(self, kind: Kind, counts: _Counts) -> _Known:
         turns = counts.turns[kind]
-        weights = self.mixture.weights(kind)
+        weights = self.mixture.weights(kind, counts.step)
         source = _furthest_behind(weights, dict(enumerate(turns)), range(len(turns)))
         place: Place = (kind, source, counts.drawn[kind][source])
         turns[source] += 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from openjanus.config import PRESETS, near
 from openjanus.train.stages import TRAINED, Stage
 
 
@@ -18,6 +20,9 @@ class RunConfig:
     """Optimizer steps of the whole schedule."""
     stop_at: int | None = None
     """Stop after this step without touching the schedule; resume later."""
+    early_stop: int | None = None
+    """Step at which the run is complete, before the end of its schedule: what comes after it goes
+    on from there. None is ``steps``."""
     resume: bool = False
     """Go on from the newest checkpoint in ``dir``."""
     seed: int = 0
@@ -38,8 +43,18 @@ class RunConfig:
                 raise ValueError(f"run.{name} must be >= 1, got {value}")
         if self.stop_at is not None and self.stop_at < 1:
             raise ValueError(f"run.stop_at must be >= 1, got {self.stop_at}: leave it out for all")
+        if self.early_stop is not None and not 1 <= self.early_stop <= self.steps:
+            raise ValueError(
+                f"run.early_stop must be in [1, run.steps ({self.steps})], got {self.early_stop}: "
+                "leave it out for the whole schedule"
+            )
         if self.sample_every < 0:
             raise ValueError(f"run.sample_every must be >= 0, got {self.sample_every}")
+
+    @property
+    def last_step(self) -> int:
+        """Optimizer steps of a complete run."""
+        return self.steps if self.early_stop is None else self.early_stop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +98,19 @@ class SourceConfig:
     """Keyword arguments of the source; checked by the source itself."""
     weight: float = 1.0
     """Share among the sources of the same kind, in samples."""
+    from_step: int = 0
+    """Optimizer step, from 0, from which the source takes part in a Janus's training."""
+    until_step: int | None = None
+    """Step from which it does so no more; None never."""
+
+    def __post_init__(self) -> None:
+        if self.from_step < 0:
+            raise ValueError(f"from_step of a source must be >= 0, got {self.from_step}")
+        if self.until_step is not None and self.until_step <= self.from_step:
+            raise ValueError(
+                f"until_step of a source must be > from_step ({self.from_step}), got "
+                f"{self.until_step}: leave the source out, or None for the end of the run"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +160,7 @@ class VQTrainConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "whole_batch_size"):
             _at_least_one(name, getattr(self, name))
+        _refuse_steps([self.source], self.kind)
         for name in ("crop_size", "quantize_from", "noise", "restart_every", "restart_until"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
@@ -176,6 +205,7 @@ class SiglipTrainConfig:
     def __post_init__(self) -> None:
         for name in ("text_layers", "text_heads", "eval_every", "eval_pairs"):
             _at_least_one(name, getattr(self, name))
+        _refuse_steps([self.source], self.kind)
         if self.batch_size < 2 or self.max_text_length < 2:
             raise ValueError(
                 "batch_size and max_text_length must be >= 2, got "
@@ -204,6 +234,7 @@ class TokenizerTrainConfig:
 
     def __post_init__(self) -> None:
         _at_least_one("samples", self.samples)
+        _refuse_steps(self.sources, self.kind)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,13 +260,21 @@ class JanusTrainConfig:
     """Where the weights come from, in order of preference; the first that exists is taken. Each is
     a folder that openjanus wrote (a relative one lies beside ``run.dir``); ``nano``, the trained
     model in this package; or a preset such as ``nano-v0``, which gives fresh weights."""
+    preset: str | None = None
+    """Architecture that the weights must be of, and that a dry run builds where there are none
+    yet; None takes any."""
     tokenizer: str | None = None
-    """Text tokenizer of a fresh model: a file, or its folder; None takes bytes. A model that is
-    gone on with keeps its own."""
+    """Text tokenizer of a fresh model: a file, or its folder; None takes that of
+    ``language_model``, or bytes. A model that is gone on with keeps its own."""
+    language_model: str | None = None
+    """Folder of a trained decoder, put into the model at the start: a Llama as transformers writes
+    it, or a whole Janus in any layout."""
     vq: str | None = None
-    """Folder of a trained generation tokenizer, put into the model at the start."""
+    """A trained generation tokenizer, put into the model at the start: the folder of its run, a
+    whole Janus in any layout, or LlamaGen's ``.pt`` file."""
     und_encoder: str | None = None
-    """Folder of a trained understanding encoder, put into the model at the start."""
+    """Folder of a trained understanding encoder, put into the model at the start: of its run, a
+    whole Janus in any layout, or a SigLIP as transformers writes it."""
     run: RunConfig = field(default_factory=RunConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     sources: SourcesConfig
@@ -309,8 +348,14 @@ class JanusTrainConfig:
                 f"pack_length ({self.pack_length}) must be >= max_length ({self.max_length}): "
                 "a sample is never split"
             )
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {self.preset!r}; {near(self.preset, list(PRESETS))}")
         if self.max_bad_samples < 0:
             raise ValueError(f"max_bad_samples must be >= 0, got {self.max_bad_samples}")
+        by_kind = (self.sources.und, self.sources.text, self.sources.gen)
+        for kind, share, sources in zip(("und", "text", "gen"), self.ratio, by_kind, strict=True):
+            if share > 0 and sources:
+                _require_no_gap(kind, sources, self.run.last_step)
 
     def _check_batch(self) -> None:
         for name in ("accumulate", "open_packs"):
@@ -337,3 +382,28 @@ class JanusTrainConfig:
 def _at_least_one(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name} must be >= 1, got {value}")
+
+
+def _require_no_gap(kind: str, sources: Sequence[SourceConfig], steps: int) -> None:
+    """Raise ``ValueError`` where a kind with a share has no source at some step."""
+    covered = 0
+    for source in sorted(sources, key=lambda source: source.from_step):
+        if source.from_step > covered:
+            break
+        end = steps if source.until_step is None else source.until_step
+        covered = max(covered, end)
+    if covered < steps:
+        later = [source.from_step for source in sources if source.from_step > covered]
+        raise ValueError(
+            f"ratio gives {kind!r} a share, but no source of sources.{kind} takes part in steps "
+            f"{covered} to {min([*later, steps]) - 1}: change their from_step or until_step"
+        )
+
+
+def _refuse_steps(sources: Sequence[SourceConfig], kind: str) -> None:
+    """Sources that come and go are the mixture's, which these trainings have not."""
+    if any(source.from_step > 0 or source.until_step is not None for source in sources):
+        raise ValueError(
+            f"from_step and until_step belong to the sources of kind janus, this run is of kind "
+            f"{kind!r}: leave them out"
+        )

@@ -83,7 +83,7 @@ def _stop_on_interrupt() -> Iterator[list[bool]]:
 
 
 def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
-    """Train until ``run.steps``, ``run.stop_at`` or an interruption, whichever is first.
+    """Train until ``run.last_step``, ``run.stop_at`` or an interruption, whichever is first.
 
     Returns:
         The number of optimizer steps done, earlier runs included.
@@ -106,7 +106,7 @@ def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
             f"{folder} holds a run already: add --run.resume true, or give another --run.dir"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    end = run.steps if run.stop_at is None else min(run.steps, run.stop_at)
+    end = run.last_step if run.stop_at is None else min(run.last_step, run.stop_at)
     metrics = MetricsFile(folder / "metrics.jsonl", start_step=start)
     done = start
 

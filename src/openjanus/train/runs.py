@@ -154,7 +154,7 @@ def _run_janus(config: JanusTrainConfig) -> None:
     tqdm.write(f"trained: {counts}", file=sys.stderr)
     _write_config(config)
     done = run_loop(trainer, config.run, description=f"stage {config.stage}")
-    if done >= config.run.steps:
+    if done >= config.run.last_step:
         _publish(config, lambda folder: save_model(folder, model, processor.tokenizer))
 
 
@@ -173,7 +173,7 @@ def _run_vq(config: VQTrainConfig) -> None:
     trainer = VQTrainer(model, source, config)
     _write_config(config)
     done = run_loop(trainer, config.run, description="vq")
-    if done >= config.run.steps:
+    if done >= config.run.last_step:
         _publish(config, lambda folder: save_door(folder, model, door))
 
 
@@ -215,7 +215,7 @@ def _run_siglip(config: SiglipTrainConfig) -> None:
     )
     _write_config(config)
     done = run_loop(trainer, config.run, description="encoder")
-    if done >= config.run.steps:
+    if done >= config.run.last_step:
         _publish(config, lambda folder: save_door(folder, encoder, door))
 
 

@@ -22,7 +22,7 @@ from openjanus.data.fetching import BadSample, Crew, Fetcher, TooManyBadSamples
 from openjanus.data.id_cache import IdCache, module_hash, source_digest
 from openjanus.data.islands import VERSION as ISLANDS_VERSION
 from openjanus.data.islands import IslandIds
-from openjanus.data.mixture import Mixture
+from openjanus.data.mixture import ALWAYS, Mixture
 from openjanus.data.packed import PackedStream
 from openjanus.data.packing import BinRules
 from openjanus.data.samples import KINDS, Kind
@@ -98,6 +98,11 @@ class JanusTrainer:
             },
             config.ratio,
             seed=config.run.seed,
+            spans={
+                kind: [(s.from_step, s.until_step) for s in named[kind]]
+                or [ALWAYS for _ in sources.get(kind, ())]
+                for kind in KINDS
+            },
         )
         self.mixture = mixture
         self.crew = Crew(Fetcher(sources, mixture, self._encoder_of(config)), config.num_workers)
