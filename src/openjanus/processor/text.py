@@ -139,6 +139,16 @@ def special_tokens(config: ProcessorConfig) -> list[str]:
     return tokens + [r for r in (config.user_role, config.assistant_role) if not r.isalpha()]
 
 
+def add_special_tokens(tokenizer: Tokenizer, config: ProcessorConfig) -> None:
+    """Make the tokens of a configuration special ones; those that are not there get the next ids.
+
+    Args:
+        tokenizer: Changed in place.
+        config: Names of the special tokens and roles.
+    """
+    tokenizer.add_special_tokens(_added(config))
+
+
 def byte_tokenizer(config: ProcessorConfig) -> TextTokenizer:
     """A tokenizer that needs no training: id b is byte b, special tokens follow."""
     vocab = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}

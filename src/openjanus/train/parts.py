@@ -14,6 +14,8 @@ from openjanus.config_file import door_to_dict, parse_door
 from openjanus.model.janus import JanusModel
 from openjanus.model.vq import VectorQuantizer
 from openjanus.train.checkpoint import checkpoint_steps, load_checkpoint, newest_checkpoint
+from openjanus.weights.donors import open_donor, require_same_sizes
+from openjanus.weights.published import CONFIG_FILE
 from openjanus.weights.shards import save_tensors
 
 FORMAT_VERSION = 1
@@ -31,10 +33,11 @@ def save_door(folder: Path, module: nn.Module, config: DoorConfig) -> None:
 
 
 def load_door(path: Path, module: nn.Module, config: DoorConfig) -> None:
-    """Fill a module from what ``save_door`` wrote, or from a checkpoint of its run.
+    """Fill a module from what ``save_door`` wrote, a checkpoint of its run, or another's files.
 
     Args:
-        path: A folder with ``door.safetensors``; or a complete run's folder; or a checkpoint.
+        path: A folder with ``door.safetensors``; or a complete run's folder; or a checkpoint; or
+            what ``weights.donors`` reads: a whole Janus, a SigLIP, LlamaGen's file.
         module: The door, as the model has it.
         config: Its configuration.
 
@@ -43,6 +46,11 @@ def load_door(path: Path, module: nn.Module, config: DoorConfig) -> None:
         ValueError: The run is not complete; or the weights are of another configuration, or by a
             newer openjanus.
     """
+    if path.is_file() or (path / CONFIG_FILE).is_file():
+        donor = open_donor(path, "vq" if hasattr(config, "codebook_size") else "und_encoder")
+        require_same_sizes(donor, config)
+        donor.fill(module)
+        return
     state = _read_state(path, config)
     own = module.state_dict()
     wrong = [f"unexpected {name}" for name in state if name not in own]
@@ -86,6 +94,18 @@ def _read_state(path: Path, config: DoorConfig) -> dict[str, Tensor]:
         f"no {WEIGHTS} and no checkpoint in {path}: run the recipe that trains this door first, "
         "or name its folder"
     )
+
+
+def load_language_model(path: Path, model: JanusModel) -> None:
+    """Fill a model's decoder from a Llama's folder, or a whole Janus's.
+
+    Raises:
+        FileNotFoundError: Nothing of the kind lies there.
+        ValueError: Its sizes are not the model's.
+    """
+    donor = open_donor(path, "language_model")
+    require_same_sizes(donor, model.config.language)
+    donor.fill(model.language_model)
 
 
 @torch.no_grad()

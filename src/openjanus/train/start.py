@@ -14,11 +14,16 @@ from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.pipeline.load import NANO, packaged_models
 from openjanus.processor.prompt import Processor
-from openjanus.processor.text import TextTokenizer, byte_tokenizer
+from openjanus.processor.text import TextTokenizer, add_special_tokens, byte_tokenizer
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import JanusTrainConfig, SiglipTrainConfig
-from openjanus.train.parts import load_door, start_gen_embed_from_codebook
+from openjanus.train.parts import (
+    load_door,
+    load_language_model,
+    start_gen_embed_from_codebook,
+)
 from openjanus.weights.formats import load_model
+from openjanus.weights.published import read_vocabulary
 
 
 def beside(run_dir: str, path: str) -> Path:
@@ -32,6 +37,24 @@ def beside(run_dir: str, path: str) -> Path:
     if given.is_absolute() or path.startswith("."):
         return given
     return Path(run_dir).parent / given
+
+
+def grown_tokenizer(folder: Path, config: JanusConfig) -> TextTokenizer:
+    """A decoder's own tokenizer, with the tokens that a Janus needs after its last id.
+
+    Raises:
+        FileNotFoundError: No ``tokenizer.json``.
+        ValueError: A broken file, or no room for them in the model's table.
+    """
+    vocabulary = read_vocabulary(folder)
+    add_special_tokens(vocabulary, config.processor)
+    tokenizer = TextTokenizer(vocabulary, config.processor, name=str(folder / "tokenizer.json"))
+    if tokenizer.vocab_size > config.language.vocab_size:
+        raise ValueError(
+            f"{folder} has a tokenizer of {tokenizer.vocab_size} ids with the tokens of a Janus, "
+            f"the model's table has {config.language.vocab_size}: give --tokenizer"
+        )
+    return tokenizer
 
 
 def read_tokenizer(run_dir: str, path: str | None, config: ProcessorConfig) -> TextTokenizer:
@@ -59,8 +82,16 @@ def start_model(config: JanusTrainConfig) -> tuple[JanusModel, Processor]:
         model, tokenizer = load_model(chosen, device="cpu", dtype=torch.float32)
     else:
         model_config = preset(chosen)
-        tokenizer = read_tokenizer(config.run.dir, config.tokenizer, model_config.processor)
+        if config.tokenizer is None and config.language_model is not None:
+            folder = beside(config.run.dir, config.language_model)
+            tokenizer = grown_tokenizer(folder, model_config)
+        else:
+            tokenizer = read_tokenizer(config.run.dir, config.tokenizer, model_config.processor)
         model = fresh_model(model_config, config.run.seed)
+    if config.preset is not None:
+        _require_preset(model.config, config.preset, str(chosen))
+    if config.language_model is not None:
+        load_language_model(beside(config.run.dir, config.language_model), model)
     if config.vq is not None:
         load_door(beside(config.run.dir, config.vq), model.vq, model.config.gen_tokenizer)
         # Its pictures have other ids now, so what stands for each must be made anew as well.
@@ -69,6 +100,17 @@ def start_model(config: JanusTrainConfig) -> tuple[JanusModel, Processor]:
         folder = beside(config.run.dir, config.und_encoder)
         load_door(folder, model.und_encoder, model.config.und_encoder)
     return model, Processor(model.config, tokenizer)
+
+
+def _require_preset(config: JanusConfig, name: str, source: str) -> None:
+    wanted = preset(name)
+    for part in ("language", "und_encoder", "gen_tokenizer"):
+        found = getattr(config, part)
+        if found != getattr(wanted, part):
+            raise ValueError(
+                f"{source} is no {name}: its {part} is {found}: give the --preset that it is of, "
+                "or null for any"
+            )
 
 
 def start_encoder(config: SiglipTrainConfig, encoder: SiglipEncoder) -> None:
