@@ -30,11 +30,28 @@ def version(args: argparse.Namespace) -> None:
 def _add_train(verbs: Any) -> None:
     parser = add_verb(verbs, "train", train, "train by a recipe")
     parser.add_argument("--config", required=True, help="recipe: nano/stage2, or a YAML file")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be trained and what it takes, without weights or data",
+    )
+    parser.add_argument(
+        "--peak-tflops", type=float, default=312.0, help="of a dry run's device (%(default)s)"
+    )
+    parser.add_argument(
+        "--mfu", type=float, default=0.4, help="share of it that is reached (%(default)s)"
+    )
     parser.epilog = "Every key of a recipe is an option too: --run.dir DIR --optim.lr 1e-4"
 
 
 def train(args: argparse.Namespace) -> None:
     """Train by a recipe; `overrides` are the options that are not the command's own."""
+    if args.dry_run:
+        from openjanus.train.dry_run import describe_recipe
+
+        options = {"peak_tflops": args.peak_tflops, "mfu": args.mfu}
+        print(describe_recipe(args.config, args.overrides, **options))
+        return
     from openjanus.train.recipes import run_recipe
 
     print(run_recipe(args.config, args.overrides))

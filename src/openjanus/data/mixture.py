@@ -220,8 +220,8 @@ class Mixture:
             later = [str(step - 1) for step in self.boundaries[phase + 1 :][:1]]
             raise ValueError(
                 f"ratio gives {kind!r} a share, but none of its sources takes part from step "
-                f"{self.boundaries[phase]} to {''.join(later) or 'the end'}: change their from_step "
-                "or until_step"
+                f"{self.boundaries[phase]} to {''.join(later) or 'the end'}: change their "
+                "from_step or until_step"
             )
         return rota
 
@@ -247,7 +247,7 @@ class Mixture:
         return self.item(kind, source, rank)
 
     def item(self, kind: Kind, source: int, rank: int) -> Draw:
-        """What a source gives after ``rank`` others: epoch by epoch, each in an order of its own."""
+        """What a source gives after ``rank`` others: epoch by epoch, each in its own order."""
         length = self._lengths[kind][source]
         epoch, position = divmod(rank, length)
         index = permuted(position, length, _epoch_key(self.seed, kind, source, epoch))

@@ -143,7 +143,26 @@ def run_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Path:
     return Path(config.run.dir)
 
 
-def _run_all(name_or_path: str, overrides: Sequence[str]) -> Path:
+def read_configs(name_or_path: str, overrides: Sequence[str] = ()) -> list[tuple[str, TrainConfig]]:
+    """The runs of a recipe by name, typed, without running them.
+
+    Args:
+        name_or_path: As ``run_recipe``'s.
+        overrides: Likewise; without ``run.dir`` the folders lie beside each other.
+
+    Raises:
+        FileNotFoundError, ValueError: As ``run_recipe``.
+    """
+    if read_recipe(name_or_path)["kind"] != "all":
+        return [(name_or_path, load_recipe(name_or_path, overrides))]
+    _, configs = _read_all(name_or_path, overrides)
+    return [(f"{member.folder} ({member.recipe})", config) for member, config in configs]
+
+
+def _read_all(
+    name_or_path: str, overrides: Sequence[str]
+) -> tuple[Path | None, list[tuple[Member, TrainConfig]]]:
+    """The folder of all, where one is named, and the members."""
     members = load_members(name_or_path)
     folders = [member.folder for member in members]
     root: Path | None = None
@@ -161,11 +180,16 @@ def _run_all(name_or_path: str, overrides: Sequence[str]) -> Path:
                 f"unknown key {name}: {name_or_path} takes run.dir and, for a member, "
                 f"FOLDER.key with FOLDER one of {', '.join(folders)}"
             )
+    place = Path() if root is None else root
+    return root, [(m, _member_config(m, place, own[m.folder])) for m in members]
+
+
+def _run_all(name_or_path: str, overrides: Sequence[str]) -> Path:
+    # All are read before the first runs, so that a wrong key is told at once.
+    root, configs = _read_all(name_or_path, overrides)
     if root is None:
         raise ValueError("run.dir must name a folder: add --run.dir DIR")
-    # All are read before the first runs, so that a wrong key is told at once.
-    configs = [_member_config(member, root, own[member.folder]) for member in members]
-    for member, config in zip(members, configs, strict=True):
+    for member, config in configs:
         if is_complete(config):
             check_same_run(config)
             tqdm.write(f"{member.folder}: complete", file=sys.stderr)
