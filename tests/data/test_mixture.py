@@ -103,9 +103,12 @@ def test_uniform_numbers_depend_on_their_parts_alone():
 
 
 def phased(size_of_gen=(40, 50, 60), weights=(1, 1, 2), spans=((0, 6), (6, None), (3, None))):
-    lengths = {"und": [30], "gen": size_of_gen}
     return Mixture(
-        lengths, {"und": [1], "gen": weights}, (1, 0, 3), seed=0, spans={"gen": list(spans)}
+        {"und": [30], "gen": size_of_gen},
+        {"und": [1], "gen": weights},
+        (1, 0, 3),
+        seed=0,
+        spans={"gen": list(spans)},
     )
 
 

@@ -16,7 +16,7 @@ from openjanus.processor.text import byte_tokenizer
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.recipes import load_members, load_recipe, recipe_names, run_recipe
 from openjanus.train.stages import freeze_for_stage, part_of
-from openjanus.train.start import fresh_model
+from openjanus.train.start import fresh_model, grown_tokenizer, start_model
 from openjanus.weights.formats import load_model
 from openjanus.weights.own import save_model
 
@@ -293,7 +293,7 @@ def test_all_of_a_family_runs_to_its_end(family: str, tmp_path: Path) -> None:
 def test_an_early_stop_leaves_the_schedule_alone(tmp_path: Path) -> None:
     def rates(name: str, *changes: str) -> list[float]:
         folder = tmp_path / name
-        short = ["--run.steps=5", "--batch_size=4", "--optim.warmup_steps=1", "--init=[tiny]"]
+        short = ["--run.steps=5", "--batch_size=4", "--optim.warmup_steps=0", "--init=[tiny]"]
         run_recipe("tiny/stage1", ["--run.dir", str(folder), *short, *changes])
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line)["lr"] for line in lines]
@@ -361,8 +361,6 @@ def test_a_decoder_brings_its_tokenizer_and_it_must_fit(tmp_path: Path) -> None:
         [f"--run.dir={tmp_path / 'run'}", f"--language_model={tmp_path / 'donor'}"],
     )
     assert isinstance(config, JanusTrainConfig)
-    from openjanus.train.start import grown_tokenizer, start_model
-
     started, processor = start_model(config)
     assert torch.equal(started.language_model.lm_head.weight, model.language_model.lm_head.weight)
     assert processor.tokenizer.to_json() == byte_tokenizer(tiny.processor).to_json()

@@ -37,8 +37,7 @@ def other(config: JanusConfig, make_model: Any):
 def test_a_whole_janus_gives_any_part(
     model: Any, tokenizer: Any, tmp_path: Path, make_model: Any, layout: str, part: Part
 ) -> None:
-    options = {"any_size": True} if layout == "deepseek" else {}
-    export_model(tmp_path / "janus", model, tokenizer, layout=layout, **options)
+    export_model(tmp_path / "janus", model, tokenizer, layout=layout, any_size=True)
     donor = open_donor(tmp_path / "janus", part)
     taker = other(model.config, make_model)
     before = {name: tensor.clone() for name, tensor in taker.state_dict().items()}

@@ -1,0 +1,78 @@
+"""A dry run reads neither weights nor data, and says what there is to know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openjanus.cli import main
+from openjanus.train.dry_run import describe_recipe
+from openjanus.train.recipes import read_recipe, recipe_names
+from openjanus.weights.own import save_model
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if "/" in n])
+def test_every_recipe_has_a_dry_run(name: str, tmp_path: Path) -> None:
+    told = describe_recipe(name, ["--run.dir", str(tmp_path / "run")])
+    members = read_recipe(name).get("recipes", {name: None})
+    assert len(told.split("told from shapes")) - 1 + told.count("nothing runs on a device") == len(
+        members
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_stage_of_the_papers_takes() -> None:
+    told = describe_recipe("janus-pro-1b/stage2")
+    for line in (
+        "language_model  1,652,656,128  1,652,656,128",
+        "all             2,076,636,811  1,701,064,704",
+        "steps      270,000, then complete, of a schedule of 360,000",
+        "batch      512 packs of 4,096 tokens, und : text : gen 2 : 3 : 5 in samples",
+        "tokens     at most 2,097,152 a step, 566,231,040,000 in all",
+        "peak                    48.33    38.23  20.94       10.84",
+        "1 x 80 GB  yes, 48.3 GB",
+    ):
+        assert line in told
+    assert "an estimate, at 40% of 312 TFLOP/s: 1 device 513.2 days, 8 devices 64.2 days" in told
+    faster = describe_recipe("janus-pro-1b/stage2", peak_tflops=624.0, mfu=0.8)
+    assert "an estimate, at 80% of 624 TFLOP/s: 1 device 128.3 days" in faster
+
+
+def test_supervised_tokens_where_they_are_known() -> None:
+    # Ten of twenty samples are drawings of 16 ids.
+    assert "16 a drawing, 160 a step in drawings" in describe_recipe("tiny/stage2")
+    assert "a drawing" not in describe_recipe("tiny/text")
+    packed = describe_recipe("janus-pro-7b/stage1")
+    assert "576 a drawing" in packed and "a step in drawings" not in packed
+
+
+def test_overrides_count(tmp_path: Path) -> None:
+    told = describe_recipe("janus-pro-7b/all", ["--stage2.run.early_stop=1000"])
+    assert "steps      1,000, then complete, of a schedule of 360,000" in told
+    assert told.count("fits\n") == 3
+    with pytest.raises(ValueError, match=r"unknown key run\.stops"):
+        describe_recipe("janus-pro-7b/stage1", ["--run.stops=1"])
+    with pytest.raises(ValueError, match=r"mfu must be in \(0, 1\]"):
+        describe_recipe("janus-pro-7b/stage1", mfu=40)
+
+
+def test_the_architecture_is_that_of_what_is_there(
+    tmp_path: Path, tiny_model: Any, tokenizer: Any
+) -> None:
+    changes = ["--run.dir", str(tmp_path / "stage2"), "--init=[stage1/final]"]
+    with pytest.raises(FileNotFoundError, match="add --preset, one of tiny, nano-v0"):
+        describe_recipe("tiny/stage2", changes)
+    save_model(tmp_path / "stage1" / "final", tiny_model, tokenizer)
+    assert "1,277,067" in describe_recipe("tiny/stage2", changes)
+
+
+def test_the_command_prints_it(capsys: Any, monkeypatch: Any) -> None:
+    from openjanus.train import runs
+
+    monkeypatch.setattr(runs, "run_training", None)
+    command = ["train", "--config", "janus-1.3b/stage3", "--dry-run"]
+    assert main([*command, "--mfu", "0.5", "--run.steps", "7"]) == 0
+    told = capsys.readouterr().out
+    assert "steps      7\n" in told and "at 50% of 312 TFLOP/s" in told
