@@ -13,7 +13,7 @@ import torch
 from openjanus.config import preset
 from openjanus.model.janus import build_model
 from openjanus.processor.text import byte_tokenizer
-from openjanus.train.config import JanusTrainConfig
+from openjanus.train.config import JanusTrainConfig, SourceConfig, SourcesConfig
 from openjanus.train.recipes import load_members, load_recipe, recipe_names, run_recipe
 from openjanus.train.stages import freeze_for_stage, part_of
 from openjanus.train.start import fresh_model, grown_tokenizer, start_model
@@ -343,6 +343,27 @@ def test_other_trainings_have_no_sources_that_come_and_go() -> None:
     for name in ("tiny/vq", "tiny/encoder"):
         with pytest.raises(ValueError, match="from_step and until_step belong to"):
             load_recipe(name, ["--source.until_step=5"])
+
+
+def test_a_missing_part_is_told_before_anything_is_built(tmp_path: Path) -> None:
+    changes = ["--run.dir", str(tmp_path / "runs" / "stage1"), "--device=cpu"]
+    with pytest.raises(
+        FileNotFoundError, match=r"no language_model at .*docs/recipes\.md"
+    ) as error:
+        run_recipe("janus-pro-7b/stage1", changes)
+    assert str(tmp_path / "runs" / "weights" / "deepseek-llm-7b") in str(error.value)
+
+
+def test_the_trainer_draws_from_the_sources_of_the_step(
+    make_config: Any, make_trainer: Any
+) -> None:
+    first, later = {"until_step": 2}, {"from_step": 2}
+    options = {"kind": "gen", "length": 64}
+    gen = [SourceConfig(type="toy", options=options, **steps) for steps in (first, later)]
+    config = make_config(ratio=(0, 0, 1), sources=SourcesConfig(gen=gen), batch_size=4)
+    mixture = make_trainer(config).stream.mixture
+    drawn = [{draw.source for draw in mixture.batch(step, 4)} for step in range(4)]
+    assert drawn == [{0}, {0}, {1}, {1}]
 
 
 def test_weights_of_another_preset_are_refused(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def start_model(config: JanusTrainConfig) -> tuple[JanusModel, Processor]:
         ValueError: A tokenizer or door that does not fit the model.
     """
     chosen = choose_init(config.init, config.run.dir)
+    _require_parts(config)
     tqdm.write(f"weights: {chosen}", file=sys.stderr)
     if isinstance(chosen, Path):
         model, tokenizer = load_model(chosen, device="cpu", dtype=torch.float32)
@@ -100,6 +101,17 @@ def start_model(config: JanusTrainConfig) -> tuple[JanusModel, Processor]:
         folder = beside(config.run.dir, config.und_encoder)
         load_door(folder, model.und_encoder, model.config.und_encoder)
     return model, Processor(model.config, tokenizer)
+
+
+def _require_parts(config: JanusTrainConfig) -> None:
+    """Say what is not there before a model is built, which takes minutes for a large one."""
+    for key in ("language_model", "vq", "und_encoder"):
+        path = getattr(config, key)
+        if path is not None and not beside(config.run.dir, path).exists():
+            raise FileNotFoundError(
+                f"no {key} at {beside(config.run.dir, path)}: docs/recipes.md says what to put "
+                f"there, or give another --{key}, or null for none"
+            )
 
 
 def _require_preset(config: JanusConfig, name: str, source: str) -> None:
