@@ -40,6 +40,11 @@ def test_what_a_stage_of_the_papers_takes() -> None:
     assert "an estimate, at 80% of 624 TFLOP/s: 1 device 128.3 days" in faster
 
 
+def test_the_docs_show_what_it_prints() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "recipes.md"
+    assert describe_recipe("janus-pro-1b/stage2") in docs.read_text(encoding="utf-8")
+
+
 def test_supervised_tokens_where_they_are_known() -> None:
     # Ten of twenty samples are drawings of 16 ids.
     assert "16 a drawing, 160 a step in drawings" in describe_recipe("tiny/stage2")
