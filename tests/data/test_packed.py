@@ -224,5 +224,5 @@ def test_a_batch_that_cannot_be_dealt_is_refused(processor):
 def test_kinds_without_a_share_give_nothing(processor):
     packs, states = run(make_stream(processor, ratio=(0, 1, 0)), 3)
     assert all(key.startswith("text") for step in packs for row in step for key in row)
-    assert states[-1]["drawn"]["und"] == []
+    assert states[-1]["drawn"]["und"] == [0]
     assert set(states[-1]["drawn"]) == set(KINDS)

@@ -313,7 +313,7 @@ def test_an_early_stop_leaves_the_schedule_alone(tmp_path: Path) -> None:
         (["--run.early_stop=0"], "early_stop must be in"),
         (["--batch_unit=rows"], r"batch_unit must be one of \['samples', 'packs'\]"),
         (["--ratio_unit=words"], "ratio_unit must be one of"),
-        (["--pack_length=null"], "packs need pack_length"),
+        (["--pack_length=null"], "there is no pack_length"),
         (["--preset=janus-pro-1"], "unknown preset 'janus-pro-1'; did you mean 'janus-pro-1b'"),
         (["--sources.text=[{type: text, from_step: -1}]"], "from_step of a source must be >= 0"),
         (

@@ -9,7 +9,7 @@ any number of processes and workers, who only share the reading.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from openjanus.data.collate import EncodedSample
