@@ -40,7 +40,9 @@ from openjanus.train.siglip_trainer import (
     sigmoid_loss,
 )
 from openjanus.train.start import choose_init, start_encoder, start_model
-from openjanus.train.vq_trainer import VQTrainer, busiest_crop, vq_losses
+from openjanus.train.vq_data import busiest_crop
+from openjanus.train.vq_losses import vq_losses
+from openjanus.train.vq_trainer import VQTrainer
 from openjanus.weights.own import save_model
 
 
@@ -100,7 +102,7 @@ def test_gradients_pass_the_quantizer_straight_through(vq_door):
     trainer = vq_trainer(vq_door, RunConfig(dir="x", steps=1))
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     config = VQLossConfig(l1=1.0, mse=0.0, codebook=0.0, commitment=0.0)
-    total, terms, ids, vectors = vq_losses(trainer.model, pixels, config)
+    total, terms, ids, vectors, _ = vq_losses(trainer.model, pixels, config)
     total.backward()
     gradient = trainer.model.encoder.conv_in.weight.grad
     assert gradient is not None

@@ -35,6 +35,7 @@ from openjanus.train.siglip_trainer import SiglipTrainer, regions_of
 from openjanus.train.stages import count_by_part
 from openjanus.train.start import read_tokenizer, start_encoder, start_model
 from openjanus.train.trainer import JanusTrainer
+from openjanus.train.vq_data import EpochPictures
 from openjanus.train.vq_trainer import VQTrainer
 from openjanus.weights.own import save_model
 
@@ -166,15 +167,14 @@ def _run_vq(config: VQTrainConfig) -> None:
     init_vq(model, config.run.seed)
     source = build_source(config.source.type, config.source.options)
     if not hasattr(source, "picture"):
-        raise ValueError(
-            f"source {config.source.type!r} has no pictures: take one that does, such as "
-            "emoji-pictures"
-        )
+        held_out = config.eval.pictures
+        source = EpochPictures(source, seed=config.run.seed, held_out=held_out)
+    model.to(choose_device(config.device))
     trainer = VQTrainer(model, source, config)
     _write_config(config)
     done = run_loop(trainer, config.run, description="vq")
     if done >= config.run.last_step:
-        _publish(config, lambda folder: save_door(folder, model, door))
+        _publish(config, lambda folder: save_door(folder, trainer.result, door))
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
-"""Training of the generation tokenizer (LlamaGen's VQ recipe, without its GAN)."""
+"""Training of the generation tokenizer (LlamaGen's VQ recipe)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,151 +14,187 @@ from torch import Tensor
 
 from openjanus.model.vq import VQTokenizer
 from openjanus.processor.image import pixel_values_to_uint8, sheet, uint8_to_pixel_values
-from openjanus.train.config import VQLossConfig, VQTrainConfig
+from openjanus.train.config import VQTrainConfig
+from openjanus.train.ema import Ema
+from openjanus.train.gan import Adversary, adaptive_weight, smallest_side
 from openjanus.train.optim import Optimizers
+from openjanus.train.perceptual import SMALLEST, load_perceptual
+from openjanus.train.vq_data import (
+    HELD_OUT_FIRST,
+    EpochPictures,
+    PictureSource,
+    busiest_crop,
+    centre,
+    random_crop,
+)
+from openjanus.train.vq_eval import HeldOut
+from openjanus.train.vq_losses import OF_PICTURES, VQLosses, vq_losses
 
 NUM_SAMPLES = 24
-CROP_CANDIDATES = 4
 CROPS = 5
+FLIPS = 6
+ADVERSARY = 7
 """What a random stream is for; pictures take smaller numbers for theirs."""
-SAMPLE_FIRST = 1 << 40
-"""Index of the first picture of the sample grid: far from every training index."""
-
-
-class PictureSource(Protocol):
-    """Pictures by index, the same for ever."""
-
-    def picture(self, index: int) -> np.ndarray:
-        """uint8 (S, S, 3)."""
-        ...
-
-    def key(self, index: int) -> str:
-        """The picture's name for messages."""
-        ...
-
-
-def busiest_crop(picture: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """The piece with the most contrast among a few random ones, so that plain ground is rare.
-
-    Args:
-        picture: uint8 (H, W, 3).
-        size: Side of the piece, <= H and W.
-        rng: Draws the candidates.
-    """
-    height, width = picture.shape[:2]
-    tops = rng.integers(0, height - size + 1, CROP_CANDIDATES)
-    lefts = rng.integers(0, width - size + 1, CROP_CANDIDATES)
-    pieces = [picture[t : t + size, x : x + size] for t, x in zip(tops, lefts, strict=True)]
-    return max(pieces, key=lambda piece: float(piece.std(axis=(0, 1)).sum()))
-
-
-def edge_loss(reconstruction: Tensor, pixels: Tensor) -> Tensor:
-    """L1 between the differences of neighbouring pixels, both ways; (B, 3, S, S) each."""
-    error = reconstruction - pixels
-    return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-
-
-def vq_losses(
-    model: VQTokenizer, pixels: Tensor, config: VQLossConfig, noise: Tensor | None = None
-) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
-    """Reconstruct and compare.
-
-    Args:
-        model: The tokenizer.
-        pixels: (B, 3, S, S) in [-1, 1].
-        config: Weights of the terms.
-        noise: (B, N, d) added to the unit vectors in place of quantization; None quantizes.
-
-    Returns:
-        The weighted sum, the terms by name, the chosen ids (B, N), and the unit vectors before
-        quantization (B * N, d).
-    """
-    grid = model.encode_to_vectors(pixels).float()  # (B, d, g, g)
-    vectors = F.normalize(grid, dim=1)
-    flat = vectors.flatten(2).transpose(1, 2)  # (B, N, d)
-    ids = model.quantize.nearest(flat.detach())
-    chosen = model.quantize.lookup(ids)  # (B, N, d)
-    terms: dict[str, Tensor] = {}
-    if noise is None:
-        terms["codebook"] = F.mse_loss(chosen, flat.detach())
-        terms["commitment"] = F.mse_loss(flat, chosen.detach())
-        # Straight through: the decoder sees the rows, the encoder gets the decoder's gradient.
-        quantized = flat + (chosen - flat).detach()
-    else:
-        quantized = F.normalize(flat + noise, dim=-1)
-    quantized = quantized.transpose(1, 2).unflatten(2, grid.shape[-2:])
-    reconstruction = model.decode_vectors(quantized).float()
-    terms["l1"] = F.l1_loss(reconstruction, pixels)
-    terms["mse"] = F.mse_loss(reconstruction, pixels)
-    if config.edge > 0:
-        terms["edge"] = edge_loss(reconstruction, pixels)
-    total = sum(
-        (getattr(config, name) * term for name, term in terms.items()), pixels.new_zeros(())
-    )
-    return total, terms, ids, flat.detach().reshape(-1, flat.shape[-1])
 
 
 class VQTrainer:
     """One optimizer step at a time; the loop is ``train.loop``'s."""
 
     def __init__(self, model: VQTokenizer, source: PictureSource, config: VQTrainConfig) -> None:
+        """Take a fresh model, on its device; a resumed run restores it afterwards.
+
+        Raises:
+            FileNotFoundError: The perceptual weights are not there.
+            ValueError: A crop that does not fit, or pictures too small for a loss.
+        """
+        self._check_sizes(model, config)
+        self.model = model
+        self.source = source
+        self.config = config
+        self.device = model.quant_conv.weight.device
+        self.optimizers = Optimizers(model.named_parameters(), config.optim)
+        self.code_counts = torch.zeros(model.config.codebook_size, dtype=torch.long)
+        self.next_index = 0
+        self._keys: list[str] = []
+        self.perceptual = None
+        if config.loss.perceptual > 0:
+            self.perceptual = load_perceptual(config.loss.perceptual_weights).to(self.device)
+        self.adversary = None
+        if config.gan.weight > 0:
+            seed = config.run.seed * 1_000_003 + ADVERSARY
+            self.adversary = Adversary(config.gan, seed=seed, device=self.device)
+        self.ema = Ema(model, config.ema_decay) if config.ema_decay is not None else None
+        self.held_out = None
+        if config.eval.every > 0:
+            # Whole pictures; where they are never trained on, at the size that is.
+            only_crops = config.crop_size > 0 and config.whole_from is None
+            self.held_out = HeldOut(
+                source,
+                model,
+                config.eval,
+                size=config.crop_size if only_crops else model.config.image_size,
+                perceptual=self.perceptual,
+            )
+        losses = vq_losses
+        self._losses = torch.compile(losses, dynamic=False) if config.compile else losses
+
+    @staticmethod
+    def _check_sizes(model: VQTokenizer, config: VQTrainConfig) -> None:
         factor, side = model.config.downsample_factor, model.config.image_size
         if config.crop_size % factor or config.crop_size > side:
             raise ValueError(
                 f"crop_size must be a multiple of {factor}, at most {side}, or 0 for whole "
                 f"pictures, got {config.crop_size}"
             )
-        self.model = model
-        self.source = source
-        self.config = config
-        self.optimizers = Optimizers(model.named_parameters(), config.optim)
-        self.code_counts = torch.zeros(model.config.codebook_size, dtype=torch.long)
-        self.next_index = 0
-        self._keys: list[str] = []
-        losses = vq_losses
-        self._losses = torch.compile(losses, dynamic=False) if config.compile else losses
+        trained_side = config.crop_size if config.crop_size > 0 else side
+        needs = {
+            "gan.layers": smallest_side(config.gan.layers) if config.gan.weight > 0 else 0,
+            "loss.perceptual": SMALLEST if config.loss.perceptual > 0 else 0,
+        }
+        for name, needed in needs.items():
+            if trained_side < needed:
+                raise ValueError(
+                    f"{name} needs pictures of {needed} pixels a side, got {trained_side}: "
+                    "train on larger pieces, or lower it"
+                )
+
+    @property
+    def result(self) -> VQTokenizer:
+        """What the run is for: the moving average where there is one, else the model."""
+        return self.model if self.ema is None else self.ema.module
 
     def _batch(self, step: int) -> Tensor:
         crop_size, whole_from = self.config.crop_size, self.config.whole_from
         changed = crop_size > 0 and whole_from is not None and step >= whole_from
-        whole = crop_size == 0 or changed
         size = self.config.whole_batch_size if changed else self.config.batch_size
+        side = self.model.config.image_size if changed or crop_size == 0 else crop_size
         indices = range(self.next_index, self.next_index + size)
         self.next_index += size
-        pictures = [self.source.picture(index) for index in indices]
-        if not whole:
-            pictures = [
-                busiest_crop(
-                    picture,
-                    self.config.crop_size,
-                    np.random.default_rng([self.config.run.seed, index, CROPS]),
-                )
-                for picture, index in zip(pictures, indices, strict=True)
-            ]
+        pictures = [self._piece(index, side, whole=changed or crop_size == 0) for index in indices]
         self._keys = [self.source.key(index) for index in indices]
         # NCHW: GroupNorm is several times slower, backward, on channels-last memory.
-        return uint8_to_pixel_values(np.stack(pictures)).contiguous()
+        pixels = uint8_to_pixel_values(np.stack(pictures)).contiguous()
+        return pixels.to(self.device)
+
+    def _piece(self, index: int, side: int, *, whole: bool) -> np.ndarray:
+        """What is trained on of a picture: a function of seed and index alone."""
+        config, picture = self.config, self.source.picture(index)
+        rng = np.random.default_rng([config.run.seed, index, CROPS])
+        if config.crop == "random":
+            picture = random_crop(picture, side, config.crop_share, rng)
+        else:
+            picture = self._whole(picture)
+            picture = picture if whole else busiest_crop(picture, side, rng)
+        if config.flip and np.random.default_rng([config.run.seed, index, FLIPS]).random() < 0.5:
+            picture = picture[:, ::-1]
+        return picture
+
+    def _whole(self, picture: np.ndarray) -> np.ndarray:
+        """Pictures of a folder have any size; a source without an end has one, which is kept."""
+        size = self.model.config.image_size
+        return centre(picture, size) if isinstance(self.source, EpochPictures) else picture
 
     def train_step(self, step: int) -> dict[str, Any]:
-        """One batch, one update; restarts unused codebook rows when due."""
+        """One batch, one update of each side; restarts unused codebook rows when due."""
         pixels = self._batch(step)
         noise = self._noise(pixels, step) if step < self.config.quantize_from else None
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
-            loss, terms, ids, vectors = self._losses(self.model, pixels, self.config.loss, noise)
-        loss.backward()
+        with self._autocast():
+            losses = self._losses(self.model, pixels, self.config.loss, noise, self.perceptual)
+        fooled, of_gan = self._adversarial(losses, step)
+        total = losses.total if fooled is None else losses.total + fooled
+        total.backward()
         norm, lr = self.optimizers.step(step, self.config.run.steps)
-        self.code_counts += torch.bincount(ids.flatten(), minlength=len(self.code_counts))
-        values: dict[str, Any] = {"loss": loss.item(), "lr": lr, "grad_norm": norm}
-        values |= {name: term.item() for name, term in terms.items()}
+        values: dict[str, Any] = {"loss": total.item(), "lr": lr, "grad_norm": norm}
+        values |= {name: term.item() for name, term in losses.terms.items()} | of_gan
+        if fooled is not None:
+            values |= self._train_adversary(pixels, losses.reconstruction)
         values["images"] = self.next_index
-        if noise is not None:
+        if self.ema is not None:
+            self.ema.update(self.model)
+        values |= self._tend_codebook(losses, step, seen=noise is None)
+        if self.held_out is not None and (step + 1) % self.config.eval.every == 0:
+            values |= self.held_out.measure(self.result)
+        return values
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.bf16)
+
+    def _adversarial(self, losses: VQLosses, step: int) -> tuple[Tensor | None, dict[str, float]]:
+        """The generator's weighted adversarial term once it counts, and what to log of it."""
+        if self.adversary is None or step < self.config.gan.start:
+            return None, {}
+        with self._autocast():
+            term = self.adversary.generator_loss(losses.reconstruction)
+        weight = self.config.gan.weight
+        if self.config.gan.adaptive:
+            config = self.config.loss
+            found = [name for name in OF_PICTURES if name in losses.terms]
+            compared = [getattr(config, name) * losses.terms[name] for name in found]
+            last = self.model.decoder.conv_out.weight
+            weight *= adaptive_weight(torch.stack(compared).sum(), term, last).item()
+        return weight * term, {"gan_generator": term.item(), "gan_weight": weight}
+
+    def _train_adversary(self, pixels: Tensor, reconstruction: Tensor) -> dict[str, float]:
+        assert self.adversary is not None
+        with self._autocast():
+            loss, verdicts = self.adversary.discriminator_loss(pixels, reconstruction)
+        values = {"gan_discriminator": loss.item()}
+        values |= {name: verdict.item() for name, verdict in verdicts.items()}
+        return values | {"gan_grad_norm": self.adversary.update(loss)}
+
+    def _tend_codebook(self, losses: VQLosses, step: int, *, seen: bool) -> dict[str, float]:
+        """Count what was chosen; seed the rows before their first use, restart the unused."""
+        ids = losses.ids.flatten().cpu()
+        self.code_counts += torch.bincount(ids, minlength=len(self.code_counts))
+        values: dict[str, float] = {}
+        if not seen:
             if step + 1 == self.config.quantize_from:
                 self._seed_codebook(step)
             return values
         if self.config.restart_every and (step + 1) % self.config.restart_every == 0:
             values["codebook_usage"] = (self.code_counts > 0).float().mean().item()
             if step < self.config.restart_until:
-                values["codebook_restarts"] = self._restart_unused(vectors, step)
+                values["codebook_restarts"] = self._restart_unused(losses.vectors, step)
             self.code_counts.zero_()
         return values
 
@@ -171,20 +207,22 @@ class VQTrainer:
         noise = torch.randn(
             len(pixels), count, config.codebook_dim, generator=self._generator(step)
         )
-        return noise * self.config.noise
+        return (noise * self.config.noise).to(self.device)
 
     @torch.no_grad()
     def _seed_codebook(self, step: int) -> None:
         """Place the codebook's rows on vectors of fresh pictures, just before it is first used."""
         codebook_size, found = self.model.config.codebook_size, []
         while sum(map(len, found)) < 2 * codebook_size:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
+            with self._autocast():
                 grid = self.model.encode_to_vectors(self._batch(step)).float()
             found.append(F.normalize(grid, dim=1).flatten(2).transpose(1, 2).flatten(0, 1))
         vectors = torch.cat(found)
         order = torch.randperm(len(vectors), generator=self._generator(step))
         self.model.quantize.embedding.weight.copy_(vectors[order[:codebook_size]])
         self.code_counts.zero_()
+        if self.ema is not None:
+            self.ema.reset(self.model)  # a mean of rows before and after means nothing
 
     @torch.no_grad()
     def _restart_unused(self, vectors: Tensor, step: int) -> int:
@@ -193,6 +231,8 @@ class VQTrainer:
         picks = torch.randint(len(vectors), (len(unused),), generator=self._generator(step))
         weight = self.model.quantize.embedding.weight
         weight[unused] = vectors[picks].to(weight.dtype)
+        if self.ema is not None:
+            self.ema.module.quantize.embedding.weight[unused] = weight[unused]
         return len(unused)
 
     def last_keys(self) -> list[str]:
@@ -203,21 +243,28 @@ class VQTrainer:
     def sample(self, folder: Path, step: int) -> None:
         """Write a sheet: pictures that are never trained on above their reconstructions."""
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = [self.source.picture(SAMPLE_FIRST + i) for i in range(NUM_SAMPLES)]
-        pixels = uint8_to_pixel_values(np.stack(pictures))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
-            restored = self.model.decode_ids(self.model.encode_to_ids(pixels))
+        pictures = [
+            self._whole(self.source.picture(HELD_OUT_FIRST + i)) for i in range(NUM_SAMPLES)
+        ]
+        pixels = uint8_to_pixel_values(np.stack(pictures)).to(self.device)
+        with self._autocast():
+            restored = self.result.decode_ids(self.result.encode_to_ids(pixels))
         rows = _interleave_rows(pictures, list(pixel_values_to_uint8(restored)), columns=8)
         sheet([Image.fromarray(p) for p in rows], columns=8).save(folder / f"step-{step:08d}.png")
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer, and where the data order stands."""
-        return {
+        """Weights, optimizers, and where the data order stands."""
+        state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "next_index": self.next_index,
             "code_counts": self.code_counts,
         }
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state_dict()
+        if self.ema is not None:
+            state["ema"] = self.ema.module.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
@@ -225,6 +272,10 @@ class VQTrainer:
         self.optimizers.load_state_dict(state["optimizers"])
         self.next_index = state["next_index"]
         self.code_counts = state["code_counts"]
+        if self.adversary is not None:
+            self.adversary.load_state_dict(state["adversary"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"], strict=True)
 
 
 def _interleave_rows(

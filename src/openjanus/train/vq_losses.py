@@ -1,0 +1,105 @@
+"""Losses of the image tokenizer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from openjanus.model.vq import VQTokenizer
+from openjanus.train.config import VQLossConfig
+from openjanus.train.perceptual import PerceptualLoss
+
+OF_PICTURES = ("l1", "mse", "edge", "perceptual")
+"""Terms that compare pictures: what an adaptive GAN weight is measured against."""
+
+
+class VQLosses(NamedTuple):
+    """What a pass gives."""
+
+    total: Tensor
+    """The weighted sum."""
+    terms: dict[str, Tensor]
+    """By name, before their weights."""
+    ids: Tensor
+    """(B, N) chosen ids."""
+    vectors: Tensor
+    """(B * N, d) unit vectors before quantization, without a graph."""
+    reconstruction: Tensor
+    """(B, 3, S, S), unclipped, with its graph."""
+
+
+def edge_loss(reconstruction: Tensor, pixels: Tensor) -> Tensor:
+    """L1 between the differences of neighbouring pixels, both ways; (B, 3, S, S) each."""
+    error = reconstruction - pixels
+    return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+
+
+def entropy_loss(vectors: Tensor, codebook: Tensor, temperature: float) -> Tensor:
+    """Low when each vector is sure of its row and all rows are chosen alike.
+
+    Args:
+        vectors: (M, d) unit vectors.
+        codebook: (C, d) unit rows.
+        temperature: Squared distance taken for one unit.
+
+    Returns:
+        Mean entropy of the vectors' soft choices, minus the entropy of their mean.
+    """
+    distance = 2 - 2 * vectors @ codebook.T  # (M, C)
+    logs = F.log_softmax(-distance / temperature, dim=-1)
+    shares = logs.exp()
+    each = -(shares * logs).sum(-1).mean()
+    return each - torch.special.entr(shares.mean(0)).sum()
+
+
+def vq_losses(
+    model: VQTokenizer,
+    pixels: Tensor,
+    config: VQLossConfig,
+    noise: Tensor | None = None,
+    perceptual: PerceptualLoss | None = None,
+) -> VQLosses:
+    """Reconstruct and compare.
+
+    Args:
+        model: The tokenizer.
+        pixels: (B, 3, S, S) in [-1, 1].
+        config: Weights of the terms.
+        noise: (B, N, d) added to the unit vectors in place of quantization; None quantizes.
+        perceptual: Needed where ``config`` weighs it.
+    """
+    grid = model.encode_to_vectors(pixels).float()  # (B, d, g, g)
+    vectors = F.normalize(grid, dim=1)
+    flat = vectors.flatten(2).transpose(1, 2)  # (B, N, d)
+    ids = model.quantize.nearest(flat.detach())
+    chosen = model.quantize.lookup(ids)  # (B, N, d)
+    terms: dict[str, Tensor] = {}
+    if noise is None:
+        terms["codebook"] = F.mse_loss(chosen, flat.detach())
+        terms["commitment"] = F.mse_loss(flat, chosen.detach())
+        if config.entropy > 0:
+            with torch.autocast(pixels.device.type, enabled=False):
+                rows = model.quantize.normalised_codebook()
+                terms["entropy"] = entropy_loss(
+                    flat.flatten(0, 1), rows, config.entropy_temperature
+                )
+        # Straight through: the decoder sees the rows, the encoder gets the decoder's gradient.
+        quantized = flat + (chosen - flat).detach()
+    else:
+        quantized = F.normalize(flat + noise, dim=-1)
+    quantized = quantized.transpose(1, 2).unflatten(2, grid.shape[-2:])
+    reconstruction = model.decode_vectors(quantized).float()
+    terms["l1"] = F.l1_loss(reconstruction, pixels)
+    terms["mse"] = F.mse_loss(reconstruction, pixels)
+    if config.edge > 0:
+        terms["edge"] = edge_loss(reconstruction, pixels)
+    if config.perceptual > 0:
+        assert perceptual is not None
+        terms["perceptual"] = perceptual(reconstruction, pixels)
+    total = sum(
+        (getattr(config, name) * term for name, term in terms.items()), pixels.new_zeros(())
+    )
+    return VQLosses(total, terms, ids, flat.detach().reshape(-1, flat.shape[-1]), reconstruction)

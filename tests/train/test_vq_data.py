@@ -1,0 +1,109 @@
+"""Pictures of the tokenizer's training: orders, held-out ones, crops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from openjanus.config import preset
+from openjanus.data.samples import Sample, Turn
+from openjanus.data.sources import build_source
+from openjanus.model.vq import VQTokenizer
+from openjanus.train.config import RunConfig, SourceConfig, VQTrainConfig
+from openjanus.train.runs import init_vq
+from openjanus.train.vq_data import HELD_OUT_FIRST, EpochPictures, centre, random_crop
+from openjanus.train.vq_trainer import VQTrainer
+
+
+def plain(value, height=40, width=50):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+class Folder:
+    """A picture of one grey each, of different sizes, as samples to draw."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        turns = (Turn(role="user", text="x"),)
+        target = plain(index, 30 + index, 60)
+        return Sample(key=str(index), kind="gen", turns=turns, target=target)
+
+
+def greys(source, indices):
+    return [int(source.picture(index)[0, 0, 0]) for index in indices]
+
+
+def test_every_epoch_has_every_picture_but_the_held_out_once():
+    source = EpochPictures(Folder(), seed=0, held_out=3)
+    held = greys(source, range(HELD_OUT_FIRST, HELD_OUT_FIRST + 3))
+    first, second = greys(source, range(7)), greys(source, range(7, 14))
+    assert sorted(first + held) == sorted(second + held) == list(range(10))
+    assert first != second
+    assert held != [7, 8, 9]
+    other = EpochPictures(Folder(), seed=1, held_out=3)
+    assert greys(other, range(HELD_OUT_FIRST, HELD_OUT_FIRST + 3)) == held
+    assert greys(other, range(7)) != first
+    assert source.key(0) == f"item {first[0]}"
+
+
+def test_sources_without_pictures_or_with_too_few_are_refused():
+    with pytest.raises(ValueError, match="has no pictures"):
+        EpochPictures(build_source("toy", {"kind": "text", "length": 9}), seed=0, held_out=2)
+    with pytest.raises(ValueError, match="10 pictures and eval.pictures holds 10"):
+        EpochPictures(Folder(), seed=0, held_out=10)
+
+
+def test_a_random_crop_shows_at_least_its_share():
+    ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None, None], (200, 200, 3))
+    spans = []
+    for index in range(50):
+        piece = random_crop(ramp, 64, 0.5, np.random.default_rng(index))
+        assert piece.shape == (64, 64, 3)
+        spans.append(int(piece[-1, 0, 0]) - int(piece[0, 0, 0]))
+    assert min(spans) > 90
+    assert max(spans) > 180
+    assert len(set(spans)) > 10
+
+
+def test_the_centre_is_cut_out():
+    assert centre(plain(3), 32).shape == (32, 32, 3)
+    picture = plain(3, 32, 32)
+    assert centre(picture, 32) is picture
+
+
+def make_trainer(source=None, **options):
+    config = VQTrainConfig(
+        source=SourceConfig(type="toy-pictures"),
+        run=RunConfig(dir="x", steps=4),
+        batch_size=8,
+        **options,
+    )
+    model = VQTokenizer(preset("tiny").gen_tokenizer)
+    init_vq(model, 0)
+    return VQTrainer(model, source or build_source("toy-pictures", {}), config)
+
+
+def test_augmentation_depends_on_the_picture_alone():
+    one, other = make_trainer(flip=True, crop="random"), make_trainer(flip=True, crop="random")
+    other.next_index = 4
+    assert torch.equal(one._batch(0)[4:], other._batch(3)[:4])
+
+
+def test_flips_mirror_some_and_leave_some():
+    as_is, flipped = make_trainer()._batch(0), make_trainer(flip=True)._batch(0)
+    same = (as_is == flipped).flatten(1).all(1)
+    mirrored = (as_is.flip(3) == flipped).flatten(1).all(1)
+    assert (same | mirrored).all()
+    assert 0 < same.sum() < 8
+
+
+@pytest.mark.parametrize("crop", ["busiest", "random"])
+@pytest.mark.parametrize("crop_size", [0, 16])
+def test_pictures_of_any_size_become_batches(crop, crop_size):
+    source = EpochPictures(Folder(), seed=0, held_out=2)
+    side = crop_size if crop_size > 0 else 32
+    pixels = make_trainer(source, crop=crop, crop_size=crop_size)._batch(0)
+    assert pixels.shape == (8, 3, side, side)
