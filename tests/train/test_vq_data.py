@@ -52,7 +52,7 @@ def test_every_epoch_has_every_picture_but_the_held_out_once():
 def test_sources_without_pictures_or_with_too_few_are_refused():
     with pytest.raises(ValueError, match="has no pictures"):
         EpochPictures(build_source("toy", {"kind": "text", "length": 9}), seed=0, held_out=2)
-    with pytest.raises(ValueError, match="10 pictures and eval.pictures holds 10"):
+    with pytest.raises(ValueError, match=r"10 pictures and eval\.pictures holds 10"):
         EpochPictures(Folder(), seed=0, held_out=10)
 
 
