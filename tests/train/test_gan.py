@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from openjanus.config import preset
+from openjanus.config import VQConfig, preset
 from openjanus.data.sources import build_source
 from openjanus.model.vq import VQTokenizer
 from openjanus.train.checkpoint import load_checkpoint, newest_checkpoint
@@ -35,7 +36,7 @@ from openjanus.train.runs import init_vq, run_training
 from openjanus.train.vq_config import GanConfig, VQEvalConfig
 from openjanus.train.vq_trainer import VQTrainer
 
-SMALL = {"weight": 0.5, "start": 0, "layers": 2, "width": 8}
+SMALL: dict[str, Any] = {"weight": 0.5, "start": 0, "layers": 2, "width": 8}
 
 
 def make_config(run=None, gan=None, **options):
@@ -51,7 +52,9 @@ def make_config(run=None, gan=None, **options):
 
 
 def make_trainer(config):
-    model = VQTokenizer(preset("tiny").gen_tokenizer)
+    door = preset("tiny").gen_tokenizer
+    assert isinstance(door, VQConfig)
+    model = VQTokenizer(door)
     init_vq(model, 0)
     return VQTrainer(model, build_source("toy-pictures", {}), config)
 
@@ -179,10 +182,14 @@ def test_wrong_options_are_refused(wrong, said):
         VQTrainConfig(source=SourceConfig(type="toy-pictures"), **wrong)
 
 
-def test_wrong_numbers_of_the_adversary_are_refused():
-    for name, value in (("weight", -1.0), ("start", -1), ("layers", 0), ("width", 0), ("lr", 0.0)):
-        with pytest.raises(ValueError, match=rf"gan\.{name}"):
-            GanConfig(**{name: value})
+@pytest.mark.parametrize("name", ["weight", "start", "layers", "width", "lr", "grad_clip"])
+def test_wrong_numbers_of_the_adversary_are_refused(name):
+    wrong: dict[str, Any] = {name: -1}
+    with pytest.raises(ValueError, match=rf"gan\.{name}"):
+        GanConfig(**wrong)
+
+
+def test_wrong_numbers_of_the_measurements_are_refused():
     with pytest.raises(ValueError, match=r"eval\.pictures must be >= 2"):
         VQEvalConfig(pictures=1)
 

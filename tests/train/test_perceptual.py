@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from openjanus.config import preset
+from openjanus.config import VQConfig, preset
 from openjanus.data.sources import build_source
 from openjanus.model.vq import VQTokenizer
 from openjanus.train.config import RunConfig, SourceConfig, VQLossConfig, VQTrainConfig
@@ -122,7 +122,9 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
 
 
 def make_trainer(**loss):
-    model = VQTokenizer(preset("tiny").gen_tokenizer)
+    door = preset("tiny").gen_tokenizer
+    assert isinstance(door, VQConfig)
+    model = VQTokenizer(door)
     init_vq(model, 0)
     config = VQTrainConfig(
         source=SourceConfig(type="toy-pictures"),

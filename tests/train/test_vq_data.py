@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from openjanus.config import preset
+from openjanus.config import VQConfig, preset
 from openjanus.data.samples import Sample, Turn
 from openjanus.data.sources import build_source
 from openjanus.model.vq import VQTokenizer
@@ -81,7 +81,9 @@ def make_trainer(source=None, **options):
         batch_size=8,
         **options,
     )
-    model = VQTokenizer(preset("tiny").gen_tokenizer)
+    door = preset("tiny").gen_tokenizer
+    assert isinstance(door, VQConfig)
+    model = VQTokenizer(door)
     init_vq(model, 0)
     return VQTrainer(model, source or build_source("toy-pictures", {}), config)
 
