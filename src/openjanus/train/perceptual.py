@@ -59,7 +59,7 @@ class PerceptualLoss(nn.Module):
         maps: list[Tensor] = []
         h, start = (pixels - self.shift) / self.scale, 0
         for end in self._ends:
-            for layer in self.features[start:end]:
+            for layer in list(self.features)[start:end]:
                 h = layer(h)
             maps.append(h)
             start = end
