@@ -32,6 +32,7 @@ from openjanus.train.gan import (
 from openjanus.train.loop import run_loop
 from openjanus.train.metrics import read_metrics
 from openjanus.train.parts import load_door
+from openjanus.train.recipes import load_recipe, run_recipe
 from openjanus.train.runs import init_vq, run_training
 from openjanus.train.vq_config import GanConfig, VQEvalConfig
 from openjanus.train.vq_trainer import VQTrainer
@@ -264,3 +265,38 @@ def test_the_entropy_term_is_weighed():
     weighed = make_trainer(make_config(gan={"weight": 0.0}, loss=loss)).train_step(0)
     assert "entropy" not in values
     assert weighed["loss"] == pytest.approx(values["loss"] + 0.5 * weighed["entropy"], rel=1e-5)
+
+
+def test_the_small_recipe_runs_to_its_end(tmp_path):
+    changes = ["--run.steps", "2", "--gan.start", "1", "--eval.every", "2", "--batch_size", "2"]
+    run_recipe("tiny/vq-gan", ["--run.dir", str(tmp_path), *changes])
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert {"gan_generator", "gan_discriminator", "val_ssim", "val_perplexity"} <= last.keys()
+    assert (tmp_path / "final" / "door.safetensors").is_file()
+
+
+def test_the_large_recipe_is_llamagens():
+    config = load_recipe("vq16/imagenet256")
+    assert isinstance(config, VQTrainConfig)
+    loss, gan, optim = config.loss, config.gan, config.optim
+    assert (loss.l1, loss.mse, loss.perceptual, loss.edge, loss.entropy) == (0, 1, 1, 0, 0)
+    assert (loss.codebook, loss.commitment) == (1, 0.25)
+    assert (gan.weight, gan.start, gan.layers, gan.width, gan.adaptive) == (
+        0.5,
+        20_000,
+        3,
+        64,
+        False,
+    )
+    assert (optim.lr, optim.betas, optim.grad_clip, optim.schedule) == (
+        1e-4,
+        (0.9, 0.95),
+        1,
+        "constant",
+    )
+    assert optim.weight_decay == 0
+    assert optim.warmup_steps == 0
+    held_out = config.eval.pictures
+    assert config.batch_size == 128
+    assert config.run.steps == 40 * ((1_281_167 - held_out) // config.batch_size)
+    assert (config.crop, config.crop_size, config.flip, config.bf16) == ("random", 256, True, True)
