@@ -74,9 +74,21 @@ class DecoderConfig:
     """Context in tokens."""
     tie_word_embeddings: bool = False
     """Whether lm_head is the embedding table."""
+    qk_norm: bool = False
+    """Whether each head's queries and keys are layer-normed before they are rotated (Chameleon)."""
+    norm_order: str = "pre"
+    """Where a layer's norms stand: ``pre``, before attention and feed-forward (Llama); ``post``,
+    after each, before it is added (Chameleon 34B)."""
+    dropout: float = 0.0
+    """Share of what attention and feed-forward add that is dropped; in training alone."""
 
     def __post_init__(self) -> None:
-        _require_positive(self)
+        _require_positive(self, but="dropout")
+        require(
+            self.norm_order in ("pre", "post"),
+            f"norm_order must be 'pre' or 'post', got {self.norm_order!r}",
+        )
+        require(0 <= self.dropout < 1, f"dropout must be a share in [0, 1), got {self.dropout}")
         require(
             self.num_attention_heads % self.num_key_value_heads == 0,
             f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
@@ -99,6 +111,10 @@ class DecoderConfig:
         if self.head_dim is not None:
             return self.head_dim
         return self.hidden_size // self.num_attention_heads
+
+
+LLAMA_LAYERS: Mapping[str, Any] = {"qk_norm": False, "norm_order": "pre", "dropout": 0.0}
+"""What a decoder's options of stability are where it is Llama's; files leave them out then."""
 
 
 class DoorConfig(Protocol):

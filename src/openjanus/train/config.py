@@ -229,6 +229,8 @@ class JanusTrainConfig:
     """Where the weights come from, in order of preference; the first that exists is taken. Each is
     a folder that openjanus wrote (a relative one lies beside ``run.dir``); ``nano``, the trained
     model in this package; or a preset such as ``nano-v0``, which gives fresh weights."""
+    decoder: dict[str, Any] = field(default_factory=dict)
+    """Fields of a fresh model's decoder in place of its preset's, for instance ``qk_norm``."""
     tokenizer: str | None = None
     """Text tokenizer of a fresh model: a file, or its folder; None takes bytes. A model that is
     gone on with keeps its own."""
@@ -260,8 +262,12 @@ class JanusTrainConfig:
     alone, so that its ids are the same wherever it lies (``data.islands``)."""
     id_cache: str | None = "id-cache"
     """Folder where codebook ids are kept between runs; relative ones lie beside ``run.dir``."""
+    z_loss: float = 0.0
+    """Weight of log^2 Z of both heads, which keeps logits small (Chameleon: 1e-5); 0 is none."""
     max_bad_samples: int = 100
     """Samples that may be unusable before the run stops."""
+    log_keys: bool = False
+    """Write the keys of each step's samples to metrics.jsonl, for the report of spikes."""
     held_back: int = 8
     """Last items of every source, never trained on: what the samples of a run show."""
     bf16: bool = True
@@ -291,6 +297,8 @@ class JanusTrainConfig:
                 f"pack_length ({self.pack_length}) must be >= max_length ({self.max_length}): "
                 "a sample is never split"
             )
+        if self.z_loss < 0:
+            raise ValueError(f"z_loss must be >= 0, got {self.z_loss}: 0 is none")
         if self.max_bad_samples < 0:
             raise ValueError(f"max_bad_samples must be >= 0, got {self.max_bad_samples}")
 

@@ -26,11 +26,13 @@ class Losses:
     """The loss of a batch."""
 
     total: Tensor
-    """Mean over all supervised tokens; the number to differentiate."""
+    """Mean over all supervised tokens, the z-loss included; the number to differentiate."""
     sums: dict[Kind, Tensor]
     """Detached sums by kind, of the kinds that the batch has."""
     counts: dict[Kind, int]
     """Supervised tokens of each of these kinds."""
+    z_loss: Tensor | None = None
+    """Detached share of ``total`` that is the z-loss; None where it has no weight."""
 
     def means(self) -> dict[Kind, float]:
         """Nats a token, by kind."""
@@ -85,6 +87,7 @@ def compute_losses(
     *,
     decoder: Callable[..., Tensor] | None = None,
     encoder: Callable[[Tensor], Tensor] | None = None,
+    z_loss: float = 0.0,
 ) -> Losses:
     """The training loss of a batch; each head runs on the places that it is supervised at alone.
 
@@ -93,6 +96,9 @@ def compute_losses(
         batch: From ``collate``.
         decoder: As in ``compute_hidden_states``.
         encoder: Likewise.
+        z_loss: Weight of the mean of log^2 Z, where Z is what the softmax of either head divides
+            by: it keeps logits from growing together, which the cross-entropy does not feel
+            (Chameleon: 1e-5).
 
     Raises:
         ValueError: Nothing in the batch is supervised.
@@ -105,29 +111,34 @@ def compute_losses(
     hidden = compute_hidden_states(model, batch, decoder=decoder, encoder=encoder)
     hidden = hidden.flatten(0, 1)  # (R*T, D)
     totals: list[Tensor] = []
+    squares: list[Tensor] = []
     sums: dict[Kind, Tensor] = {}
     counts: dict[Kind, int] = {}
-    if num_text > 0:
-        losses = _cross_entropy(model.text_logits, hidden[batch.text_places], batch.text_targets)
+
+    def add(head: Callable[[Tensor], Tensor], places: Tensor, targets: Tensor) -> Tensor:
+        logits = head(hidden[places]).float()
+        losses = F.cross_entropy(logits, targets, reduction="none")  # (P,)
         totals.append(losses.sum())
+        if z_loss > 0:
+            squares.append(logits.logsumexp(-1).square().sum())
+        return losses.detach()
+
+    if num_text > 0:
+        losses = add(model.text_logits, batch.text_places, batch.text_targets)
         by_kind: tuple[tuple[Kind, Any], ...] = (
             ("und", batch.text_is_und),
             ("text", ~batch.text_is_und),
         )
         for kind, chosen in by_kind:
             if chosen.any():
-                sums[kind] = losses.detach()[chosen].sum()
+                sums[kind] = losses[chosen].sum()
                 counts[kind] = int(chosen.sum())
     if batch.image_ids is not None:
-        targets = batch.image_ids.flatten()
-        losses = _cross_entropy(model.image_logits, hidden[batch.image_places], targets)
-        totals.append(losses.sum())
-        sums["gen"] = losses.detach().sum()
+        losses = add(model.image_logits, batch.image_places, batch.image_ids.flatten())
+        sums["gen"] = losses.sum()
         counts["gen"] = num_image
     total = torch.stack(totals).sum() / (num_text + num_image)
-    return Losses(total=total, sums=sums, counts=counts)
-
-
-def _cross_entropy(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
-    """(P, D) hidden states and (P,) targets -> (P,) losses, in fp32."""
-    return F.cross_entropy(head(hidden).float(), targets, reduction="none")
+    if not squares:
+        return Losses(total=total, sums=sums, counts=counts)
+    z = z_loss * torch.stack(squares).sum() / (num_text + num_image)
+    return Losses(total=total + z, sums=sums, counts=counts, z_loss=z.detach())

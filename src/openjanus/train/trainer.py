@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from openjanus.data.collate import EncodedSample, collate, encode_sample, with_image_ids
+from openjanus.data.collate import Batch, EncodedSample, collate, encode_sample, with_image_ids
 from openjanus.data.id_cache import IdCache, module_hash, source_digest
 from openjanus.data.islands import VERSION as ISLANDS_VERSION
 from openjanus.data.islands import IslandIds
@@ -26,6 +26,7 @@ from openjanus.data.samples import KINDS, Kind, Sample, Turn
 from openjanus.data.sources import Source, build_source
 from openjanus.data.stream import BadSample, SampleStream, StepSamples, TooManyBadSamples
 from openjanus.model.doors import ImageTokenizer
+from openjanus.model.dropout import DropoutKey
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig, SourceConfig
@@ -71,6 +72,11 @@ class JanusTrainer:
                 f"max_length ({config.max_length}) is past the model's context of {context} "
                 "tokens: lower it"
             )
+        if config.compile and model.config.language.dropout > 0:
+            raise ValueError(
+                f"dropout {model.config.language.dropout} draws by a generator of each step, which "
+                "torch.compile cannot hold: set compile to false"
+            )
         self.model = model.train()
         self.processor = processor
         self.config = config
@@ -103,6 +109,7 @@ class JanusTrainer:
         decoder = model.language_model.model
         on_cpu = self.device.type == "cpu"
         plain = partial(run_decoder, decoder) if on_cpu else decoder
+        self._output: Tensor | None = None
         self._encoder = partial(run_encoder, model.und_encoder) if on_cpu else None
         self._decoder = torch.compile(plain, dynamic=True) if config.compile else plain
         self._executor = ThreadPoolExecutor(1) if config.prefetch else None
@@ -216,8 +223,16 @@ class JanusTrainer:
         self._keys = list(batch.keys)
         num_tokens = batch.num_tokens
         batch = batch.to(self.device)
+        drops = self.model.config.language.dropout > 0
+        key = DropoutKey(seed=self.config.run.seed, step=step) if drops else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
-            losses = compute_losses(self.model, batch, decoder=self._decoder, encoder=self._encoder)
+            losses = compute_losses(
+                self.model,
+                batch,
+                decoder=partial(self._decoder, dropout=key, observe=self._observe),
+                encoder=self._encoder,
+                z_loss=self.config.z_loss,
+            )
         losses.total.backward()
         norm, lr = self.optimizers.step(step, self.config.run.steps)
         for kind in KINDS:
@@ -225,12 +240,30 @@ class JanusTrainer:
         values: dict[str, Any] = {"loss": losses.total.item()}
         values |= {f"loss_{kind}": round(mean, 5) for kind, mean in losses.means().items()}
         values |= {f"tokens_{kind}": count for kind, count in losses.counts.items()}
-        values |= {"lr": lr, "grad_norm": norm, "samples": dict(self.seen)}
+        if losses.z_loss is not None:
+            values["z_loss"] = losses.z_loss.item()
+        values |= {"lr": lr, "grad_norm": norm, "output_norm": self._output_norm(batch)}
+        values["samples"] = dict(self.seen)
+        if self.config.log_keys:
+            values["keys"] = self._keys
         if self.num_bad > 0:
             values["bad_samples"] = self.num_bad
         seconds = time.perf_counter() - began
         values["tokens_per_second"] = round(num_tokens / seconds)
         return values
+
+    def _observe(self, hidden_states: Tensor) -> None:
+        self._output = hidden_states.detach()
+
+    def _output_norm(self, batch: Batch) -> float:
+        """Root mean square of what the last layer gave, before the final norm, at real tokens.
+
+        It grows long before the loss shows that a run goes wrong (Chameleon, section 2.3).
+        """
+        assert self._output is not None
+        outputs, self._output = self._output, None
+        squares = outputs.float().square().mean(-1)  # (R, T)
+        return round(squares[batch.attention_mask].mean().sqrt().item(), 5)
 
     def last_keys(self) -> list[str]:
         """Keys of the last batch."""
