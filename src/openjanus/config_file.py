@@ -171,6 +171,8 @@ def config_to_dict(config: JanusConfig) -> dict[str, Any]:
     data["extra_doors"] = {k: door_to_dict(v) for k, v in config.extra_doors.items()}
     data["processor"] = dataclasses.asdict(config.processor)
     data["drawing"] = dataclasses.asdict(config.drawing)
+    if config.one_vocabulary:
+        data["one_vocabulary"] = True  # left out where it is not so, as in LLAMA_LAYERS
     return data
 
 

@@ -264,6 +264,10 @@ class JanusTrainConfig:
     """Folder where codebook ids are kept between runs; relative ones lie beside ``run.dir``."""
     z_loss: float = 0.0
     """Weight of log^2 Z of both heads, which keeps logits small (Chameleon: 1e-5); 0 is none."""
+    und_image_loss: bool = False
+    """Learn to predict the ids of pictures to understand too, as Chameleon does with every token;
+    for a model of one vocabulary. Off, as in Janus, where pictures that are asked about are given.
+    """
     max_bad_samples: int = 100
     """Samples that may be unusable before the run stops."""
     log_keys: bool = False

@@ -72,6 +72,11 @@ class JanusTrainer:
                 f"max_length ({config.max_length}) is past the model's context of {context} "
                 "tokens: lower it"
             )
+        if config.und_image_loss and not model.config.one_vocabulary:
+            raise ValueError(
+                "und_image_loss is for a model of one vocabulary: this one's pictures to "
+                "understand are features, which nothing predicts; leave it out"
+            )
         if config.compile and model.config.language.dropout > 0:
             raise ValueError(
                 f"dropout {model.config.language.dropout} draws by a generator of each step, which "
@@ -232,6 +237,7 @@ class JanusTrainer:
                 decoder=partial(self._decoder, dropout=key, observe=self._observe),
                 encoder=self._encoder,
                 z_loss=self.config.z_loss,
+                und_images=self.config.und_image_loss,
             )
         losses.total.backward()
         norm, lr = self.optimizers.step(step, self.config.run.steps)

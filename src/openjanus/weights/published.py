@@ -352,8 +352,13 @@ def require_llama(config: JanusConfig, layout: str) -> None:
     """These layouts know Llama's layers alone.
 
     Raises:
-        ValueError: The decoder has an option that Llama has not.
+        ValueError: The decoder has an option that Llama has not, or codes in its vocabulary.
     """
+    require(
+        not config.one_vocabulary,
+        f"the {layout} layout has a head for words and one for codes, and this model has one "
+        "vocabulary for both: save it in our own format",
+    )
     for name, theirs in LLAMA_LAYERS.items():
         ours = getattr(config.language, name)
         require(
