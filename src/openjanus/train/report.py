@@ -11,7 +11,7 @@ import numpy as np
 from openjanus.train.metrics import read_metrics
 from openjanus.train.spikes import WATCHED, find_spikes, tell_spikes
 
-LOSSES = ("loss", "loss_und", "loss_text", "loss_gen", "l1")
+LOSSES = ("loss", "loss_und", "loss_text", "loss_gen", "loss_und_image", "l1")
 """Metrics that are drawn where a run has them, each in a panel of its own."""
 
 
