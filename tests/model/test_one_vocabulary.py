@@ -213,15 +213,16 @@ def test_the_published_size_is_chameleons():
     from transformers import ChameleonConfig
 
     ours, theirs = preset("chameleon-7b"), ChameleonConfig()
+    tokenizer = theirs.to_dict()["vq_config"]
     for name in (
         *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
         *("num_attention_heads", "num_key_value_heads", "rms_norm_eps"),
         "max_position_embeddings",
     ):
         assert getattr(ours.language, name) == getattr(theirs, name)
-    assert ours.codebook_size == theirs.vq_config.num_embeddings
-    assert ours.codebook_dim == theirs.vq_config.embed_dim
-    assert ours.gen_image_size == theirs.vq_config.resolution
+    assert ours.codebook_size == tokenizer["num_embeddings"]
+    assert ours.codebook_dim == tokenizer["embed_dim"]
+    assert ours.gen_image_size == tokenizer["resolution"]
     assert ours.num_gen_image_tokens == 1024
     assert isinstance(ours.und_encoder, SharedEncoderConfig)
     count = sum(p.numel() for p in build_model(ours).language_model.parameters())
