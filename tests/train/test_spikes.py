@@ -71,6 +71,12 @@ def test_a_value_that_is_no_number_is_a_spike_and_no_history():
     ]
 
 
+def test_values_that_are_no_numbers_do_not_hide_what_follows():
+    lines = noisy(**{f"s{step}_loss": math.inf for step in range(50, 100)}, s110_loss=2)
+    found = [s.step for s in find_spikes(lines, names=("loss",))]
+    assert found == [*range(50, 100), 110]
+
+
 def test_the_score_is_in_robust_deviations():
     before = [1.0, 2.0, 3.0, 4.0, 100.0]
     assert judge(before, 3.0) == (3.0, 0.0)
