@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from openjanus.config import preset
+from openjanus.config import PRESETS, preset
 from openjanus.data.sources import build_source, source_names
 from openjanus.model.janus import build_model
 from openjanus.train.config import JanusTrainConfig, SiglipTrainConfig, VQTrainConfig
@@ -35,9 +35,11 @@ STAGES = ("text", "stage1", "stage2", "stage3")
 
 
 def preset_of(config):
-    if config.preset is not None:
-        return config.preset
-    return "tiny" if "tiny" in config.init else "nano-v0"
+    if isinstance(config, JanusTrainConfig) and config.preset is None:
+        if config.init[-1] in PRESETS:
+            return config.init[-1]
+        return "tiny" if "tiny" in config.init or config.init[-1] == "tiny" else "nano-v0"
+    return config.preset
 
 
 def sources_of(config):

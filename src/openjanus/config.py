@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol
 
 UND_SYSTEM_PROMPT = (
@@ -57,7 +57,8 @@ class DecoderConfig:
     """The language model in the middle: a Llama-style decoder."""
 
     vocab_size: int
-    """Text vocabulary V, special tokens included."""
+    """Text vocabulary V, special tokens included; and the codebook's ids behind it where a model
+    has one vocabulary."""
     hidden_size: int
     """Width D of the residual stream."""
     intermediate_size: int
@@ -74,9 +75,21 @@ class DecoderConfig:
     """Context in tokens."""
     tie_word_embeddings: bool = False
     """Whether lm_head is the embedding table."""
+    qk_norm: bool = False
+    """Whether each head's queries and keys are layer-normed before they are rotated (Chameleon)."""
+    norm_order: str = "pre"
+    """Where a layer's norms stand: ``pre``, before attention and feed-forward (Llama); ``post``,
+    after each, before it is added (Chameleon 34B)."""
+    dropout: float = 0.0
+    """Share of what attention and feed-forward add that is dropped; in training alone."""
 
     def __post_init__(self) -> None:
-        _require_positive(self)
+        _require_positive(self, but="dropout")
+        require(
+            self.norm_order in ("pre", "post"),
+            f"norm_order must be 'pre' or 'post', got {self.norm_order!r}",
+        )
+        require(0 <= self.dropout < 1, f"dropout must be a share in [0, 1), got {self.dropout}")
         require(
             self.num_attention_heads % self.num_key_value_heads == 0,
             f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
@@ -99,6 +112,10 @@ class DecoderConfig:
         if self.head_dim is not None:
             return self.head_dim
         return self.hidden_size // self.num_attention_heads
+
+
+LLAMA_LAYERS: Mapping[str, Any] = {"qk_norm": False, "norm_order": "pre", "dropout": 0.0}
+"""What a decoder's options of stability are where it is Llama's; files leave them out then."""
 
 
 class DoorConfig(Protocol):
@@ -281,8 +298,34 @@ class JanusConfig:
     """Further inputs by name, each an encoder with an aligner of its own."""
     processor: ProcessorConfig = field(default_factory=ProcessorConfig)
     drawing: DrawingConfig = field(default_factory=DrawingConfig)
+    one_vocabulary: bool = False
+    """Chameleon: the last ``codebook_size`` ids of ``language.vocab_size`` are the codebook's. One
+    table embeds them, one head predicts them, and pictures to understand are such ids too."""
 
     def __post_init__(self) -> None:
+        self._check_doors()
+        if self.one_vocabulary:
+            self._check_one_vocabulary()
+
+    def _check_one_vocabulary(self) -> None:
+        require(
+            isinstance(self.und_encoder, SharedEncoderConfig),
+            "a model of one vocabulary understands pictures by their ids: und_encoder must be of "
+            f"type 'shared', got {self.und_encoder.type!r}",
+        )
+        require(
+            self.text_vocab_size > 0,
+            f"vocab_size ({self.language.vocab_size}) of a model of one vocabulary must hold words "
+            f"besides the codebook's {self.codebook_size} ids: raise it",
+        )
+        mean, std = self.processor.image_mean, self.processor.image_std
+        require(
+            {*mean, *std} == {0.5},
+            "a model of one vocabulary tokenizes pictures in [-1, 1]: image_mean and image_std "
+            f"must be 0.5, got {mean} and {std}",
+        )
+
+    def _check_doors(self) -> None:
         for attribute in ("codebook_size", "codebook_dim", "num_image_tokens"):
             require(
                 hasattr(self.gen_tokenizer, attribute),
@@ -296,6 +339,13 @@ class JanusConfig:
                     f"und_encoder of type {self.und_encoder.type!r} lacks {attribute}: an "
                     "understanding door must say its picture size and its features an image",
                 )
+
+    @property
+    def text_vocab_size(self) -> int:
+        """Ids of words: the first of the vocabulary, and where there is one, where codes begin."""
+        if self.one_vocabulary:
+            return self.language.vocab_size - self.codebook_size
+        return self.language.vocab_size
 
     @property
     def num_gen_image_tokens(self) -> int:
@@ -396,6 +446,45 @@ def _tiny() -> JanusConfig:
     )
 
 
+def _tiny_chameleon() -> JanusConfig:
+    """``tiny`` as a Chameleon: one vocabulary, one head, and every option of stability."""
+    tiny = _tiny()
+    language = replace(
+        tiny.language,
+        vocab_size=tiny.language.vocab_size + tiny.codebook_size,
+        qk_norm=True,
+        norm_order="post",
+        dropout=0.05,
+    )
+    return replace(tiny, language=language, und_encoder=SharedEncoderConfig(), one_vocabulary=True)
+
+
+def _chameleon_7b() -> JanusConfig:
+    """Chameleon 7B's sizes (its paper, section 2, and its published configuration).
+
+    Words, templates and the tokenizer's unit codebook are this family's, not Chameleon's, so its
+    published weights are not for this.
+    """
+    return JanusConfig(
+        language=DecoderConfig(
+            vocab_size=65536,
+            hidden_size=4096,
+            intermediate_size=11008,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=32,
+            rms_norm_eps=1e-5,
+            max_position_embeddings=4096,
+            qk_norm=True,
+            dropout=0.1,
+        ),
+        und_encoder=SharedEncoderConfig(),
+        gen_tokenizer=VQConfig(image_size=512, codebook_size=8192, codebook_dim=256),
+        processor=ProcessorConfig(und_system_prompt=""),
+        one_vocabulary=True,
+    )
+
+
 def _nano_v0() -> JanusConfig:
     """The first Janus trained here: 96 px, 144 ids a picture, 13.5 M parameters."""
     return JanusConfig(
@@ -470,6 +559,8 @@ _DECODER_7B = DecoderConfig(
 
 PRESETS: Mapping[str, Callable[[], JanusConfig]] = {
     "tiny": _tiny,
+    "tiny-chameleon": _tiny_chameleon,
+    "chameleon-7b": _chameleon_7b,
     "nano-v0": _nano_v0,
     "janus-1.3b": lambda: _released(_DECODER_1B, user_role="User", assistant_role="Assistant"),
     "janus-pro-1b": lambda: _released(_DECODER_1B),

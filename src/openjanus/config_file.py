@@ -14,6 +14,7 @@ from types import UnionType
 from typing import Any
 
 from openjanus.config import (
+    LLAMA_LAYERS,
     DecoderConfig,
     DoorConfig,
     DrawingConfig,
@@ -159,12 +160,19 @@ def parse_config(data: Mapping[str, Any], where: str = "config.json") -> JanusCo
 def config_to_dict(config: JanusConfig) -> dict[str, Any]:
     """The plain data of our own ``config.json``; ``parse_config`` is its inverse."""
     data: dict[str, Any] = {"format_version": FORMAT_VERSION}
-    data["language"] = dataclasses.asdict(config.language)
+    data["language"] = {
+        name: value
+        for name, value in dataclasses.asdict(config.language).items()
+        # A Llama's file stays as it was before there were others, for older readers.
+        if name not in LLAMA_LAYERS or value != LLAMA_LAYERS[name]
+    }
     data["und_encoder"] = door_to_dict(config.und_encoder)
     data["gen_tokenizer"] = door_to_dict(config.gen_tokenizer)
     data["extra_doors"] = {k: door_to_dict(v) for k, v in config.extra_doors.items()}
     data["processor"] = dataclasses.asdict(config.processor)
     data["drawing"] = dataclasses.asdict(config.drawing)
+    if config.one_vocabulary:
+        data["one_vocabulary"] = True  # left out where it is not so, as in LLAMA_LAYERS
     return data
 
 

@@ -20,6 +20,15 @@ def test_every_parameter_has_exactly_one_part(name):
     assert {"und_encoder", "vq", "language_model", "gen_embed"} | ALIGNERS == set(counts)
 
 
+def test_one_vocabulary_has_the_decoder_and_the_tokenizer_alone():
+    model = build_model(preset("tiny-chameleon"))
+    assert set(count_by_part(model.named_parameters())) == {"language_model", "vq"}
+    freeze_for_stage(model, 3, train_gen_embed=False)
+    assert {part_of(n) for n, p in model.named_parameters() if p.requires_grad} == {
+        "language_model"
+    }
+
+
 def test_a_name_of_no_part_is_told():
     with pytest.raises(ValueError, match="exactly one part"):
         part_of("new_door.weight")

@@ -9,8 +9,10 @@ from openjanus.model.janus import build_model
 from openjanus.weights.formats import FORMATS, Format
 from openjanus.weights.keys import KeyTable, check_names
 
+MODELS = ["tiny", "nano-v0", "janus-pro-1b", "janus-pro-7b", "tiny-chameleon", "chameleon-7b"]
 
-@pytest.mark.parametrize("model", ["tiny", "nano-v0", "janus-pro-1b", "janus-pro-7b"])
+
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("layout", FORMATS.values(), ids=lambda layout: layout.name)
 def test_every_table_is_a_bijection(layout: Format, model: str) -> None:
     keys = list(build_model(preset(model)).state_dict())

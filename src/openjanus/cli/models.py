@@ -178,7 +178,8 @@ def _info(args: argparse.Namespace) -> None:
             "decoder": f"{language.num_hidden_layers} layers of {language.hidden_size}, "
             f"{language.num_attention_heads} heads, {language.num_key_value_heads} of keys",
             "context": f"{language.max_position_embeddings} tokens",
-            "vocabulary": f"{language.vocab_size} ids, {tokenizer.vocab_size} of them in use",
+            "vocabulary": f"{config.text_vocab_size} ids, {tokenizer.vocab_size} of them in use"
+            + (f"; and {config.codebook_size} of pictures" if config.one_vocabulary else ""),
             "understanding": f"{config.und_image_size} px, {config.num_und_image_tokens} tokens "
             f"a picture ({config.und_encoder.type})",
             "generation": f"{config.gen_image_size} px, {config.num_gen_image_tokens} ids "

@@ -61,12 +61,19 @@ def _add_report(verbs: Any) -> None:
     parser = add_verb(verbs, "report", _report, "draw the curves of runs")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
     parser.add_argument("--output", type=Path, default=Path("curves.png"), help="%(default)s")
+    parser.add_argument(
+        "--spikes",
+        action="store_true",
+        help="say at which steps loss or norms left what they had been, and mark them",
+    )
 
 
 def _report(args: argparse.Namespace) -> None:
-    from openjanus.train.report import draw_curves
+    from openjanus.train.report import draw_curves, report_spikes
 
-    draw_curves(args.runs, args.output)
+    draw_curves(args.runs, args.output, spikes=args.spikes)
+    if args.spikes:
+        print(report_spikes(args.runs))
     print(args.output)
 
 

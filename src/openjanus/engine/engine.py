@@ -157,7 +157,7 @@ class Engine:
         return max(len(ids) for ids in prompts)
 
     def _check_ids(self, ids: tuple[int, ...]) -> None:
-        vocab_size = self._model.config.language.vocab_size
+        vocab_size = self._model.config.text_vocab_size
         low, high = min(ids), max(ids)
         if low < 0 or high >= vocab_size:
             wrong = low if low < 0 else high

@@ -100,11 +100,9 @@ def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
     """
     layer = model.language_model.model.layers[0]
     assert isinstance(layer, DecoderLayer)
-    head = model.gen_head
     weights = [layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight]
     weights += [layer.mlp.gate_proj.weight, layer.mlp.down_proj.weight]
-    weights += [head.output_mlp_projector.weight, head.vision_head.weight]
-    weights.append(model.language_model.lm_head.weight[: len(head.vision_head.weight)])
+    weights += model.head_weights()
     sizes = {*_sizes(num_rows, 2), *(2 * pairs for pairs in _sizes(num_rows // 2, 1))}
     generator = torch.Generator().manual_seed(0)
     for weight in weights:
@@ -298,7 +296,7 @@ class TextPage(Page):
     """Replies: a row each. Only ``lm_head`` runs here."""
 
     def __init__(self, model: JanusModel, capacity: int, num_rows: int) -> None:
-        super().__init__(model, capacity, num_rows, 1, model.config.language.vocab_size)
+        super().__init__(model, capacity, num_rows, 1, model.config.text_vocab_size)
 
     def seat(self, slot: int, request: ChatRequest, prefix: Prefix) -> int:
         """Start a reply in a slot and return its first id."""

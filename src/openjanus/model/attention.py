@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from openjanus.config import DecoderConfig
 
+HEAD_NORM_EPS = 1e-5
+"""Of the norm of queries and keys, as in the released Chameleon."""
+
 
 def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines of rotary positions, in fp32 (bf16 angles are off after a few tokens).
@@ -244,6 +247,29 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     )
 
 
+class HeadNorm(nn.Module):
+    """LayerNorm of each head's queries or keys by itself, before they are rotated (Chameleon).
+
+    Mean and variance are of one head. In the authors' code gain and bias are of the width of a
+    head, one pair for all heads of a device of the training cluster, so that a published model
+    may have as many as it has heads: each head has its own here. They lie flat, as every norm's
+    gain does: optimizers know a norm by that.
+    """
+
+    def __init__(self, num_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.weight = nn.Parameter(torch.ones(num_heads * head_dim))
+        self.bias = nn.Parameter(torch.zeros(num_heads * head_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, T, K) -> (B, H, T, K)."""
+        weight = self.weight.view(-1, 1, self.head_dim)  # (H, 1, K)
+        bias = self.bias.view(-1, 1, self.head_dim)
+        normed = F.layer_norm(x.float(), (self.head_dim,), eps=HEAD_NORM_EPS)
+        return (normed * weight + bias).to(x.dtype)
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions (Llama's)."""
 
@@ -259,9 +285,19 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, key_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, key_size, bias=False)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
+        self.q_norm = self.k_norm = None
+        if config.qk_norm:
+            self.q_norm = HeadNorm(self.num_heads, self.head_dim)
+            self.k_norm = HeadNorm(self.num_key_value_heads, self.head_dim)
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
         return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)  # (B, heads, T, K)
+
+    def place(self, q: Tensor, k: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Queries (B, H, T, K) and keys (B, Hkv, T, K), normed if at all, then rotated."""
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return rotate(q, *rotary), rotate(k, *rotary)
 
     def forward(
         self,
@@ -287,8 +323,9 @@ class Attention(nn.Module):
         Returns:
             (B, T, D).
         """
-        q = rotate(self._split(self.q_proj(hidden_states), self.num_heads), *rotary)
-        k = rotate(self._split(self.k_proj(hidden_states), self.num_key_value_heads), *rotary)
+        q = self._split(self.q_proj(hidden_states), self.num_heads)
+        k = self._split(self.k_proj(hidden_states), self.num_key_value_heads)
+        q, k = self.place(q, k, rotary)
         v = self._split(self.v_proj(hidden_states), self.num_key_value_heads)
         if cache is not None and runs is not None:
             attended = cache.attend(self.layer, runs, q, k, v)  # (B, H, T, K)

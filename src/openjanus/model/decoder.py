@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from openjanus.config import DecoderConfig
 from openjanus.model.attention import Attention, KVCache, Mask, Run, rotary_table
+from openjanus.model.dropout import DropoutKey, drop, require_key
 
 
 class RMSNorm(nn.Module):
@@ -42,10 +43,17 @@ class SwiGLU(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention and feed-forward, each normalised before and added after."""
+    """Attention and feed-forward, each added to what it was made of.
+
+    The norm of each stands before it (Llama), or after it: h = x + norm(attention(x)), then
+    h + norm(mlp(h)) (Chameleon 34B). Dropout acts last, on what is added.
+    """
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
+        self.layer = layer
+        self.dropout = config.dropout
+        self.norms_input = config.norm_order == "pre"
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -60,13 +68,42 @@ class DecoderLayer(nn.Module):
         cache: KVCache | None,
         positions: Tensor,
         runs: Sequence[Run] | None,
+        dropout: DropoutKey | None = None,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D); the arguments are ``Attention``'s."""
-        normed = self.input_layernorm(hidden_states)
-        hidden_states = hidden_states + self.self_attn(
-            normed, rotary, mask=mask, cache=cache, positions=positions, runs=runs
-        )
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        """(B, T, D) -> (B, T, D); the arguments are ``Decoder``'s."""
+
+        def attend(x: Tensor) -> Tensor:
+            return self.self_attn(x, rotary, mask=mask, cache=cache, positions=positions, runs=runs)
+
+        return self.join(hidden_states, attend, self.mlp, dropout)
+
+    def join(
+        self,
+        hidden_states: Tensor,
+        attend: Callable[[Tensor], Tensor],
+        mlp: Callable[[Tensor], Tensor],
+        dropout: DropoutKey | None,
+        cast: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> Tensor:
+        """Where norms, dropout and sums stand, for any way to compute the two branches.
+
+        Args:
+            hidden_states: (B, T, D).
+            attend: (B, T, D) -> (B, T, D).
+            mlp: (B, T, D) -> (B, T, D).
+            dropout: Key of what is dropped; None drops nothing.
+            cast: Applied to what goes into a branch.
+        """
+        x, rate = hidden_states, self.dropout
+        if self.norms_input:
+            added = attend(cast(self.input_layernorm(x)))
+            x = x + drop(added, rate, dropout, self.layer, "attention")
+            added = mlp(cast(self.post_attention_layernorm(x)))
+            return x + drop(added, rate, dropout, self.layer, "mlp")
+        added = self.input_layernorm(attend(cast(x)))
+        x = x + drop(added, rate, dropout, self.layer, "attention")
+        added = self.post_attention_layernorm(mlp(cast(x)))
+        return x + drop(added, rate, dropout, self.layer, "mlp")
 
 
 class Decoder(nn.Module):
@@ -89,6 +126,8 @@ class Decoder(nn.Module):
         mask: Mask = None,
         cache: KVCache | None = None,
         runs: Sequence[Run] | None = None,
+        dropout: DropoutKey | None = None,
+        observe: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Run the stack.
 
@@ -101,10 +140,17 @@ class Decoder(nn.Module):
             cache: Where keys and values are kept.
             runs: Where in the cache each row stands and how many tokens it holds, by whoever knows
                 it: then nothing else of the cache is read, and there is no mask.
+            dropout: Names what is dropped, in training mode, where ``config.dropout`` is not 0.
+            observe: Called with the last layer's output (B, T, D), before the final norm.
 
         Returns:
             (B, T, D) after the final norm.
+
+        Raises:
+            ValueError: A decoder with dropout in training mode without a key, or a key in
+                evaluation mode.
         """
+        require_key(self.config.dropout, dropout, training=self.training)
         if positions is None:
             length = inputs_embeds.shape[1]
             positions = torch.arange(length, device=inputs_embeds.device)
@@ -116,8 +162,16 @@ class Decoder(nn.Module):
         hidden_states = inputs_embeds
         for layer in self.layers:
             hidden_states = layer(
-                hidden_states, rotary, mask=mask, cache=cache, positions=positions, runs=runs
+                hidden_states,
+                rotary,
+                mask=mask,
+                cache=cache,
+                positions=positions,
+                runs=runs,
+                dropout=dropout,
             )
+        if observe is not None:
+            observe(hidden_states)
         return self.norm(hidden_states)
 
 

@@ -6,13 +6,16 @@ Generation:     words  -> decoder     -> gen_head    -> ids     -> vq       -> p
 
 Nothing but the decoder is shared. (The papers call the aligners "adaptors" and gen_head the
 "image head".) Here is no loss, no sampling and no text tokenizer.
+
+``OneVocabularyModel`` is what Janus is measured against, behind the same methods: Chameleon, where
+words and codes are ids of one table and one head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +24,12 @@ from torch.overrides import TorchFunctionMode
 
 from openjanus.config import JanusConfig
 from openjanus.model.decoder import LanguageModel
-from openjanus.model.doors import build_door, build_und_encoder
+from openjanus.model.doors import ImageTokenizer, build_door, build_und_encoder
 
 INIT_STD = 0.02
+
+Face = Literal["text", "image"]
+"""What is predicted: words, or codebook ids."""
 
 
 class Aligner(nn.Module):
@@ -62,11 +68,7 @@ class JanusModel(nn.Module):
         hidden_size = config.language.hidden_size
         self.language_model = LanguageModel(config.language)
         self.vq = build_door(config.gen_tokenizer)
-        self.und_encoder = build_und_encoder(config.und_encoder, self.vq, config.codebook_dim)
-        self.und_aligner = Aligner(_output_size(self.und_encoder), hidden_size)
-        self.gen_embed = nn.Embedding(config.codebook_size, config.codebook_dim)
-        self.gen_aligner = Aligner(config.codebook_dim, hidden_size)
-        self.gen_head = GenHead(hidden_size, config.codebook_size)
+        self._build_faces()
         self.extra_encoders = nn.ModuleDict(
             {name: build_door(door) for name, door in config.extra_doors.items()}
         )
@@ -76,6 +78,15 @@ class JanusModel(nn.Module):
                 for name, encoder in self.extra_encoders.items()
             }
         )
+
+    def _build_faces(self) -> None:
+        """What stands between the decoder and either door."""
+        config, hidden_size = self.config, self.config.language.hidden_size
+        self.und_encoder = build_und_encoder(config.und_encoder, self.vq, config.codebook_dim)
+        self.und_aligner = Aligner(_output_size(self.und_encoder), hidden_size)
+        self.gen_embed = nn.Embedding(config.codebook_size, config.codebook_dim)
+        self.gen_aligner = Aligner(config.codebook_dim, hidden_size)
+        self.gen_head = GenHead(hidden_size, config.codebook_size)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """(B, T) text ids -> (B, T, D)."""
@@ -90,7 +101,11 @@ class JanusModel(nn.Module):
         Returns:
             (B, N, D) embeddings, in raster order, for the image slots.
         """
-        return self.und_aligner(self.und_encoder(pixel_values))
+        return self.align_und(self.und_encoder(pixel_values))
+
+    def align_und(self, features: Tensor) -> Tensor:
+        """What ``und_encoder`` gave -> (B, N, D)."""
+        return self.und_aligner(features)
 
     def embed_gen(self, image_ids: Tensor) -> Tensor:
         """Bring codebook ids back in (Janus, section 3.1).
@@ -156,6 +171,28 @@ class JanusModel(nn.Module):
         """(..., D) -> (..., C); the state at ``<begin_of_image>`` predicts the first id."""
         return self.gen_head(hidden_states)
 
+    def logits_for_loss(
+        self, hidden_states: Tensor, targets: Tensor, face: Face
+    ) -> tuple[Tensor, Tensor]:
+        """What a place is trained to predict: each face by its own head, over its own ids.
+
+        Args:
+            hidden_states: (P, D).
+            targets: (P,) text ids or codebook ids.
+            face: Which.
+
+        Returns:
+            Logits (P, ids) and the targets as their indices.
+        """
+        head = self.text_logits if face == "text" else self.image_logits
+        return head(hidden_states), targets
+
+    def head_weights(self) -> list[Tensor]:
+        """Matrices (or as much of one as shows its shape) that make logits of hidden states."""
+        head, words = self.gen_head, self.language_model.lm_head.weight
+        codes = head.vision_head.weight
+        return [head.output_mlp_projector.weight, codes, words[: len(codes)]]
+
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """Fill every parameter with fresh random values, the same for the same generator state.
@@ -186,6 +223,61 @@ class JanusModel(nn.Module):
                         f"no rule fills {path}.{name}: give {type(module).__name__} a method "
                         "init_weights(generator)"
                     )
+
+
+class ImageIdsEncoder(nn.Module):
+    """Pictures to understand as codebook ids: the generation tokenizer, registered as ``vq``."""
+
+    def __init__(self, tokenizer: ImageTokenizer) -> None:
+        super().__init__()
+        self._tokenizer = (tokenizer,)  # in a tuple, so that its weights are not listed twice
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) in [-1, 1] -> (B, N) ids."""
+        return self._tokenizer[0].encode_to_ids(pixel_values)
+
+
+class OneVocabularyModel(JanusModel):
+    """Chameleon: codebook id i is id ``text_vocab_size`` + i of the one table and the one head.
+
+    To write, only words are looked at; within a picture, a block of N ids, only codes: what
+    ``text_logits`` and ``image_logits`` give. A loss looks at all.
+    """
+
+    def _build_faces(self) -> None:
+        if not isinstance(self.vq, ImageTokenizer):
+            raise ValueError(
+                f"{type(self.vq).__name__} cannot serve both faces: a tokenizer of one vocabulary "
+                "needs encode_to_ids, decode_ids and quantize"
+            )
+        self.und_encoder = ImageIdsEncoder(self.vq)
+
+    def align_und(self, features: Tensor) -> Tensor:
+        """(B, N) ids -> (B, N, D): a picture that is understood enters as one that is drawn."""
+        return self.embed_gen(features)
+
+    def embed_gen(self, image_ids: Tensor) -> Tensor:
+        """(B, N) in [0, C) -> (B, N, D)."""
+        return self.embed_text(image_ids + self.config.text_vocab_size)
+
+    def text_logits(self, hidden_states: Tensor) -> Tensor:
+        """(..., D) -> (..., V), of words alone."""
+        return self.language_model.lm_head(hidden_states)[..., : self.config.text_vocab_size]
+
+    def image_logits(self, hidden_states: Tensor) -> Tensor:
+        """(..., D) -> (..., C), of codes alone."""
+        return self.language_model.lm_head(hidden_states)[..., self.config.text_vocab_size :]
+
+    def logits_for_loss(
+        self, hidden_states: Tensor, targets: Tensor, face: Face
+    ) -> tuple[Tensor, Tensor]:
+        """One softmax over words and codes at every place; as ``JanusModel``'s otherwise."""
+        first = 0 if face == "text" else self.config.text_vocab_size
+        return self.language_model.lm_head(hidden_states), targets + first
+
+    def head_weights(self) -> list[Tensor]:
+        """The one head's matrix."""
+        return [self.language_model.lm_head.weight]
 
 
 def _fill(
@@ -231,7 +323,7 @@ def build_model(
     """
     device = torch.device(device)
     with device, _NoInit() if device.type == "meta" else nullcontext():
-        model = JanusModel(config)
+        model = OneVocabularyModel(config) if config.one_vocabulary else JanusModel(config)
     return model if dtype is None else model.to(dtype)
 
 

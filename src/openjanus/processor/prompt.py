@@ -38,10 +38,10 @@ class Processor:
         Raises:
             ValueError: The tokenizer has ids that the model's table lacks.
         """
-        if tokenizer.vocab_size > config.language.vocab_size:
+        if tokenizer.vocab_size > config.text_vocab_size:
             raise ValueError(
                 f"the tokenizer has {tokenizer.vocab_size} ids, the model's vocab_size is "
-                f"{config.language.vocab_size}: use the tokenizer of this checkpoint"
+                f"{config.text_vocab_size}: use the tokenizer of this checkpoint"
             )
         self.config = config
         self.tokenizer = tokenizer

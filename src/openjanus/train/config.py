@@ -309,6 +309,8 @@ class JanusTrainConfig:
     preset: str | None = None
     """Architecture that the weights must be of, and that a dry run builds where there are none
     yet; None takes any."""
+    decoder: dict[str, Any] = field(default_factory=dict)
+    """Fields of a fresh model's decoder in place of its preset's, for instance ``qk_norm``."""
     tokenizer: str | None = None
     """Text tokenizer of a fresh model: a file, or its folder; None takes that of
     ``language_model``, or bytes. A model that is gone on with keeps its own."""
@@ -360,8 +362,16 @@ class JanusTrainConfig:
     alone, so that its ids are the same wherever it lies (``data.islands``)."""
     id_cache: str | None = "id-cache"
     """Folder where codebook ids are kept between runs; relative ones lie beside ``run.dir``."""
+    z_loss: float = 0.0
+    """Weight of log^2 Z of both heads, which keeps logits small (Chameleon: 1e-5); 0 is none."""
+    und_image_loss: bool = False
+    """Learn to predict the ids of pictures to understand too, as Chameleon does with every token;
+    for a model of one vocabulary. Off, as in Janus, where pictures that are asked about are given.
+    """
     max_bad_samples: int = 100
     """Samples that may be unusable before the run stops."""
+    log_keys: bool = False
+    """Write the keys of each step's samples to metrics.jsonl, for the report of spikes."""
     held_back: int = 8
     """Last items of every source, never trained on: what the samples of a run show."""
     bf16: bool = True
@@ -396,6 +406,8 @@ class JanusTrainConfig:
             )
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; {near(self.preset, list(PRESETS))}")
+        if self.z_loss < 0:
+            raise ValueError(f"z_loss must be >= 0, got {self.z_loss}: 0 is none")
         if self.max_bad_samples < 0:
             raise ValueError(f"max_bad_samples must be >= 0, got {self.max_bad_samples}")
         by_kind = (self.sources.und, self.sources.text, self.sources.gen)

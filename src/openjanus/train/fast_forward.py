@@ -9,17 +9,27 @@ and projections that share an input are one product. A test holds each against t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.model.attention import Attention, Mask, attend, rotary_table, rotate
-from openjanus.model.decoder import Decoder, SwiGLU
+from openjanus.model.attention import Attention, Mask, attend, rotary_table
+from openjanus.model.decoder import Decoder, DecoderLayer, SwiGLU
+from openjanus.model.dropout import DropoutKey, require_key
 from openjanus.model.siglip import SiglipAttention, SiglipBlock, SiglipEncoder
 
 
 def run_decoder(
-    decoder: Decoder, inputs_embeds: Tensor, *, positions: Tensor, mask: Mask = None
+    decoder: Decoder,
+    inputs_embeds: Tensor,
+    *,
+    positions: Tensor,
+    mask: Mask = None,
+    dropout: DropoutKey | None = None,
+    observe: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """What ``decoder(inputs_embeds, positions=positions, mask=mask)`` gives.
 
@@ -28,20 +38,24 @@ def run_decoder(
         inputs_embeds: (R, T, D).
         positions: (R, T) rotary positions.
         mask: Who sees whom.
+        dropout: Names what is dropped.
+        observe: Called with the last layer's output (R, T, D).
 
     Returns:
         (R, T, D) after the final norm.
+
+    Raises:
+        ValueError: As ``decoder`` does.
     """
+    require_key(decoder.config.dropout, dropout, training=decoder.training)
     rotary = rotary_table(positions, decoder.config.head_size, decoder.config.rope_theta)
     hidden = inputs_embeds
     for layer in decoder.layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        assert isinstance(attention, Attention) and isinstance(mlp, SwiGLU)
-        normed = _cast_once(layer.input_layernorm(hidden))  # pyright: ignore[reportCallIssue]
-        hidden = hidden + _attend(attention, normed, rotary, mask)
-        normed = _cast_once(layer.post_attention_layernorm(hidden))  # pyright: ignore[reportCallIssue]
-        gate, up = _project(normed, mlp.gate_proj, mlp.up_proj)
-        hidden = hidden + mlp.down_proj(F.silu(gate) * up)
+        assert isinstance(layer, DecoderLayer)
+        attend = partial(_attend, layer.self_attn, rotary=rotary, mask=mask)
+        hidden = layer.join(hidden, attend, partial(_feed, layer.mlp), dropout, _cast_once)
+    if observe is not None:
+        observe(hidden)
     return decoder.norm(hidden)
 
 
@@ -86,6 +100,12 @@ def _project(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     return F.linear(x, weight).split([layer.out_features for layer in layers], dim=-1)
 
 
+def _feed(mlp: SwiGLU, x: Tensor) -> Tensor:
+    """(R, T, D) -> (R, T, D)."""
+    gate, up = _project(x, mlp.gate_proj, mlp.up_proj)
+    return mlp.down_proj(F.silu(gate) * up)
+
+
 def _attend(attention: Attention, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
     """(R, T, D) -> (R, T, D)."""
     heads, kv_heads = attention.num_heads, attention.num_key_value_heads
@@ -95,5 +115,6 @@ def _attend(attention: Attention, x: Tensor, rotary: tuple[Tensor, Tensor], mask
         for part, count in ((q, heads), (k, kv_heads), (v, kv_heads))
     )
     with torch.autocast(x.device.type, enabled=False):
-        attended = attend(rotate(q, *rotary), rotate(k, *rotary), v, mask)  # (R, H, T, K)
+        q, k = attention.place(q, k, rotary)
+        attended = attend(q, k, v, mask)  # (R, H, T, K)
     return attention.o_proj(attended.transpose(1, 2).flatten(2).to(x.dtype))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,10 @@ from openjanus.model.documents import (
     attend_documents,
     choose_backend,
 )
-from openjanus.model.janus import JanusModel
+from openjanus.model.janus import Face, JanusModel
+
+LossKind = Kind | Literal["und_image"]
+"""Kinds of supervised tokens: those of samples, and the ids of pictures to understand."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +35,15 @@ class Losses:
     """The loss of a batch."""
 
     total: Tensor
-    """Mean over all supervised tokens; the number to differentiate."""
-    sums: dict[Kind, Tensor]
+    """Mean over all supervised tokens, the z-loss included; the number to differentiate."""
+    sums: dict[LossKind, Tensor]
     """Detached sums by kind, of the kinds that the batch has."""
-    counts: dict[Kind, int]
+    counts: dict[LossKind, int]
     """Supervised tokens of each of these kinds."""
+    z_loss: Tensor | None = None
+    """Detached share of ``total`` that is the z-loss; None where it has no weight."""
 
-    def means(self) -> dict[Kind, float]:
+    def means(self) -> dict[LossKind, float]:
         """Nats a token, by kind."""
         return {kind: float(total) / self.counts[kind] for kind, total in self.sums.items()}
 
@@ -90,6 +96,22 @@ def _isolate(batch: Batch, embeds: Tensor, backend: Backend | None) -> DocumentA
     return attend_documents(backend, batch.document_ids, batch.spans, batch.branch_ids)
 
 
+@torch.no_grad()
+def _und_ids(model: JanusModel, batch: Batch) -> Tensor | None:
+    """(I, N) ids of the pictures to understand; None where there are none."""
+    if not model.config.one_vocabulary:
+        raise ValueError(
+            "pictures to understand are features here, which nothing predicts: und_images "
+            "(und_image_loss) is for a model of one vocabulary"
+        )
+    return None if batch.pixel_values is None else model.und_encoder(batch.pixel_values)
+
+
+def _given(features: Tensor, pixel_values: Tensor) -> Tensor:
+    """An encoder whose answer is known."""
+    return features
+
+
 def _embed_und(
     model: JanusModel, pixel_values: Tensor, encoder: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
@@ -97,7 +119,7 @@ def _embed_und(
     trained = any(parameter.requires_grad for parameter in model.und_encoder.parameters())
     with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
         features = (model.und_encoder if encoder is None else encoder)(pixel_values)
-    return model.und_aligner(features)
+    return model.align_und(features)
 
 
 def compute_losses(
@@ -108,6 +130,8 @@ def compute_losses(
     encoder: Callable[[Tensor], Tensor] | None = None,
     num_supervised: int | None = None,
     isolation: Backend | None = None,
+    z_loss: float = 0.0,
+    und_images: bool = False,
 ) -> Losses:
     """The training loss of a batch; each head runs on the places that it is supervised at alone.
 
@@ -119,12 +143,23 @@ def compute_losses(
         num_supervised: Supervised tokens of the whole step, over which ``total`` is a mean, where
             this batch is a part of it. None: the batch is the whole.
         isolation: As in ``compute_hidden_states``.
+        z_loss: Weight of the mean of log^2 Z, where Z is what the softmax of either head divides
+            by: it keeps logits from growing together, which the cross-entropy does not feel
+            (Chameleon: 1e-5).
+        und_images: Learn to predict the ids of pictures to understand as well (Chameleon learns
+            every token); for models of one vocabulary.
 
     Raises:
-        ValueError: Nothing in the batch is supervised.
+        ValueError: Nothing in the batch is supervised, or ``und_images`` with a model whose
+            pictures to understand are no ids.
     """
+    und_ids = _und_ids(model, batch) if und_images else None
+    if und_ids is not None:
+        encoder = partial(_given, und_ids)
+    num_und = 0 if und_ids is None else und_ids.numel()
     num_text, num_image = len(batch.text_places), len(batch.image_places)
-    if num_text + num_image == 0:
+    num_all = num_text + num_image + num_und
+    if num_all == 0:
         raise ValueError(
             f"nothing to learn in this batch: no supervised token in {', '.join(batch.keys)}"
         )
@@ -133,29 +168,39 @@ def compute_losses(
     )
     hidden = hidden.flatten(0, 1)  # (R*T, D)
     totals: list[Tensor] = []
-    sums: dict[Kind, Tensor] = {}
-    counts: dict[Kind, int] = {}
-    if num_text > 0:
-        losses = _cross_entropy(model.text_logits, hidden[batch.text_places], batch.text_targets)
+    squares: list[Tensor] = []
+    sums: dict[LossKind, Tensor] = {}
+    counts: dict[LossKind, int] = {}
+
+    def add(face: Face, places: Tensor, targets: Tensor) -> Tensor:
+        logits, targets = model.logits_for_loss(hidden[places], targets, face)
+        logits = logits.float()
+        losses = F.cross_entropy(logits, targets, reduction="none")  # (P,)
         totals.append(losses.sum())
+        if z_loss > 0:
+            squares.append(logits.logsumexp(-1).square().sum())
+        return losses.detach()
+
+    if num_text > 0:
+        losses = add("text", batch.text_places, batch.text_targets)
         by_kind: tuple[tuple[Kind, Any], ...] = (
             ("und", batch.text_is_und),
             ("text", ~batch.text_is_und),
         )
         for kind, chosen in by_kind:
             if chosen.any():
-                sums[kind] = losses.detach()[chosen].sum()
+                sums[kind] = losses[chosen].sum()
                 counts[kind] = int(chosen.sum())
     if batch.image_ids is not None:
-        targets = batch.image_ids.flatten()
-        losses = _cross_entropy(model.image_logits, hidden[batch.image_places], targets)
-        totals.append(losses.sum())
-        sums["gen"] = losses.detach().sum()
+        losses = add("image", batch.image_places, batch.image_ids.flatten())
+        sums["gen"] = losses.sum()
         counts["gen"] = num_image
-    total = torch.stack(totals).sum() / (num_supervised or num_text + num_image)
-    return Losses(total=total, sums=sums, counts=counts)
-
-
-def _cross_entropy(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
-    """(P, D) hidden states and (P,) targets -> (P,) losses, in fp32."""
-    return F.cross_entropy(head(hidden).float(), targets, reduction="none")
+    if und_ids is not None:
+        places = batch.und_slots.flatten().nonzero()[:, 0] - 1
+        sums["und_image"] = add("image", places, und_ids.flatten()).sum()
+        counts["und_image"] = num_und
+    total = torch.stack(totals).sum() / (num_supervised or num_all)
+    if not squares:
+        return Losses(total=total, sums=sums, counts=counts)
+    z = z_loss * torch.stack(squares).sum() / (num_supervised or num_all)
+    return Losses(total=total + z, sums=sums, counts=counts, z_loss=z.detach())

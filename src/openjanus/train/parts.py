@@ -110,7 +110,9 @@ def load_language_model(path: Path, model: JanusModel) -> None:
 
 @torch.no_grad()
 def start_gen_embed_from_codebook(model: JanusModel) -> None:
-    """Make gen_embed a copy of the codebook's unit rows."""
+    """Make gen_embed a copy of the codebook's unit rows; one vocabulary has a table of its own."""
+    if model.config.one_vocabulary:
+        return
     quantizer = model.vq.quantize
     assert isinstance(quantizer, VectorQuantizer)
     model.gen_embed.weight.copy_(quantizer.normalised_codebook())

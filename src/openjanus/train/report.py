@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from openjanus.train.metrics import read_metrics
+from openjanus.train.spikes import WATCHED, find_spikes, tell_spikes
 
-LOSSES = ("loss", "loss_und", "loss_text", "loss_gen", "l1")
+LOSSES = ("loss", "loss_und", "loss_text", "loss_gen", "loss_und_image", "l1")
 """Metrics that are drawn where a run has them, each in a panel of its own."""
 
 
@@ -20,17 +21,29 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
 
 
-def read_curves(run: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Steps and values of every loss that a run recorded.
+def read_lines(run: Path) -> list[dict[str, Any]]:
+    """The metrics of a run.
 
     Raises:
-        FileNotFoundError: The folder holds no metrics.
+        FileNotFoundError: The folder holds none.
     """
     lines = read_metrics(run / "metrics.jsonl")
     if not lines:
         raise FileNotFoundError(f"no metrics.jsonl in {run}: give the folder of a run")
+    return lines
+
+
+def read_curves(
+    run: Path, names: Sequence[str] = LOSSES
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps and values of those of some metrics that a run recorded.
+
+    Raises:
+        FileNotFoundError: The folder holds no metrics.
+    """
+    lines = read_lines(run)
     curves = {}
-    for name in LOSSES:
+    for name in names:
         points = [(line["step"], line[name]) for line in lines if name in line]
         if points:
             steps, values = zip(*points, strict=True)
@@ -38,12 +51,26 @@ def read_curves(run: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return curves
 
 
-def draw_curves(runs: Sequence[Path], output: Path) -> None:
+def report_spikes(runs: Sequence[Path]) -> str:
+    """The spikes of runs as text, each run under its folder's name.
+
+    Raises:
+        FileNotFoundError: A folder holds no metrics.
+    """
+    labels, parts = _labels(runs), []
+    for run in runs:
+        lines = read_lines(run)
+        parts.append(f"{labels[run]}\n{tell_spikes(lines, find_spikes(lines))}")
+    return "\n\n".join(parts)
+
+
+def draw_curves(runs: Sequence[Path], output: Path, *, spikes: bool = False) -> None:
     """Draw the loss curves of runs beside each other, one panel a loss, smoothed over a 50th.
 
     Args:
         runs: Folders that hold ``metrics.jsonl``.
         output: The PNG to write.
+        spikes: Draw the norms too, and mark every spike where it reached.
 
     Raises:
         FileNotFoundError: A folder holds no metrics.
@@ -56,8 +83,10 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
         raise ImportError("drawing curves needs matplotlib: pip install openjanus[train]") from (
             error
         )
-    curves = {run: read_curves(run) for run in runs}
-    names = [name for name in LOSSES if any(name in found for found in curves.values())]
+    shown_names = (*LOSSES, *(name for name in WATCHED if name not in LOSSES and spikes))
+    curves = {run: read_curves(run, shown_names) for run in runs}
+    marks = {run: find_spikes(read_lines(run)) if spikes else [] for run in runs}
+    names = [name for name in shown_names if any(name in found for found in curves.values())]
     labels = _labels(runs)
     figure = Figure(figsize=(4.5 * len(names), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -68,6 +97,13 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
                 steps, values = found[name]
                 shown = smooth(values, max(1, len(values) // 50))
                 panel.plot(steps, shown, color=f"C{number}", label=labels[run])
+            here = [spike for spike in marks[run] if spike.name == name]
+            panel.scatter(
+                [spike.step for spike in here],
+                [spike.value for spike in here],
+                color=f"C{number}",
+                marker="^",
+            )
         panel.set_title(name)
         panel.set_xlabel("step")
         panel.grid(alpha=0.3)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from openjanus.config import PRESETS, JanusConfig, ProcessorConfig, near, preset
+from openjanus.config import (
+    PRESETS,
+    DecoderConfig,
+    JanusConfig,
+    ProcessorConfig,
+    near,
+    preset,
+)
+from openjanus.config_file import parse_dataclass
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.pipeline.load import NANO, packaged_models
@@ -80,9 +90,14 @@ def start_model(config: JanusTrainConfig) -> tuple[JanusModel, Processor]:
     _require_parts(config)
     tqdm.write(f"weights: {chosen}", file=sys.stderr)
     if isinstance(chosen, Path):
+        if config.decoder:
+            raise ValueError(
+                f"decoder ({', '.join(config.decoder)}) is for fresh weights, and {chosen} has "
+                "weights and a decoder of its own: leave it out"
+            )
         model, tokenizer = load_model(chosen, device="cpu", dtype=torch.float32)
     else:
-        model_config = preset(chosen)
+        model_config = _with_decoder(preset(chosen), config.decoder)
         if config.tokenizer is None and config.language_model is not None:
             folder = beside(config.run.dir, config.language_model)
             tokenizer = grown_tokenizer(folder, model_config)
@@ -123,6 +138,13 @@ def _require_preset(config: JanusConfig, name: str, source: str) -> None:
                 f"{source} is no {name}: its {part} is {found}: give the --preset that it is of, "
                 "or null for any"
             )
+
+
+def _with_decoder(config: JanusConfig, changes: Mapping[str, Any]) -> JanusConfig:
+    if not changes:
+        return config
+    values = dataclasses.asdict(config.language) | dict(changes)
+    return dataclasses.replace(config, language=parse_dataclass(DecoderConfig, values, "decoder"))
 
 
 def start_encoder(config: SiglipTrainConfig, encoder: SiglipEncoder) -> None:

@@ -29,11 +29,12 @@ from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import Source, build_source
 from openjanus.data.stream import ALONE, SampleStream, Share, StepSamples, Stream, StreamState
 from openjanus.model.doors import ImageTokenizer
+from openjanus.model.dropout import DropoutKey
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig, SourceConfig
 from openjanus.train.fast_forward import run_decoder, run_encoder
-from openjanus.train.losses import compute_losses
+from openjanus.train.losses import LossKind, compute_losses
 from openjanus.train.optim import Optimizers
 from openjanus.train.stages import freeze_for_stage
 from openjanus.train.start import beside
@@ -75,6 +76,16 @@ class JanusTrainer:
                 f"max_length ({config.max_length}) is past the model's context of {context} "
                 "tokens: lower it"
             )
+        if config.und_image_loss and not model.config.one_vocabulary:
+            raise ValueError(
+                "und_image_loss is for a model of one vocabulary: this one's pictures to "
+                "understand are features, which nothing predicts; leave it out"
+            )
+        if config.compile and model.config.language.dropout > 0:
+            raise ValueError(
+                f"dropout {model.config.language.dropout} draws by a generator of each step, which "
+                "torch.compile cannot hold: set compile to false"
+            )
         self.share = share
         self.model = model.train()
         self.processor = processor
@@ -114,6 +125,7 @@ class JanusTrainer:
         decoder = model.language_model.model
         on_cpu = self.device.type == "cpu"
         plain = partial(run_decoder, decoder) if on_cpu else decoder
+        self._output: Tensor | None = None
         self._encoder = partial(run_encoder, model.und_encoder) if on_cpu else None
         self._decoder = torch.compile(plain, dynamic=True) if config.compile else plain
         self._executor = ThreadPoolExecutor(1) if config.prefetch else None
@@ -238,11 +250,13 @@ class JanusTrainer:
         batches = self._batches(samples)
         self._position = samples.state
         self._keys = [key for batch in batches for key in batch.keys]
-        found = self._backward(batches)
+        found = self._backward(step, batches)
         norm, lr = self.optimizers.step(step, self.config.run.steps)
         for kind in KINDS:
             self.seen[kind] += sum(batch.num_samples[kind] for batch in batches)
         values = found | {"lr": lr, "grad_norm": norm, "samples": dict(self.seen)}
+        if self.config.log_keys:
+            values["keys"] = self._keys
         if samples.fill is not None:
             values["fill"] = round(samples.fill, 4)
         if self.num_bad > 0:
@@ -270,31 +284,60 @@ class JanusTrainer:
             for part in _split(rows, config.accumulate)
         ]
 
-    def _backward(self, batches: Sequence[Batch]) -> dict[str, Any]:
+    def _backward(self, step: int, batches: Sequence[Batch]) -> dict[str, Any]:
         """Gradients of one mean over the supervised tokens of all batches; what they lose."""
-        whole = sum(batch.num_supervised for batch in batches)
-        total = 0.0
-        sums: dict[Kind, float] = {}
-        counts: dict[Kind, int] = {}
-        for batch in [batch.to(self.device) for batch in batches]:
+        whole = sum(self._num_supervised(batch) for batch in batches)
+        total, z_loss, squares = 0.0, 0.0, 0.0
+        sums: dict[LossKind, float] = {}
+        counts: dict[LossKind, int] = {}
+        drops = self.model.config.language.dropout > 0
+        for part, batch in enumerate(batch.to(self.device) for batch in batches):
+            shard = part * self.share.world + self.share.rank
+            key = DropoutKey(seed=self.config.run.seed, step=step, shard=shard) if drops else None
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
                 losses = compute_losses(
                     self.model,
                     batch,
-                    decoder=self._decoder,
+                    decoder=partial(self._decoder, dropout=key, observe=self._observe),
                     encoder=self._encoder,
                     num_supervised=whole,
+                    z_loss=self.config.z_loss,
+                    und_images=self.config.und_image_loss,
                     # What is compiled keeps one kind of mask, and does not compile for each batch.
                     isolation="dense" if self.config.compile else None,
                 )
             losses.total.backward()
             total += losses.total.item()
+            z_loss += 0.0 if losses.z_loss is None else losses.z_loss.item()
+            squares += self._output_square(batch) * batch.num_tokens
             for kind, count in losses.counts.items():
                 sums[kind] = sums.get(kind, 0.0) + float(losses.sums[kind])
                 counts[kind] = counts.get(kind, 0) + count
         values: dict[str, Any] = {"loss": total}
+        if self.config.z_loss > 0:
+            values["z_loss"] = z_loss
+        num_tokens = sum(batch.num_tokens for batch in batches)
+        values["output_norm"] = round(math.sqrt(squares / num_tokens), 5)
         values |= {f"loss_{kind}": round(sums[kind] / counts[kind], 5) for kind in sums}
         return values | {f"tokens_{kind}": count for kind, count in counts.items()}
+
+    def _num_supervised(self, batch: Batch) -> int:
+        """Places of a batch that predict something."""
+        und = int(batch.und_slots.sum()) if self.config.und_image_loss else 0
+        return batch.num_supervised + und
+
+    def _observe(self, hidden_states: Tensor) -> None:
+        self._output = hidden_states.detach()
+
+    def _output_square(self, batch: Batch) -> float:
+        """Mean square of what the last layer gave, before the final norm, at real tokens.
+
+        It grows long before the loss shows that a run goes wrong (Chameleon, section 2.3).
+        """
+        assert self._output is not None
+        outputs, self._output = self._output, None
+        squares = outputs.float().square().mean(-1)  # (R, T)
+        return squares[batch.attention_mask].mean().item()
 
     def last_keys(self) -> list[str]:
         """Keys of the last batch."""

@@ -227,6 +227,7 @@ def check(config: JanusConfig, *, any_size: bool = False) -> None:
         ValueError: It cannot; the message says what does not fit.
     """
     layout = "authors'"
+    published.require_llama(config, layout)
     encoder, tokenizer = published.siglip_of(config, layout), published.vq_of(config, layout)
     names = config.processor
     require(

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from tokenizers import Tokenizer, processors
 
 from openjanus.config import (
+    LLAMA_LAYERS,
     UND_SYSTEM_PROMPT,
     DecoderConfig,
     DrawingConfig,
@@ -235,9 +236,10 @@ def _rope_theta(data: Mapping[str, Any], where: str) -> float:
 
 def llama_to_dict(config: DecoderConfig) -> dict[str, Any]:
     """A Llama section with every size written out."""
+    sizes = dataclasses.asdict(config)
     return {
         "model_type": "llama",
-        **dataclasses.asdict(config),
+        **{name: value for name, value in sizes.items() if name not in LLAMA_LAYERS},
         "head_dim": config.head_size,
         "hidden_act": "silu",
     }
@@ -344,6 +346,26 @@ def parse_pixels(
         "colour, which a Janus pads with",
     )
     return config
+
+
+def require_llama(config: JanusConfig, layout: str) -> None:
+    """These layouts know Llama's layers alone.
+
+    Raises:
+        ValueError: The decoder has an option that Llama has not, or codes in its vocabulary.
+    """
+    require(
+        not config.one_vocabulary,
+        f"the {layout} layout has a head for words and one for codes, and this model has one "
+        "vocabulary for both: save it in our own format",
+    )
+    for name, theirs in LLAMA_LAYERS.items():
+        ours = getattr(config.language, name)
+        require(
+            ours == theirs,
+            f"the {layout} layout has decoders with {name} {theirs!r} alone, and this model has "
+            f"{ours!r}: save it in our own format",
+        )
 
 
 def siglip_of(config: JanusConfig, layout: str) -> SiglipConfig:

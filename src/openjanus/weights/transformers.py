@@ -358,6 +358,7 @@ def check(config: JanusConfig) -> None:
         ValueError: It cannot; the message says what does not fit.
     """
     layout = "transformers"
+    published.require_llama(config, layout)
     encoder, tokenizer = published.siglip_of(config, layout), published.vq_of(config, layout)
     require(
         encoder.num_image_tokens == tokenizer.num_image_tokens,
