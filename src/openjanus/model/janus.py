@@ -4,13 +4,15 @@ Understanding:  pixels -> und_encoder -> und_aligner -> decoder -> lm_head  -> w
 Generation:     words  -> decoder     -> gen_head    -> ids     -> vq       -> pixels,
                 each id coming back in through gen_embed -> gen_aligner.
 
+A semantic tokenizer (appendix A) reads ids itself and takes gen_embed's place.
+
 Nothing but the decoder is shared. (The papers call the aligners "adaptors" and gen_head the
 "image head".) Here is no loss, no sampling and no text tokenizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,8 +22,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from openjanus.config import JanusConfig
+from openjanus.model.attention import KVCache, Run
 from openjanus.model.decoder import LanguageModel
-from openjanus.model.doors import build_door, build_und_encoder
+from openjanus.model.doors import (
+    TokenizerEntrance,
+    build_door,
+    build_gen_embed,
+    build_und_encoder,
+)
 
 INIT_STD = 0.02
 
@@ -64,8 +72,8 @@ class JanusModel(nn.Module):
         self.vq = build_door(config.gen_tokenizer)
         self.und_encoder = build_und_encoder(config.und_encoder, self.vq, config.codebook_dim)
         self.und_aligner = Aligner(_output_size(self.und_encoder), hidden_size)
-        self.gen_embed = nn.Embedding(config.codebook_size, config.codebook_dim)
-        self.gen_aligner = Aligner(config.codebook_dim, hidden_size)
+        self.gen_embed = build_gen_embed(self.vq, config.codebook_size, config.codebook_dim)
+        self.gen_aligner = Aligner(self.gen_embed.embedding_dim, hidden_size)
         self.gen_head = GenHead(hidden_size, config.codebook_size)
         self.extra_encoders = nn.ModuleDict(
             {name: build_door(door) for name, door in config.extra_doors.items()}
@@ -92,16 +100,36 @@ class JanusModel(nn.Module):
         """
         return self.und_aligner(self.und_encoder(pixel_values))
 
-    def embed_gen(self, image_ids: Tensor) -> Tensor:
+    def embed_gen(
+        self,
+        image_ids: Tensor,
+        *,
+        cache: KVCache | None = None,
+        runs: Sequence[Run] | None = None,
+    ) -> Tensor:
         """Bring codebook ids back in (Janus, section 3.1).
 
         Args:
-            image_ids: (B, N) in [0, C).
+            image_ids: (B, N) in [0, C). Where the tokenizer reads ids itself, a picture's from its
+                first; with a cache the next of each row.
+            cache: From ``allocate_gen_cache``, where that gives one.
+            runs: Where in the cache each row stands and how many ids it holds.
 
         Returns:
             (B, N, D).
         """
-        return self.gen_aligner(self.gen_embed(image_ids))
+        if cache is None:
+            return self.gen_aligner(self.gen_embed(image_ids))
+        return self.gen_aligner(self.gen_embed(image_ids, cache=cache, runs=runs))
+
+    def allocate_gen_cache(self, num_rows: int) -> KVCache | None:
+        """Memory of the entrance for drawings in the making, a row each.
+
+        None where an id is embedded without regard to those before it.
+        """
+        if isinstance(self.gen_embed, TokenizerEntrance):
+            return self.gen_embed.allocate_cache(num_rows)
+        return None
 
     def embed_extra(self, door: str, values: Tensor) -> Tensor:
         """Encode the input of a further door.

@@ -106,7 +106,7 @@ def _run(
 @torch.no_grad()
 def _decode(model: JanusModel, processor: Processor, ids: tuple[int, ...]) -> list[Image.Image]:
     assert isinstance(model.vq, ImageTokenizer)
-    device = model.gen_embed.weight.device
+    device = model.language_model.model.embed_tokens.weight.device
     return processor.decode_picture(model.vq.decode_ids(torch.tensor([ids], device=device)))
 
 
