@@ -143,6 +143,44 @@ class VQTrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SemanticLossConfig(VQLossConfig):
+    """Weights of a semantic tokenizer's losses (Janus, appendix A)."""
+
+    semantic: float = 0.25
+    """1 - cosine between what the branch predicts and the teacher's features."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SemanticTrainConfig(VQTrainConfig):
+    """Train a semantic tokenizer: the VQ's losses, and a frozen encoder's features to predict."""
+
+    kind: Literal["semantic"] = "semantic"  # pyright: ignore[reportIncompatibleVariableOverride]
+    preset: str = "tiny-semantic"
+    """Architecture whose ``gen_tokenizer`` is trained; the picture size is the sources'."""
+    teacher: str
+    """Whose features are predicted: the folder of a Janus in any layout, or of a trained
+    ``und_encoder`` (a relative one lies beside ``run.dir``); or ``nano``."""
+    init: str | None = None
+    """Folder of the step before (a relative one lies beside ``run.dir``); None starts afresh."""
+    loss: SemanticLossConfig = field(default_factory=SemanticLossConfig)
+
+    def __post_init__(self) -> None:
+        VQTrainConfig.__post_init__(self)
+        if self.crop_size > 0 or self.whole_from is not None:
+            raise ValueError(
+                f"crop_size must be 0 and whole_from left out, got {self.crop_size} and "
+                f"{self.whole_from}: the branch has learned the places of whole pictures"
+            )
+        if self.compile:
+            raise ValueError("compile must be false: a semantic tokenizer's step is not compiled")
+        if self.init is not None and self.quantize_from > 0:
+            raise ValueError(
+                f"quantize_from must be 0 where init names a trained tokenizer, got "
+                f"{self.quantize_from}: its codebook would be thrown away"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SiglipTrainConfig:
     """Train the understanding encoder with the sigmoid loss on (picture, caption) pairs.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,7 +59,12 @@ def edge_loss(reconstruction: Tensor, pixels: Tensor) -> Tensor:
 
 
 def vq_losses(
-    model: VQTokenizer, pixels: Tensor, config: VQLossConfig, noise: Tensor | None = None
+    model: VQTokenizer,
+    pixels: Tensor,
+    config: VQLossConfig,
+    noise: Tensor | None = None,
+    *,
+    more: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
     """Reconstruct and compare.
 
@@ -68,6 +73,8 @@ def vq_losses(
         pixels: (B, 3, S, S) in [-1, 1].
         config: Weights of the terms.
         noise: (B, N, d) added to the unit vectors in place of quantization; None quantizes.
+        more: Called with the pixels and the quantized vectors (B, N, d); gives further terms, whose
+            weights ``config`` has by their names.
 
     Returns:
         The weighted sum, the terms by name, the chosen ids (B, N), and the unit vectors before
@@ -86,6 +93,8 @@ def vq_losses(
         quantized = flat + (chosen - flat).detach()
     else:
         quantized = F.normalize(flat + noise, dim=-1)
+    if more is not None:
+        terms |= more(pixels, quantized)
     quantized = quantized.transpose(1, 2).unflatten(2, grid.shape[-2:])
     reconstruction = model.decode_vectors(quantized).float()
     terms["l1"] = F.l1_loss(reconstruction, pixels)
