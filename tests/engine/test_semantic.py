@@ -140,6 +140,23 @@ def test_results_are_the_same_without_idle_rows(
     assert run(make_engine(semantic_model), requests) == whole
 
 
+def test_a_drawing_goes_on_when_its_neighbour_is_gone(
+    semantic_model: JanusModel, run: Run, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openjanus.engine.engine.rows_change_bits", lambda *_: False)
+    (alone,) = run(make_engine(semantic_model), [draw(seed=2)])
+    engine = make_engine(semantic_model)
+    gone = engine.add(draw(seed=1))
+    engine.add(draw(seed=2))  # in the second slot: the first row of a batch that leaves idle ones
+    for _ in range(4):
+        engine.step()
+    engine.cancel(gone)
+    found = []
+    while engine.has_work:
+        found += [event.ids for event in engine.step() if isinstance(event, FinishedEvent)]
+    assert found == [alone]
+
+
 def test_products_of_the_semantic_decoder_are_tried_as_well(
     semantic_model: JanusModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

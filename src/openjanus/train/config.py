@@ -166,10 +166,10 @@ class SemanticTrainConfig(VQTrainConfig):
 
     def __post_init__(self) -> None:
         VQTrainConfig.__post_init__(self)
-        if self.crop_size > 0 or self.whole_from is not None:
+        if self.whole_from is not None:
             raise ValueError(
-                f"crop_size must be 0 and whole_from left out, got {self.crop_size} and "
-                f"{self.whole_from}: the branch has learned the places of whole pictures"
+                f"whole_from must be left out, got {self.whole_from}: a semantic tokenizer is "
+                "trained on whole pictures from the start"
             )
         if self.compile:
             raise ValueError("compile must be false: a semantic tokenizer's step is not compiled")

@@ -56,7 +56,8 @@ class SemanticTrainer(VQTrainer):
         config: The run.
 
     Raises:
-        ValueError: The teacher's features are of another width, or of a grid that does not fit.
+        ValueError: The teacher's features are of another width, or of a grid that does not fit; or
+            pieces of pictures are asked for.
     """
 
     def __init__(
@@ -66,9 +67,15 @@ class SemanticTrainer(VQTrainer):
         source: PictureSource,
         config: SemanticTrainConfig,
     ) -> None:
-        teacher.check(model.semantic.config)
+        door = model.semantic.config
+        if config.crop_size not in (0, door.image_size):
+            raise ValueError(
+                f"crop_size must be 0 or the picture's side {door.image_size}, got "
+                f"{config.crop_size}: the branch learns the places of whole pictures"
+            )
+        teacher.check(door)
         super().__init__(model, source, config)
-        self.teacher = teacher
+        self.teacher = teacher.to(model.quantize.embedding.weight.device)
         self._semantic = model.semantic
         self._losses = partial(vq_losses, more=self._terms)
 
@@ -82,8 +89,9 @@ class SemanticTrainer(VQTrainer):
     def agreement(self) -> float:
         """Mean cosine with the teacher on pictures that are never trained on, as ids have them."""
         pictures = [self.source.picture(SAMPLE_FIRST + i) for i in range(NUM_SAMPLES)]
-        pixels = uint8_to_pixel_values(np.stack(pictures))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
+        weight = self.model.quantize.embedding.weight
+        pixels = uint8_to_pixel_values(np.stack(pictures)).to(weight.device)
+        with torch.autocast(weight.device.type, torch.bfloat16, enabled=self.config.bf16):
             ids = self.model.encode_to_ids(pixels)
             return 1 - self._terms(pixels, self.model.quantize.lookup(ids))["semantic"].item()
 

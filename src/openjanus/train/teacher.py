@@ -44,9 +44,15 @@ class Teacher:
         self.name = name
         self.image_size = image_size
         self.output_size = encoder.output_size
-        self._encoder = encoder.eval().requires_grad_(False)
+        self._encoder: nn.Module = encoder.eval().requires_grad_(False)
         self._mean = torch.tensor(processor.image_mean).view(3, 1, 1)
         self._std = torch.tensor(processor.image_std).view(3, 1, 1)
+
+    def to(self, device: torch.device) -> Teacher:
+        """Move it; the same teacher."""
+        self._encoder.to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        return self
 
     @torch.no_grad()
     def features(self, pixels: Tensor, num_places: int) -> Tensor:
@@ -85,7 +91,7 @@ class Teacher:
                 f"{self.name} has features of width {self.output_size}, and the tokenizer's "
                 f"teacher_size is {config.teacher_size}: take another teacher, or set teacher_size"
             )
-        blank = torch.zeros(1, 3, self.image_size, self.image_size)
+        blank = self._mean.new_zeros(1, 3, self.image_size, self.image_size)
         self.features(blank, config.num_image_tokens)
 
     def digest(self) -> str:
