@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from openjanus.train.config import (
 )
 from openjanus.train.loop import run_loop
 from openjanus.train.parts import load_door, save_door
+from openjanus.train.recipes import load_recipe
 from openjanus.train.runs import init_vq, run_training
 from openjanus.train.semantic_trainer import SemanticTrainer, init_semantic, semantic_loss
 from openjanus.train.stages import freeze_for_stage, part_of
@@ -320,6 +322,19 @@ def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_wrong_options_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         semantic_config(RunConfig(steps=4), **wrong)
+
+
+def test_the_recipes_are_the_papers_two_steps() -> None:
+    first, second = (load_recipe(f"semantic/step{number}") for number in (1, 2))
+    for config in (first, second):
+        assert isinstance(config, SemanticTrainConfig)
+        door = preset(config.preset).gen_tokenizer
+        assert isinstance(door, SemanticConfig) and config.crop_size == door.image_size
+        assert (config.batch_size, config.loss.semantic) == (128, 0.25)
+        assert (config.optim.lr, config.optim.schedule) == (1e-4, "constant")
+    assert isinstance(second, SemanticTrainConfig) and second.init == "step1/final"
+    assert first.run.steps == math.ceil(40 * 1_281_167 / 128)
+    assert second.run.steps == 50_000_000 // 128
 
 
 # a Janus on a semantic tokenizer
