@@ -34,11 +34,12 @@ SOURCES_OF_USERS = {
 STAGES = ("text", "stage1", "stage2", "stage3")
 
 
-def preset_of(config):
+def preset_of(config) -> str:
     if isinstance(config, JanusTrainConfig) and config.preset is None:
         if config.init[-1] in PRESETS:
             return config.init[-1]
         return "tiny" if "tiny" in config.init or config.init[-1] == "tiny" else "nano-v0"
+    assert config.preset is not None
     return config.preset
 
 

@@ -173,7 +173,10 @@ class SiglipConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SharedEncoderConfig:
-    """Understanding through the other face's tokenizer (Exp-A and B of Janus, Table 5)."""
+    """Understanding through the other face's tokenizer (Exp-A and B of Janus, Table 5).
+
+    A plain VQ gives its codebook vectors, a semantic tokenizer the features of its branch.
+    """
 
     type: ClassVar[str] = "shared"
 
@@ -237,6 +240,39 @@ class VQConfig:
     def num_image_tokens(self) -> int:
         """Ids N an image."""
         return self.grid_size**2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SemanticConfig(VQConfig):
+    """A VQ with a second branch: a causal ViT over its quantized vectors (Janus, appendix A).
+
+    As a generation tokenizer its ids enter the decoder through the branch; as an understanding
+    encoder, or shared by both faces, the branch's outputs are the features.
+    """
+
+    type: ClassVar[str] = "semantic"
+
+    hidden_size: int = 768
+    """Width of the branch, and of the features as they leave it."""
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    layer_norm_eps: float = 1e-6
+    teacher_size: int = 1024
+    """Width of the frozen encoder's features that the branch learns to predict."""
+
+    def __post_init__(self) -> None:
+        VQConfig.__post_init__(self)
+        require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+            f"({self.num_attention_heads}): change one of them",
+        )
+
+    @property
+    def output_size(self) -> int:
+        """Width of a feature as it leaves the branch."""
+        return self.hidden_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -383,7 +419,7 @@ class JanusConfig:
 
 
 _DOOR_CONFIGS: dict[str, type] = {
-    cls.type: cls for cls in (SiglipConfig, SharedEncoderConfig, VQConfig)
+    cls.type: cls for cls in (SiglipConfig, SharedEncoderConfig, VQConfig, SemanticConfig)
 }
 
 
@@ -485,6 +521,30 @@ def _chameleon_7b() -> JanusConfig:
     )
 
 
+def _tiny_semantic() -> JanusConfig:
+    """``tiny`` with one encoder for both faces: a semantic tokenizer (Exp-B of Janus, Table 5)."""
+    return _with_semantic(
+        _tiny(),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        teacher_size=160,  # the encoder of nano-v0
+    )
+
+
+def _with_semantic(config: JanusConfig, **sizes: Any) -> JanusConfig:
+    """The same Janus, its VQ with a semantic branch that both faces share."""
+    plain = config.gen_tokenizer
+    assert isinstance(plain, VQConfig)
+    kept: dict[str, Any] = {item.name: getattr(plain, item.name) for item in fields(plain)}
+    return replace(
+        config,
+        und_encoder=SharedEncoderConfig(),
+        gen_tokenizer=SemanticConfig(**kept, **sizes),
+    )
+
+
 def _nano_v0() -> JanusConfig:
     """The first Janus trained here: 96 px, 144 ids a picture, 13.5 M parameters."""
     return JanusConfig(
@@ -561,8 +621,10 @@ PRESETS: Mapping[str, Callable[[], JanusConfig]] = {
     "tiny": _tiny,
     "tiny-chameleon": _tiny_chameleon,
     "chameleon-7b": _chameleon_7b,
+    "tiny-semantic": _tiny_semantic,
     "nano-v0": _nano_v0,
     "janus-1.3b": lambda: _released(_DECODER_1B, user_role="User", assistant_role="Assistant"),
+    "janus-1.3b-semantic": lambda: _with_semantic(preset("janus-1.3b")),
     "janus-pro-1b": lambda: _released(_DECODER_1B),
     "janus-pro-7b": lambda: _released(_DECODER_7B),
 }

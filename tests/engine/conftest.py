@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from openjanus.config import JanusConfig
+from openjanus.config import JanusConfig, preset
 from openjanus.engine.engine import Engine
 from openjanus.engine.request import (
     ChatRequest,
@@ -19,14 +19,13 @@ from openjanus.engine.request import (
     Request,
 )
 from openjanus.model.janus import JanusModel, build_model
+from openjanus.model.semantic import SemanticDecoder
 
 IMAGE_PAD = 300
 
 
-@pytest.fixture(scope="session")
-def lively_model(tiny_config: JanusConfig) -> JanusModel:
-    """Shared by the session: do not change it."""
-    model = build_model(tiny_config, device="cpu").eval()
+def build_lively(config: JanusConfig) -> JanusModel:
+    model = build_model(config, device="cpu").eval()
     generator = torch.Generator().manual_seed(7)
     model.init_weights(generator)
     with torch.no_grad():
@@ -35,7 +34,21 @@ def lively_model(tiny_config: JanusConfig) -> JanusModel:
                 module.weight.normal_(0.0, 1.0, generator=generator)
             elif isinstance(module, nn.Linear):
                 module.weight.normal_(0.0, module.in_features**-0.5, generator=generator)
+            elif isinstance(module, SemanticDecoder):
+                module.pos_embed.normal_(0.0, 1.0, generator=generator)
     return model
+
+
+@pytest.fixture(scope="session")
+def lively_model(tiny_config: JanusConfig) -> JanusModel:
+    """Shared by the session: do not change it."""
+    return build_lively(tiny_config)
+
+
+@pytest.fixture(scope="session")
+def semantic_model() -> JanusModel:
+    """The same with one semantic tokenizer for both faces. Do not change it."""
+    return build_lively(preset("tiny-semantic"))
 
 
 def run_all(engine: Engine, requests: list[Request]) -> list[tuple[int, ...]]:

@@ -32,7 +32,7 @@ def a_batch(quiet, tokenizer, make_config):
     processor = Processor(quiet.config, tokenizer)
     trainer = JanusTrainer(quiet, processor, make_config(prefetch=False, stage=3))
     quiet.eval()
-    return collate(trainer._with_image_ids(trainer.stream.step(0)), processor)
+    return collate(trainer._with_image_ids(trainer.stream.take({})), processor)
 
 
 def test_every_place_is_one_softmax_over_words_and_codes(quiet, a_batch):

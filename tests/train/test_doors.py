@@ -406,4 +406,4 @@ def test_a_door_put_in_brings_its_codebook(vq_door, tmp_path):
     model, _ = start_model(config)
     assert isinstance(model.vq, VQTokenizer)
     assert torch.equal(model.vq.quant_conv.weight, door.quant_conv.weight)
-    assert torch.equal(model.gen_embed.weight, door.quantize.normalised_codebook())
+    assert torch.equal(model.get_parameter("gen_embed.weight"), door.quantize.normalised_codebook())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -72,7 +73,8 @@ def test_a_value_that_is_no_number_is_a_spike_and_no_history():
 
 
 def test_values_that_are_no_numbers_do_not_hide_what_follows():
-    lines = noisy(**{f"s{step}_loss": math.inf for step in range(50, 100)}, s110_loss=2)
+    changes: dict[str, Any] = {f"s{step}_loss": math.inf for step in range(50, 100)}
+    lines = noisy(**changes, s110_loss=2)
     found = [s.step for s in find_spikes(lines, names=("loss",))]
     assert found == [*range(50, 100), 110]
 

@@ -328,7 +328,7 @@ def test_gen_embed_starts_as_the_codebook(tiny_config):
     model = fresh_model(tiny_config, 0)
     assert isinstance(model.vq, VQTokenizer)
     rows = model.vq.quantize.normalised_codebook()
-    assert torch.equal(model.gen_embed.weight, rows)
+    assert torch.equal(model.get_parameter("gen_embed.weight"), rows)
     assert torch.allclose(rows.norm(dim=-1), torch.ones(len(rows)), atol=1e-5)
 
 

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from openjanus.engine.noise import block_length, gumbel_noise
 from openjanus.engine.request import ChatRequest, DrawRequest, Request
 from openjanus.engine.sampling import guide, sample
 from openjanus.model.attention import KVCache, Run, runs_of
 from openjanus.model.decoder import DecoderLayer
+from openjanus.model.doors import TokenizerEntrance
 from openjanus.model.janus import JanusModel
 
 
@@ -104,6 +105,10 @@ def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
     weights += [layer.mlp.gate_proj.weight, layer.mlp.down_proj.weight]
     weights += model.head_weights()
     sizes = {*_sizes(num_rows, 2), *(2 * pairs for pairs in _sizes(num_rows // 2, 1))}
+    entrance = getattr(model, "gen_embed", None)  # one vocabulary has none
+    if isinstance(entrance, TokenizerEntrance):  # ids come in by products of a row a slot
+        weights += _one_of_each_shape(model.vq, model.gen_aligner)
+        sizes |= set(_sizes(num_rows // 2, 1))
     generator = torch.Generator().manual_seed(0)
     for weight in weights:
         if weight.dtype not in (torch.bfloat16, torch.float16):
@@ -113,6 +118,14 @@ def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
         if not all(torch.equal(F.linear(x[:n], weight), whole[:n]) for n in sizes):
             return True
     return False
+
+
+def _one_of_each_shape(*parts: nn.Module) -> list[Tensor]:
+    """Weights of the matrix products in some modules."""
+    layers = [
+        module for part in parts for module in part.modules() if isinstance(module, nn.Linear)
+    ]
+    return list({tuple(layer.weight.shape): layer.weight for layer in layers}.values())
 
 
 def _sizes(number: int, least: int) -> list[int]:
@@ -162,8 +175,8 @@ class Page(ABC):
         self._noise = torch.zeros(self.num_slots, self._block, num_ids, device=device)
 
     @abstractmethod
-    def _embed(self, ids: Tensor) -> Tensor:
-        """(s,) ids -> (B, 1, D) inputs of the next step, of all rows of s slots."""
+    def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
+        """(s,) last ids of some slots -> (B, 1, D) inputs of the next step, of all their rows."""
 
     @abstractmethod
     def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
@@ -210,7 +223,7 @@ class Page(ABC):
         # An idle row takes position 0 and attends to nothing.
         positions = torch.tensor([[0 if length is None else length] for length in lengths])
         hidden_states = self.model.language_model.model(
-            self._embed(self._next_ids[slots]),
+            self._embed(self._next_ids[slots], slots),
             positions=positions.to(self._next_ids.device),
             cache=self.cache,
             runs=runs_of(lengths, rows),
@@ -275,6 +288,7 @@ class ImagePage(Page):
     def __init__(self, model: JanusModel, capacity: int, num_rows: int) -> None:
         super().__init__(model, capacity, num_rows, 2, model.config.codebook_size)
         self._scale = torch.ones(self.num_slots, device=self._temperature.device)
+        self._gen_cache = model.allocate_gen_cache(self.num_slots)
 
     def seat(self, slot: int, request: DrawRequest, cond: Prefix, uncond: Prefix | None) -> int:
         """Start a drawing in a slot and return its first id; no ``uncond`` means no guidance."""
@@ -284,8 +298,17 @@ class ImagePage(Page):
         logits = guide(cond.logits, uncond.logits, self._scale[slot : slot + 1])
         return self._seat(slot, request, [cond, uncond], logits)
 
-    def _embed(self, ids: Tensor) -> Tensor:
-        return self.model.embed_gen(ids.repeat(2))[:, None]  # the same id feeds both rows
+    def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
+        if self._gen_cache is None:
+            return self.model.embed_gen(ids.repeat(2))[:, None]  # the same id feeds both rows
+        # Both rows of a slot have drawn the same ids: what these leave behind is kept once. The
+        # last id has been sampled and not yet been fed in.
+        lengths = [
+            None if self._requests[slot] is None else self._num_sampled[slot] - 1 for slot in slots
+        ]
+        runs = runs_of(lengths, slots)
+        embeds = self.model.embed_gen(ids[:, None], cache=self._gen_cache, runs=runs)  # (s, 1, D)
+        return embeds.repeat(2, 1, 1)  # (B, 1, D)
 
     def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
         cond, uncond = self.model.image_logits(hidden_states).chunk(2)
@@ -302,7 +325,7 @@ class TextPage(Page):
         """Start a reply in a slot and return its first id."""
         return self._seat(slot, request, [prefix], prefix.logits)
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
         return self.model.embed_text(ids)[:, None]
 
     def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from openjanus.config import DoorConfig, SharedEncoderConfig, SiglipConfig, VQConfig
+from openjanus.config import (
+    DoorConfig,
+    SemanticConfig,
+    SharedEncoderConfig,
+    SiglipConfig,
+    VQConfig,
+)
+from openjanus.model.attention import KVCache, Run
+from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VectorQuantizer, VQTokenizer
 
@@ -38,27 +46,77 @@ class ImageTokenizer(Protocol):
         ...
 
 
-class TokenizerEncoder(nn.Module):
-    """Understanding through the generation tokenizer's codebook vectors (Exp-A and B).
+@runtime_checkable
+class CausalTokenizer(ImageTokenizer, Protocol):
+    """A tokenizer that reads ids itself: what one stands for depends on those before it."""
 
-    It holds no parameter: the tokenizer is registered once, as ``vq``.
+    output_size: int
+
+    def embed_ids(
+        self,
+        image_ids: Tensor,
+        *,
+        cache: KVCache | None = None,
+        runs: Sequence[Run] | None = None,
+    ) -> Tensor:
+        """(B, n) ids from a picture's first, or with a cache the next -> (B, n, output_size)."""
+        ...
+
+    def allocate_cache(self, num_rows: int) -> KVCache:
+        """Memory for pictures in the making."""
+        ...
+
+
+class TokenizerEncoder(nn.Module):
+    """Understanding through the generation tokenizer (Exp-A and B of Janus, Table 5).
+
+    Its features are codebook vectors, or what a causal tokenizer makes of the ids. It holds no
+    parameter: the tokenizer is registered once, as ``vq``.
     """
 
     def __init__(self, tokenizer: ImageTokenizer, codebook_dim: int) -> None:
         super().__init__()
-        self.output_size = codebook_dim
+        causal = isinstance(tokenizer, CausalTokenizer)
+        self.output_size = tokenizer.output_size if causal else codebook_dim
         self._tokenizer = (tokenizer,)  # in a tuple, so that its weights are not listed twice
+        self._embed_ids = tokenizer.embed_ids if causal else tokenizer.quantize.lookup
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, N, codebook_dim) unit vectors."""
-        tokenizer = self._tokenizer[0]
-        vectors = tokenizer.quantize.lookup(tokenizer.encode_to_ids(pixel_values))
-        return vectors.to(pixel_values.dtype)
+        """(B, 3, S, S) -> (B, N, output_size)."""
+        ids = self._tokenizer[0].encode_to_ids(pixel_values)
+        return self._embed_ids(ids).to(pixel_values.dtype)
+
+
+class TokenizerEntrance(nn.Module):
+    """Drawn ids come back in through a causal tokenizer, in place of an embedding of each.
+
+    It holds no parameter: the tokenizer is registered once, as ``vq``.
+    """
+
+    def __init__(self, tokenizer: CausalTokenizer) -> None:
+        super().__init__()
+        self.embedding_dim = tokenizer.output_size
+        self._tokenizer = (tokenizer,)
+
+    def forward(
+        self,
+        image_ids: Tensor,
+        *,
+        cache: KVCache | None = None,
+        runs: Sequence[Run] | None = None,
+    ) -> Tensor:
+        """(B, n) -> (B, n, embedding_dim); see ``CausalTokenizer.embed_ids``."""
+        return self._tokenizer[0].embed_ids(image_ids, cache=cache, runs=runs)
+
+    def allocate_cache(self, num_rows: int) -> KVCache:
+        """Memory for pictures in the making."""
+        return self._tokenizer[0].allocate_cache(num_rows)
 
 
 _BUILDERS: dict[str, Callable[[Any], nn.Module]] = {
     SiglipConfig.type: SiglipEncoder,
     VQConfig.type: VQTokenizer,
+    SemanticConfig.type: SemanticTokenizer,
 }
 
 
@@ -101,3 +159,12 @@ def build_und_encoder(config: DoorConfig, tokenizer: nn.Module, codebook_dim: in
             )
         return TokenizerEncoder(tokenizer, codebook_dim)
     return build_door(config)
+
+
+def build_gen_embed(
+    tokenizer: nn.Module, codebook_size: int, codebook_dim: int
+) -> nn.Embedding | TokenizerEntrance:
+    """Build what brings drawn ids back in: an embedding, or the tokenizer where it reads ids."""
+    if isinstance(tokenizer, CausalTokenizer):
+        return TokenizerEntrance(tokenizer)
+    return nn.Embedding(codebook_size, codebook_dim)

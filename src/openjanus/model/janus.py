@@ -4,6 +4,8 @@ Understanding:  pixels -> und_encoder -> und_aligner -> decoder -> lm_head  -> w
 Generation:     words  -> decoder     -> gen_head    -> ids     -> vq       -> pixels,
                 each id coming back in through gen_embed -> gen_aligner.
 
+A semantic tokenizer (appendix A) reads ids itself and takes gen_embed's place.
+
 Nothing but the decoder is shared. (The papers call the aligners "adaptors" and gen_head the
 "image head".) Here is no loss, no sampling and no text tokenizer.
 
@@ -13,7 +15,7 @@ words and codes are ids of one table and one head.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -23,8 +25,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from openjanus.config import JanusConfig
+from openjanus.model.attention import KVCache, Run
 from openjanus.model.decoder import LanguageModel
-from openjanus.model.doors import ImageTokenizer, build_door, build_und_encoder
+from openjanus.model.doors import (
+    ImageTokenizer,
+    TokenizerEntrance,
+    build_door,
+    build_gen_embed,
+    build_und_encoder,
+)
 
 INIT_STD = 0.02
 
@@ -84,8 +93,8 @@ class JanusModel(nn.Module):
         config, hidden_size = self.config, self.config.language.hidden_size
         self.und_encoder = build_und_encoder(config.und_encoder, self.vq, config.codebook_dim)
         self.und_aligner = Aligner(_output_size(self.und_encoder), hidden_size)
-        self.gen_embed = nn.Embedding(config.codebook_size, config.codebook_dim)
-        self.gen_aligner = Aligner(config.codebook_dim, hidden_size)
+        self.gen_embed = build_gen_embed(self.vq, config.codebook_size, config.codebook_dim)
+        self.gen_aligner = Aligner(self.gen_embed.embedding_dim, hidden_size)
         self.gen_head = GenHead(hidden_size, config.codebook_size)
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
@@ -107,16 +116,36 @@ class JanusModel(nn.Module):
         """What ``und_encoder`` gave -> (B, N, D)."""
         return self.und_aligner(features)
 
-    def embed_gen(self, image_ids: Tensor) -> Tensor:
+    def embed_gen(
+        self,
+        image_ids: Tensor,
+        *,
+        cache: KVCache | None = None,
+        runs: Sequence[Run] | None = None,
+    ) -> Tensor:
         """Bring codebook ids back in (Janus, section 3.1).
 
         Args:
-            image_ids: (B, N) in [0, C).
+            image_ids: (B, N) in [0, C). Where the tokenizer reads ids itself, a picture's from its
+                first; with a cache the next of each row.
+            cache: From ``allocate_gen_cache``, where that gives one.
+            runs: Where in the cache each row stands and how many ids it holds.
 
         Returns:
             (B, N, D).
         """
-        return self.gen_aligner(self.gen_embed(image_ids))
+        if cache is None:
+            return self.gen_aligner(self.gen_embed(image_ids))
+        return self.gen_aligner(self.gen_embed(image_ids, cache=cache, runs=runs))
+
+    def allocate_gen_cache(self, num_rows: int) -> KVCache | None:
+        """Memory of the entrance for drawings in the making, a row each.
+
+        None where an id is embedded without regard to those before it.
+        """
+        if isinstance(self.gen_embed, TokenizerEntrance):
+            return self.gen_embed.allocate_cache(num_rows)
+        return None
 
     def embed_extra(self, door: str, values: Tensor) -> Tensor:
         """Encode the input of a further door.
@@ -252,12 +281,23 @@ class OneVocabularyModel(JanusModel):
             )
         self.und_encoder = ImageIdsEncoder(self.vq)
 
+    def allocate_gen_cache(self, num_rows: int) -> KVCache | None:
+        """None: an id is a word like any other."""
+        return None
+
     def align_und(self, features: Tensor) -> Tensor:
         """(B, N) ids -> (B, N, D): a picture that is understood enters as one that is drawn."""
         return self.embed_gen(features)
 
-    def embed_gen(self, image_ids: Tensor) -> Tensor:
-        """(B, N) in [0, C) -> (B, N, D)."""
+    def embed_gen(
+        self,
+        image_ids: Tensor,
+        *,
+        cache: KVCache | None = None,
+        runs: Sequence[Run] | None = None,
+    ) -> Tensor:
+        """(B, N) in [0, C) -> (B, N, D); there is nothing to remember."""
+        assert cache is None and runs is None
         return self.embed_text(image_ids + self.config.text_vocab_size)
 
     def text_logits(self, hidden_states: Tensor) -> Tensor:

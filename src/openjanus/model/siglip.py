@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,19 +11,43 @@ from torch import Tensor, nn
 from openjanus.config import SiglipConfig
 
 
+class BlockSizes(Protocol):
+    """What a block's modules need of a configuration; also that of the causal ViT."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width C."""
+        ...
+
+    @property
+    def intermediate_size(self) -> int:
+        """Width of the MLP."""
+        ...
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Heads H."""
+        ...
+
+
 class SiglipAttention(nn.Module):
     """Bidirectional self-attention with one fused projection."""
 
-    def __init__(self, config: SiglipConfig) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, C) -> queries, keys and values, each (B, H, N, K)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, H, K)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, H, K)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, K)
+        q, k, v = self.split(x)
         attended = F.scaled_dot_product_attention(q, k, v)
         return self.proj(attended.transpose(1, 2).flatten(2))  # (B, N, C)
 
@@ -29,7 +55,7 @@ class SiglipAttention(nn.Module):
 class SiglipMLP(nn.Module):
     """Two layers with GELU: the exact one, where stock SigLIP has the tanh approximation."""
 
-    def __init__(self, config: SiglipConfig) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)

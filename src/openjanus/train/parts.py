@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from openjanus.config import DoorConfig
 from openjanus.config_file import door_to_dict, parse_door
+from openjanus.model.doors import TokenizerEntrance
 from openjanus.model.janus import JanusModel
 from openjanus.model.vq import VectorQuantizer
 from openjanus.train.checkpoint import checkpoint_steps, load_checkpoint, newest_checkpoint
@@ -110,8 +111,8 @@ def load_language_model(path: Path, model: JanusModel) -> None:
 
 @torch.no_grad()
 def start_gen_embed_from_codebook(model: JanusModel) -> None:
-    """Make gen_embed a copy of the codebook's unit rows; one vocabulary has a table of its own."""
-    if model.config.one_vocabulary:
+    """Make gen_embed a copy of the codebook's unit rows, where it is a table of its own."""
+    if model.config.one_vocabulary or isinstance(model.gen_embed, TokenizerEntrance):
         return
     quantizer = model.vq.quantize
     assert isinstance(quantizer, VectorQuantizer)

@@ -21,6 +21,7 @@ from openjanus.config import near
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import (
     JanusTrainConfig,
+    SemanticTrainConfig,
     SiglipTrainConfig,
     TokenizerTrainConfig,
     VQTrainConfig,
@@ -30,6 +31,7 @@ from openjanus.train.runs import TrainConfig, check_same_run, is_complete, run_t
 
 KINDS: dict[str, type[TrainConfig]] = {
     "vq": VQTrainConfig,
+    "semantic": SemanticTrainConfig,
     "siglip": SiglipTrainConfig,
     "tokenizer": TokenizerTrainConfig,
     "janus": JanusTrainConfig,

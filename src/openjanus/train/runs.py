@@ -13,10 +13,11 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from openjanus.config import SiglipConfig, VQConfig, preset
+from openjanus.config import SemanticConfig, SiglipConfig, VQConfig, preset
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
+from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
 from openjanus.pipeline.load import choose_device
@@ -24,22 +25,31 @@ from openjanus.processor.text import train_tokenizer
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import (
     JanusTrainConfig,
+    SemanticTrainConfig,
     SiglipTrainConfig,
     TokenizerTrainConfig,
     VQTrainConfig,
 )
 from openjanus.train.loop import run_loop
 from openjanus.train.parse import parse_typed
-from openjanus.train.parts import save_door
+from openjanus.train.parts import load_door, save_door
+from openjanus.train.semantic_trainer import SemanticTrainer, init_semantic
 from openjanus.train.siglip_trainer import SiglipTrainer, regions_of
 from openjanus.train.stages import count_by_part
-from openjanus.train.start import read_tokenizer, start_encoder, start_model
+from openjanus.train.start import beside, read_tokenizer, start_encoder, start_model
+from openjanus.train.teacher import load_teacher
 from openjanus.train.trainer import JanusTrainer
-from openjanus.train.vq_data import EpochPictures
+from openjanus.train.vq_data import EpochPictures, PictureSource
 from openjanus.train.vq_trainer import VQTrainer
 from openjanus.weights.own import save_model
 
-TrainConfig = VQTrainConfig | SiglipTrainConfig | TokenizerTrainConfig | JanusTrainConfig
+TrainConfig = (
+    VQTrainConfig
+    | SemanticTrainConfig
+    | SiglipTrainConfig
+    | TokenizerTrainConfig
+    | JanusTrainConfig
+)
 
 FREE_ON_RESUME = frozenset(
     [f"run.{name}" for name in ("dir", "stop_at", "resume", "save_every", "keep", "sample_every")]
@@ -66,7 +76,9 @@ def run_training(config: TrainConfig) -> None:
     """
     if not config.run.dir:
         raise ValueError("run.dir must name a folder: add --run.dir DIR")
-    if isinstance(config, VQTrainConfig):
+    if isinstance(config, SemanticTrainConfig):  # which is a VQTrainConfig too
+        _run_semantic(config)
+    elif isinstance(config, VQTrainConfig):
         _run_vq(config)
     elif isinstance(config, SiglipTrainConfig):
         _run_siglip(config)
@@ -161,18 +173,44 @@ def _run_janus(config: JanusTrainConfig) -> None:
 
 def _run_vq(config: VQTrainConfig) -> None:
     door = preset(config.preset).gen_tokenizer
-    if not isinstance(door, VQConfig):
+    if type(door) is not VQConfig:
         raise ValueError(f"preset {config.preset!r} has a tokenizer of type {door.type!r}, not vq")
     model = VQTokenizer(door)
     init_vq(model, config.run.seed)
+    model.to(choose_device(config.device))
+    trainer = VQTrainer(model, _pictures(config), config)
+    _write_config(config)
+    done = run_loop(trainer, config.run, description="vq")
+    if done >= config.run.last_step:
+        _publish(config, lambda folder: save_door(folder, trainer.result, door))
+
+
+def _pictures(config: VQTrainConfig) -> PictureSource:
     source = build_source(config.source.type, config.source.options)
     if not hasattr(source, "picture"):
         held_out = config.eval.pictures
-        source = EpochPictures(source, seed=config.run.seed, held_out=held_out)
+        return EpochPictures(source, seed=config.run.seed, held_out=held_out)
+    return source
+
+
+def _run_semantic(config: SemanticTrainConfig) -> None:
+    door = preset(config.preset).gen_tokenizer
+    if not isinstance(door, SemanticConfig):
+        raise ValueError(
+            f"preset {config.preset!r} has a tokenizer of type {door.type!r}, not semantic: take "
+            "one such as tiny-semantic"
+        )
+    model = SemanticTokenizer(door)
+    if config.init is None:
+        init_vq(model, config.run.seed)
+        init_semantic(model, config.run.seed)
+    else:
+        load_door(beside(config.run.dir, config.init), model, door)
     model.to(choose_device(config.device))
-    trainer = VQTrainer(model, source, config)
+    teacher = load_teacher(config.run.dir, config.teacher)
+    trainer = SemanticTrainer(model, teacher, _pictures(config), config)
     _write_config(config)
-    done = run_loop(trainer, config.run, description="vq")
+    done = run_loop(trainer, config.run, description="semantic")
     if done >= config.run.last_step:
         _publish(config, lambda folder: save_door(folder, trainer.result, door))
 

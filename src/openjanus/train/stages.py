@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 from torch import nn
 
+from openjanus.model.doors import ImageTokenizer
+
 Stage = Literal[0, 1, 2, 3]
 """0 is text alone, which the papers' decoder arrives with; 1 to 3 are theirs."""
 
@@ -92,8 +94,14 @@ def trained_parts(stage: Stage, *, train_gen_embed: bool) -> frozenset[Part]:
 
 
 def freeze_for_stage(model: nn.Module, stage: Stage, *, train_gen_embed: bool) -> None:
-    """Set ``requires_grad`` of every parameter as the stage says."""
+    """Set ``requires_grad`` of every parameter as the stage says.
+
+    A tokenizer is never trained with the decoder, not even as the understanding encoder: no
+    gradient passes its ids, and what its branch has learned is what they mean.
+    """
     parts = trained_parts(stage, train_gen_embed=train_gen_embed)
+    if isinstance(getattr(model, "und_encoder", None), ImageTokenizer):
+        parts -= {"und_encoder"}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in parts)
 

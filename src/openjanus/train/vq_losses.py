@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -61,6 +62,8 @@ def vq_losses(
     config: VQLossConfig,
     noise: Tensor | None = None,
     perceptual: PerceptualLoss | None = None,
+    *,
+    more: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
 ) -> VQLosses:
     """Reconstruct and compare.
 
@@ -70,6 +73,8 @@ def vq_losses(
         config: Weights of the terms.
         noise: (B, N, d) added to the unit vectors in place of quantization; None quantizes.
         perceptual: Needed where ``config`` weighs it.
+        more: Called with the pixels and the quantized vectors (B, N, d); gives further terms, whose
+            weights ``config`` has by their names.
     """
     grid = model.encode_to_vectors(pixels).float()  # (B, d, g, g)
     vectors = F.normalize(grid, dim=1)
@@ -90,6 +95,8 @@ def vq_losses(
         quantized = flat + (chosen - flat).detach()
     else:
         quantized = F.normalize(flat + noise, dim=-1)
+    if more is not None:
+        terms |= more(pixels, quantized)
     quantized = quantized.transpose(1, 2).unflatten(2, grid.shape[-2:])
     reconstruction = model.decode_vectors(quantized).float()
     terms["l1"] = F.l1_loss(reconstruction, pixels)

@@ -402,7 +402,7 @@ def vq_of(config: JanusConfig, layout: str) -> VQConfig:
     """
     tokenizer = config.gen_tokenizer
     require(
-        isinstance(tokenizer, VQConfig),
+        type(tokenizer) is VQConfig,  # a semantic one is a VQ and more
         f"the {layout} layout has no gen_tokenizer of type {tokenizer.type!r}, only 'vq': save it "
         "in our own format",
     )
