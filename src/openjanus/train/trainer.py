@@ -180,6 +180,10 @@ class JanusTrainer:
                 f"{self.config.max_bad_samples}; the last: {bad[-1].name}: {bad[-1].reason}"
             )
 
+    def fill(self, step: StepSamples) -> None:
+        """Put the ids of drawings into the caches, where they are not yet."""
+        self._with_image_ids(step)
+
     def _with_image_ids(self, step: StepSamples) -> list[EncodedSample]:
         """Put codebook ids in place of pictures: known ones from the cache, others computed."""
         samples = list(step.samples)
