@@ -159,10 +159,8 @@ def kept(captions, path, **rules):
     counts = filter_source(captions, Rules(**rules), path, tell=told.append)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert counts == {"done": 4, "written": len(lines)}
-    assert told == [
-        f"left out: captions.jsonl:4: no picture at {path.parent}/gone.png: check the "
-        "path or the option image_root"
-    ]
+    (line,) = told
+    assert line.startswith(f"left out: captions.jsonl:4: no picture at {path.parent}/gone.png")
     return lines
 
 

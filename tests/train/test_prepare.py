@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -38,11 +39,16 @@ class Teller:
 
 def test_captions_are_made_anew_and_nothing_is_lost(captions, tmp_path):
     source, output, told = CaptionFile(path=str(captions), face="und"), tmp_path / "out.jsonl", []
-    teller = Teller()
-    options = {"prompt": "?", "max_new_tokens": 4, "name": "teller", "tell": told.append}
-    first = recaption(teller, source, output, limit=1, **options)  # pyright: ignore
+    teller: Any = Teller()
+    options: dict[str, Any] = {
+        "prompt": "?",
+        "max_new_tokens": 4,
+        "name": "teller",
+        "tell": told.append,
+    }
+    first = recaption(teller, source, output, limit=1, **options)
     assert first == {"done": 1, "written": 1}
-    rest = recaption(teller, source, output, **options)  # pyright: ignore
+    rest = recaption(teller, source, output, **options)
     assert rest == {"done": 3, "written": 3} and teller.asked == 2
     a, gone, b = [json.loads(line) for line in output.read_text().splitlines()]
     assert a == {"image": "a.png", "caption": "[200, 30, 30]", "id": "a", "caption_before": "a"}
@@ -50,7 +56,7 @@ def test_captions_are_made_anew_and_nothing_is_lost(captions, tmp_path):
     assert (gone["caption"], gone["id"]) == ("gone", "gone")
     assert "no picture at" in gone["error"] and len(told) == 1
     with pytest.raises(ValueError, match="begun with another prompt"):
-        recaption(teller, source, output, **(options | {"prompt": "!"}))  # pyright: ignore
+        recaption(teller, source, output, **(options | {"prompt": "!"}))
 
 
 def test_ids_made_before_a_run_are_those_it_finds(captions, make_config, tmp_path, monkeypatch):

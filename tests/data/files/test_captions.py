@@ -44,8 +44,10 @@ def test_a_caption_serves_both_faces_in_both_forms(write_lines, pictures, face, 
 
 def test_keys_and_question_are_options(write_lines, pictures):
     path = str(write_lines("a.jsonl", [{"file": "blue.png", "text": "blue"}]))
-    options = {"image_key": "file", "caption_key": "text", "question": "What?"}
-    assert said(CaptionFile(path=path, face="und", **options)[0])[0] == (
+    source = CaptionFile(
+        path=path, face="und", image_key="file", caption_key="text", question="What?"
+    )
+    assert said(source[0])[0] == (
         "user",
         f"{IMAGE_MARK}\nWhat?",
     )
@@ -107,8 +109,8 @@ def test_folders_that_are_no_classes_are_told(classes, tmp_path, picture_bytes):
         ImageFolder(path=str(tmp_path / "nowhere"))
 
 
-def write_tar(path, members, mode="w"):
-    with tarfile.open(path, mode) as archive:
+def write_tar(path, members, *, compressed=False):
+    with tarfile.open(path, "w:gz" if compressed else "w") as archive:
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -179,7 +181,7 @@ def test_broken_members_are_named(tmp_path, picture_bytes, members, says):
 
 
 def test_a_compressed_shard_is_told(tmp_path, picture_bytes):
-    path = write_tar(tmp_path / "a.tar", [("1.png", picture_bytes())], "w:gz")
+    path = write_tar(tmp_path / "a.tar", [("1.png", picture_bytes())], compressed=True)
     with pytest.raises(ValueError, match=r"a\.tar is no plain tar file .*unpack"):
         TarShards(path=str(path), face="gen")
 

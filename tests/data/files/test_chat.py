@@ -10,7 +10,7 @@ import pytest
 from openjanus.data.collate import encode_sample
 from openjanus.data.files.chat import ChatFile, parse_chat
 from openjanus.data.mixture import Mixture
-from openjanus.data.samples import IMAGE_MARK
+from openjanus.data.samples import IMAGE_MARK, KINDS, Kind
 from openjanus.data.sources import build_source
 from openjanus.data.stream import SampleStream
 
@@ -108,7 +108,7 @@ def test_a_drawing_is_a_caption_beside_its_picture(write_lines, pictures, answer
 def test_one_file_serves_every_face_of_the_mixture(write_lines, pictures, processor):
     lines = [llava(), messages("red", target_image="red.png"), messages("Hi", "Yo")] * 4
     path = str(write_lines("a.jsonl", lines))
-    kinds = ("und", "text", "gen")
+    kinds: tuple[Kind, ...] = KINDS
     sources = {kind: [ChatFile(path=path, face=kind)] for kind in kinds}
     assert [sources["gen"][0].key(i) for i in range(4)] == [f"a.jsonl:{n}" for n in (2, 5, 8, 11)]
     stream = SampleStream(

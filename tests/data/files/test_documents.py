@@ -8,7 +8,7 @@ import torch
 
 from openjanus.data.collate import collate, encode_sample, with_image_ids
 from openjanus.data.files.documents import DocumentFile, parse_document
-from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Sample, Turn
+from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Kind, Sample, Turn
 from openjanus.train.losses import compute_losses
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -126,7 +126,8 @@ def test_parallel_lists_take_their_role_from_the_option(write_lines, pictures):
 
 def test_faces_of_documents(write_lines, pictures):
     path = str(write_lines("a.jsonl", [STORY, {"parts": [text("a"), seen("red.png")]}]))
-    for face, line in (("gen", 1), ("und", 2)):
+    lines: dict[Kind, int] = {"gen": 1, "und": 2}
+    for face, line in lines.items():
         source = DocumentFile(path=path, face=face)
         assert [source.key(i) for i in range(len(source))] == [f"a.jsonl:{line}"]
 
