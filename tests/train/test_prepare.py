@@ -55,8 +55,9 @@ def test_captions_are_made_anew_and_nothing_is_lost(captions, tmp_path):
     assert b["caption"] == "[30, 30, 200]"
     assert (gone["caption"], gone["id"]) == ("gone", "gone")
     assert "no picture at" in gone["error"] and len(told) == 1
+    options["prompt"] = "!"
     with pytest.raises(ValueError, match="begun with another prompt"):
-        recaption(teller, source, output, **(options | {"prompt": "!"}))
+        recaption(teller, source, output, **options)
 
 
 def test_ids_made_before_a_run_are_those_it_finds(captions, make_config, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from openjanus.data.files.base import FileSource
 from openjanus.data.journal import write_each
@@ -45,12 +46,12 @@ def find_score(name: str) -> Score:
     if not (module and colon and function):
         raise ValueError(f"a score is named module:function, got {name!r}")
     try:
-        found = getattr(importlib.import_module(module), function)
+        found: Any = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"no score {name!r} ({error}): check the name and PYTHONPATH") from error
     if not callable(found):
         raise ValueError(f"{name!r} is no function, but a {type(found).__name__}")
-    return found
+    return cast(Score, found)
 
 
 def is_kept(sample: Sample, rules: Rules, score: Score | None) -> bool:

@@ -11,7 +11,7 @@ from openjanus.data.collate import encode_sample
 from openjanus.data.files.chat import ChatFile, parse_chat
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import IMAGE_MARK, KINDS, Kind
-from openjanus.data.sources import build_source
+from openjanus.data.sources import Source, build_source
 from openjanus.data.stream import SampleStream
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -109,8 +109,8 @@ def test_one_file_serves_every_face_of_the_mixture(write_lines, pictures, proces
     lines = [llava(), messages("red", target_image="red.png"), messages("Hi", "Yo")] * 4
     path = str(write_lines("a.jsonl", lines))
     kinds: tuple[Kind, ...] = KINDS
-    sources = {kind: [ChatFile(path=path, face=kind)] for kind in kinds}
-    assert [sources["gen"][0].key(i) for i in range(4)] == [f"a.jsonl:{n}" for n in (2, 5, 8, 11)]
+    sources: dict[Kind, list[Source]] = {kind: [ChatFile(path=path, face=kind)] for kind in kinds}
+    assert [sources["gen"][0][i].key for i in range(4)] == [f"a.jsonl:{n}" for n in (2, 5, 8, 11)]
     stream = SampleStream(
         sources,
         Mixture({k: [4] for k in kinds}, {k: [1] for k in kinds}, (1, 1, 1), seed=0),

@@ -114,7 +114,7 @@ class RecordSource(FileSource):
     ) -> None:
         super().__init__(image_root=image_root, max_pixels=max_pixels)
         self.records = records
-        self.face = face
+        self.face: Kind | None = face
         if face is not None:
             check_face(face)
             self._keep_face(face)

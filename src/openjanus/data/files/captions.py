@@ -52,7 +52,7 @@ class CaptionFile(RecordSource):
         self.question, self.image_key, self.caption_key = question, image_key, caption_key
         records = Records(find_files(path, (".jsonl", ".json")), scan_json, unit="captions")
         super().__init__(records, image_root=image_root, max_pixels=max_pixels)
-        self.face = face
+        self.face: Kind | None = face
 
     def kind_of(self, record: dict[str, Any]) -> Kind:
         """The option ``face``."""
@@ -102,7 +102,8 @@ class ImageFolder(FileSource):
     ) -> None:
         check_captions(face, form, question)
         super().__init__(max_pixels=max_pixels)
-        self.face, self.question = face, question
+        self.face: Kind = face
+        self.question = question
         self.form: Form = form
         root = Path(path).expanduser()
         if not root.is_dir():

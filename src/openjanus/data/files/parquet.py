@@ -58,7 +58,8 @@ class ParquetFile(FileSource):
     ) -> None:
         check_captions(face, form, question)
         super().__init__(image_root=image_root, max_pixels=max_pixels)
-        self.face, self.question = face, question
+        self.face: Kind = face
+        self.question = question
         self.form: Form = form
         self.image_key, self.caption_key = image_key, caption_key
         self.files = find_files(path, (".parquet",))
@@ -84,7 +85,8 @@ class ParquetFile(FileSource):
         return {**self.__dict__, "_kept": OrderedDict(), "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        for name, value in state.items():
+            setattr(self, name, value)
         self._lock = Lock()
 
     def __len__(self) -> int:

@@ -56,7 +56,8 @@ class TarShards(FileSource):
     ) -> None:
         check_captions(face, form, question)
         super().__init__(max_pixels=max_pixels)
-        self.face, self.question, self.caption_key = face, question, caption_key
+        self.face: Kind = face
+        self.question, self.caption_key = question, caption_key
         self.form: Form = form
         self.files = find_files(path, (".tar",))
         # (shard, then offset and size of picture, text and json), and names end to end.
