@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NO_ROOMS = {"utils", "util", "common", "helpers", "helper", "misc", "tokenizer", "core", "lib"}
 """Names that say nothing, or (tokenizer) two things."""
 
-OPTIONAL = {"matplotlib", "resvg_py", "yaml"}
+OPTIONAL = {"matplotlib", "pyarrow", "resvg_py", "yaml"}
 """What an extra installs; imported where it is used, since it may be missing."""
 
 HEAVY = {"torch", "numpy", "PIL", "tokenizers", "safetensors", "huggingface_hub", "tqdm"}

@@ -322,6 +322,14 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["convert", "tiny", "x", "--format", "transformers", "--dtype", "f8"], "unknown dtype"),
         (["convert", "tiny", ".", "--format", "openjanus", "--revision", "a"], "revision belongs"),
         (["data"], "WHAT"),
+        (["data", "lint"], "either a source"),
+        (["data", "lint", "chat-json", "--set", "path=x"], "'chat-jsonl'"),
+        (["data", "lint", "chat-jsonl", "--set", "path=nowhere"], "no file or folder at nowhere"),
+        (["data", "lint", "toy", "--set", "kind=und", "--limit", "0"], "--limit must be >= 1"),
+        (["data", "lint", "toy", "--config", "tiny/stage2"], "either a source"),
+        (["data", "show", "--config", "tiny/vq"], "trains no Janus"),
+        (["data", "show", "toy", "--set", "kind=und", "--n", "0"], "--n must be >= 1"),
+        (["data", "filter", "toy", "--set", "kind=und", "--output", "x"], "has no files"),
         (["data", "fetch", "lego"], "lego"),
         (["data", "sheet", "--n", "0"], "--n must be >= 1"),
         (["data", "scene", "--folder", "nowhere"], "nowhere"),
@@ -448,3 +456,42 @@ def test_help_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--guidance-scale" in done.stdout
+
+
+@pytest.fixture
+def chat_file(tmp_path):
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"messages": said}) + "\n")
+    return path
+
+
+def test_lint_ends_with_1_where_an_item_is_broken(chat_file, capsys):
+    command = ["data", "lint", "chat-jsonl", "--model", "tiny", "--set", f"path={chat_file}"]
+    assert main(command) == 0
+    assert "1 samples: 1 text" in capsys.readouterr().out
+    assert main([*command, "--max-length", "3"]) == 1
+    with chat_file.open("a") as file:
+        file.write("{\n")
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert "chat.jsonl:2 is not valid JSON" in said.out
+    assert said.err.endswith("openjanus: not every item can be used: chat-jsonl\n")
+
+
+def test_lint_and_show_take_a_recipe(tmp_path, capsys):
+    assert main(["data", "lint", "--config", "tiny/stage2", "--model", "tiny", "--limit", "2"]) == 0
+    out = capsys.readouterr().out
+    assert [f"sources.{kind}.0" in out for kind in ("und", "text", "gen")] == [True] * 3
+    page = tmp_path / "new" / "page.html"
+    command = ["data", "show", "--config", "tiny/stage2", "--model", "tiny", "--n", "1"]
+    assert main([*command, "--output", str(page)]) == 0
+    assert page.read_text(encoding="utf-8").count("<h2>") == 3
+
+
+def test_filter_copies_a_record_as_it_is(chat_file, tmp_path, capsys):
+    output = tmp_path / "kept.jsonl"
+    command = ["data", "filter", "chat-jsonl", "--set", f"path={chat_file}"]
+    assert main([*command, "--output", str(output)]) == 0
+    assert output.read_text() == chat_file.read_text()
+    assert "1 of 1 records kept" in capsys.readouterr().out

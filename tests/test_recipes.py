@@ -27,10 +27,6 @@ from openjanus.weights.formats import load_model
 SINGLE = [name for name in recipe_names() if read_recipe(name)["kind"] != "all"]
 COMPOSITE = [name for name in recipe_names() if read_recipe(name)["kind"] == "all"]
 FAMILIES = ("tiny", "nano")
-SOURCES_OF_USERS = {
-    *("image-folder", "captions", "chat", "text", "webdataset", "parquet", "interleaved")
-}
-"""Sources over files of whoever trains: in the papers' recipes with paths to fill in."""
 STAGES = ("text", "stage1", "stage2", "stage3")
 
 
@@ -62,7 +58,7 @@ def test_every_family_is_whole():
 def test_every_recipe_is_built(name):
     config = load_recipe(name, ["--run.dir", "somewhere"])
     model = build_model(preset(preset_of(config)))
-    known = {*source_names(), *SOURCES_OF_USERS}
+    known = source_names()
     assert all(source.type in known for source in sources_of(config))
     if isinstance(config, JanusTrainConfig):
         assert config.max_length <= model.config.language.max_position_embeddings

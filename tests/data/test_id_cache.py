@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from openjanus.data.id_cache import IdCache, module_hash, source_digest
+from openjanus.data.id_cache import (
+    IdCache,
+    fingerprint_of,
+    module_hash,
+    picture_stamp,
+    source_digest,
+)
 
 
 def cache(folder, **changes):
@@ -82,3 +88,43 @@ def test_hashes_follow_what_they_name():
     assert module_hash(one) != module_hash(other)
     assert source_digest("toy", {"a": 1, "b": 2}) == source_digest("toy", {"b": 2, "a": 1})
     assert source_digest("toy", {"a": 1}) != source_digest("toy", {"a": 2})
+
+
+def test_ids_of_a_picture_that_changed_under_its_name_are_not_served(tmp_path):
+    before, after = np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3, 3), np.uint8)
+    after[1, 2, 0] = 1
+    kept = cache(tmp_path)
+    kept.put([4], np.array([[1, 2, 3, 4]]), [picture_stamp(before)])
+    kept.flush()
+    again = cache(tmp_path)
+    assert again.get(4, picture_stamp(before)) is not None
+    assert again.get(4, picture_stamp(after)) is None
+    again.put([4], np.array([[5, 6, 7, 8]]), [picture_stamp(after)])
+    assert known(again, 4) == [5, 6, 7, 8]
+    assert again.get(4, picture_stamp(after)) is not None
+    assert again.get(4, picture_stamp(before)) is None
+
+
+def test_the_shape_of_a_picture_is_part_of_its_stamp():
+    wide, high = np.zeros((2, 3, 3), np.uint8), np.zeros((3, 2, 3), np.uint8)
+    assert picture_stamp(wide) != picture_stamp(high)
+    assert picture_stamp(wide) == picture_stamp(np.asfortranarray(wide))
+
+
+def test_a_cache_of_version_1_goes_on_for_what_cannot_change(tmp_path):
+    kept = cache(tmp_path)
+    kept.put([3], np.array([[0, 1, 2, 63]]))
+    kept.flush()
+    (tmp_path / "stamps.npy").unlink()
+    record = json.loads((tmp_path / "cache.json").read_text())
+    (tmp_path / "cache.json").write_text(json.dumps(record | {"format_version": 1}))
+    again = cache(tmp_path)
+    assert known(again, 3) == [0, 1, 2, 63]
+    assert again.get(3, picture_stamp(np.zeros((2, 2, 3), np.uint8))) is None
+    assert json.loads((tmp_path / "cache.json").read_text())["format_version"] == 2
+
+
+def test_edited_files_have_a_cache_of_their_own():
+    names = {source_digest("toy", {}, print_) for print_ in (None, "a", "b")}
+    assert len(names) == 3
+    assert fingerprint_of(object()) is None

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from openjanus.config import preset
+from openjanus.data.sources import source_names
 from openjanus.model.janus import build_model
 from openjanus.processor.text import byte_tokenizer
 from openjanus.train.config import JanusTrainConfig, SourceConfig, SourcesConfig
@@ -95,7 +96,7 @@ def test_the_schedule_of_sources_is_the_papers() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_source_has_a_path_to_fill_in(family: str) -> None:
-    known = {"image-folder", "captions", "chat", "text", "webdataset", "parquet", "interleaved"}
+    known = source_names()
     for stage in STAGES:
         sources = recipe(family, stage).sources
         for source in (*sources.und, *sources.text, *sources.gen):

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from openjanus.cli import conformance, models, runs, worlds
+from openjanus.cli import conformance, data, models, runs
 from openjanus.cli.parsing import EXTRAS, Parser
 from openjanus.config import near
 
@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``openjanus``; the process's own when None.
 
     Returns:
-        Exit code: 0, 1 where a check found a difference, 2 after a mistake of the user, 130 after
-        Ctrl-C, 141 when the reader of stdout went away.
+        Exit code: 0, 1 where a check found a difference or broken data, 2 after a mistake of the
+        user, 130 after Ctrl-C, 141 when the reader of stdout went away.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _say
             args.run(args)
         sys.stdout.flush()
-    except conformance.Disagreement as found:
+    except (conformance.Disagreement, data.BrokenData) as found:
         print(f"openjanus: {found}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -91,7 +91,7 @@ def parse(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--traceback", action="store_true", help="show where a message comes from")
     verbs = parser.add_subparsers(metavar="COMMAND")
     models.add_verbs(verbs)
-    worlds.add_verbs(verbs)
+    data.add_verbs(verbs)
     runs.add_verbs(verbs)
     conformance.add_verbs(verbs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "nano"
 
 EXTRAS = {
-    "train": {"yaml": "pyyaml", "matplotlib": "matplotlib"},
+    "train": {"yaml": "pyyaml", "matplotlib": "matplotlib", "pyarrow": "pyarrow"},
     "nano": {"resvg_py": "resvg-py", "yaml": "pyyaml"},
 }
 """Extra -> the modules that it brings, each with the package that holds it."""
@@ -53,6 +54,17 @@ def parse_seed(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a seed is a whole number >= 0, got {text!r}")
     return int(text)
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE; a value is JSON where it can be, else a word."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

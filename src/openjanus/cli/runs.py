@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openjanus.cli.parsing import EXTRAS, add_model, add_verb, load, parse_seed, print_table
+from openjanus.cli.parsing import (
+    EXTRAS,
+    add_model,
+    add_verb,
+    load,
+    parse_option,
+    parse_seed,
+    print_table,
+)
 
 
 def add_verbs(verbs: Any) -> None:
@@ -106,20 +114,9 @@ def _eval(args: argparse.Namespace) -> None:
         limit=args.limit,
         output=args.output,
         seed=args.seed,
-        options=dict(_parse_option(text) for text in args.set),
+        options=dict(parse_option(text) for text in args.set),
     )
     print(json.dumps(summary, indent=1))
-
-
-def _parse_option(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE; a value is JSON where it can be, else a word."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise ValueError(f"--set takes NAME=VALUE, got {text!r}")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 def _env(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Verb on the worlds that models are trained in: data."""
+"""Verbs on the worlds that models are trained in: data fetch, sheet and scene."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ SCENE_SIZE = 128
 """Side in pixels of the pictures written, unless another is asked for."""
 
 
-def add_verbs(verbs: Any) -> None:
-    """Add this module's verb."""
-    data = verbs.add_parser("data", help="fetch a world, look at it")
-    kinds = data.add_subparsers(dest="kind", metavar="WHAT", required=True)
+def add_verbs(kinds: Any) -> None:
+    """Add this module's verbs to those of `data`."""
     fetch = add_verb(kinds, "fetch", _fetch, "fetch and build a world's raw material")
     fetch.add_argument("world", choices=["emoji"])
     fetch.add_argument("--folder", type=Path, help="where to; the cache folder when left out")

@@ -7,7 +7,8 @@ the places whose hidden states predict, and beside them what they predict. So th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate, takewhile
 
@@ -17,13 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from openjanus.data.packing import pack
-from openjanus.data.samples import IMAGE_MARK, KINDS, Kind, Sample, Turn
+from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, KINDS, Kind, Sample, Turn
 from openjanus.processor.prompt import Processor
 
 LENGTH_MULTIPLE = 32
 """Rows are padded to a multiple of this, so that few shapes occur."""
 
 PADDING_DOCUMENT = -1
+
+_MARK = re.compile(f"{IMAGE_MARK}|{DRAW_MARK}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,8 +44,19 @@ class EncodedSample:
     """Where the picture to draw begins: the place after ``<begin_of_image>``."""
     target: np.ndarray | None = None
     """gen: a uint8 picture, or its (N,) codebook ids."""
+    gen_starts: tuple[int, ...] = ()
+    """``gen_start`` of each picture that a document draws."""
+    targets: tuple[np.ndarray, ...] = ()
+    """``target`` of each of them, in the same order."""
     branch_starts: tuple[int, ...] = ()
     """Where branches begin that share what precedes the first and do not see each other."""
+
+    @property
+    def drawings(self) -> tuple[tuple[int, np.ndarray | None], ...]:
+        """Where each picture to draw begins, and what it is."""
+        if self.gen_start is not None:
+            return ((self.gen_start, self.target),)
+        return tuple(zip(self.gen_starts, self.targets, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +140,14 @@ def encode_sample(
     Raises:
         ValueError: Too many tokens; or a sample that its kind's form cannot express.
     """
-    if sample.kind == "gen":
+    if sample.targets:
+        if drop_condition:
+            raise ValueError(
+                f"sample {sample.key}: a document has no prompt to hide: drop_condition is for "
+                "drawings"
+            )
+        encoded = _encode_document(sample, processor)
+    elif sample.kind == "gen":
         encoded = _encode_gen(sample, processor, drop_condition)
     elif sample.form == "plain":
         encoded = _encode_plain(sample, processor)
@@ -172,11 +193,48 @@ def _encode_plain(sample: Sample, processor: Processor) -> EncodedSample:
     )
 
 
+def _encode_document(sample: Sample, processor: Processor) -> EncodedSample:
+    """Words and pictures of both roles as they come; the slots of those to draw hold pads.
+
+    The place of a picture is the same for both roles, ``<begin_of_image>`` to ``<end_of_image>``,
+    and neither of these two is learnt: where a picture comes is the document's to say.
+    """
+    tokenizer = processor.tokenizer
+    text = "".join(turn.text for turn in sample.turns)
+    is_drawn = [mark == DRAW_MARK for mark in _MARK.findall(text)]
+    ids, mask = processor.training_plain(text.replace(DRAW_MARK, IMAGE_MARK))
+    num_slots = processor.config.num_und_image_tokens
+    num_ids = processor.config.num_gen_image_tokens
+    new_ids: list[int] = []
+    new_mask: list[bool] = []
+    starts: list[int] = []
+    at = 0
+    for drawn in is_drawn:
+        slots = ids.index(tokenizer.image_pad_id, at)
+        new_ids += ids[at:slots]
+        new_mask += mask[at:slots]
+        at = slots + num_slots
+        if drawn:
+            starts.append(len(new_ids))
+        count = num_ids if drawn else num_slots
+        new_ids += [tokenizer.pad_id if drawn else tokenizer.image_pad_id] * count
+        new_mask += [False] * count
+    return EncodedSample(
+        key=sample.key,
+        kind=sample.kind,
+        input_ids=(*new_ids, *ids[at:]),
+        loss_mask=(*new_mask, *mask[at:]),
+        images=sample.images,
+        gen_starts=tuple(starts),
+        targets=sample.targets,
+    )
+
+
 def _encode_chat(sample: Sample, processor: Processor, mask_prompt: bool) -> EncodedSample:
     if sample.branched:
-        ids, mask, starts = _encode_branches(sample.turns, processor)
+        ids, mask, starts = _encode_branches(sample.turns, processor, sample.system)
     else:
-        ids, mask = processor.training_dialogue(sample.turns, system=None)
+        ids, mask = processor.training_dialogue(sample.turns, system=sample.system)
         starts = []
     if not mask_prompt:
         tokenizer = processor.tokenizer
@@ -197,7 +255,7 @@ def _encode_chat(sample: Sample, processor: Processor, mask_prompt: bool) -> Enc
 
 
 def _encode_branches(
-    turns: Sequence[Turn], processor: Processor
+    turns: Sequence[Turn], processor: Processor, system: str | None
 ) -> tuple[list[int], list[bool], list[int]]:
     """Each exchange as a dialogue of its own; ids and mask of what they share, then of the rest.
 
@@ -210,7 +268,7 @@ def _encode_branches(
         question, answer = turns[number], turns[number + 1]
         if number > 0:
             question = replace(question, text=opening + question.text)
-        dialogues.append(processor.training_dialogue((question, answer), system=None))
+        dialogues.append(processor.training_dialogue((question, answer), system=system))
     columns = zip(*(ids for ids, _ in dialogues), strict=False)  # as long as the shortest
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
     # Never into an answer: its first token must be predicted within its own branch.
@@ -243,21 +301,29 @@ def with_image_ids(
         processor: Its generation preprocessing is used, never the padded understanding one.
         encode_to_ids: (G, 3, S, S) in [-1, 1] -> (G, N).
     """
-    wanted = [i for i, s in enumerate(samples) if s.target is not None and s.target.ndim == 3]
-    if not wanted:
-        return list(samples)
-    pictures = [_picture(samples[i].target) for i in wanted]
-    ids = encode_to_ids(processor.gen_pixels(pictures)).cpu().numpy()
-    by_index = dict(zip(wanted, ids, strict=True))
-    return [
-        replace(sample, target=by_index[i]) if i in by_index else sample
-        for i, sample in enumerate(samples)
+    pictures = [
+        Image.fromarray(target)
+        for sample in samples
+        for _, target in sample.drawings
+        if target is not None and target.ndim == 3
     ]
+    if not pictures:
+        return list(samples)
+    ids = iter(encode_to_ids(processor.gen_pixels(pictures)).cpu().numpy())
+    return [_with_next_ids(sample, ids) for sample in samples]
 
 
-def _picture(array: np.ndarray | None) -> Image.Image:
-    assert array is not None
-    return Image.fromarray(array)
+def _with_next_ids(sample: EncodedSample, ids: Iterator[np.ndarray]) -> EncodedSample:
+    """A sample with the next ids for each of its pictures."""
+    if all(target is None or target.ndim == 1 for _, target in sample.drawings):
+        return sample
+    known = [
+        next(ids) if target is not None and target.ndim == 3 else target
+        for _, target in sample.drawings
+    ]
+    if sample.gen_start is not None:
+        return replace(sample, target=known[0])
+    return replace(sample, targets=tuple(known))
 
 
 def collate(
@@ -313,12 +379,13 @@ def collate(
         is_und[here] = sample.kind == "und"
         if sample.gen_start is None:
             und_slots[here] = ids == tokenizer.image_pad_id
-            continue
-        first = start + sample.gen_start
-        gen_slots[first : first + num_ids] = True
-        # One place earlier: <begin_of_image> predicts the first id, the last id nothing.
-        image_places.append(np.arange(first - 1, first - 1 + num_ids))
-        image_ids.append(_checked_ids(sample, num_ids))
+        for at, target in sample.drawings:
+            first = start + at
+            und_slots[first : first + num_ids] = False
+            gen_slots[first : first + num_ids] = True
+            # One place earlier: <begin_of_image> predicts the first id, the last id nothing.
+            image_places.append(np.arange(first - 1, first - 1 + num_ids))
+            image_ids.append(_checked_ids(sample.key, target, num_ids))
 
     text_targets_at = np.flatnonzero(supervised)
     images = [Image.fromarray(image) for sample in ordered for image in sample.images]
@@ -384,12 +451,11 @@ def _spans(
     )
 
 
-def _checked_ids(sample: EncodedSample, num_ids: int) -> np.ndarray:
-    target = sample.target
+def _checked_ids(key: str, target: np.ndarray | None, num_ids: int) -> np.ndarray:
     if target is None or target.shape != (num_ids,):
         shape = None if target is None else target.shape
         raise ValueError(
-            f"sample {sample.key}: a picture to draw needs {num_ids} codebook ids, got shape "
+            f"sample {key}: a picture to draw needs {num_ids} codebook ids, got shape "
             f"{shape}: pass samples through with_image_ids first"
         )
     return target.astype(np.int64)

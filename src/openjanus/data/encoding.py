@@ -39,7 +39,7 @@ class SampleEncoder:
             ValueError: Too many tokens or pictures, or a form that its kind cannot express.
         """
         drop = False
-        if sample.kind == "gen":
+        if sample.target is not None:  # a document has no prompt to hide and is told whole
             place = (self.seed, sample.key, draw.epoch)
             drop = stable_uniform("drop", *place) < self.cond_drop
             if stable_uniform("sentence", *place) < self.first_sentence:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 had no ``stamps.npy``: its rows count for sources that no file can change."""
 MAX_UINT16_CODEBOOK = 65_535
 """Largest codebook whose ids + 1 fit into 16 bits."""
 
@@ -29,16 +30,39 @@ def module_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def source_digest(name: str, options: Mapping[str, Any]) -> str:
-    """Names a source and its options: the name of its cache."""
-    text = json.dumps([name, dict(options)], sort_keys=True)
+def source_digest(name: str, options: Mapping[str, Any], fingerprint: str | None = None) -> str:
+    """Names a source: the name of its cache.
+
+    Args:
+        name: As registered.
+        options: What it is made with.
+        fingerprint: ``fingerprint_of`` it: edited files have another cache.
+    """
+    told: list[Any] = [name, dict(options)]
+    if fingerprint is not None:
+        told.append(fingerprint)
+    text = json.dumps(told, sort_keys=True)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def fingerprint_of(source: object) -> str | None:
+    """What names the files of a source as they are; None for a source that has no files."""
+    fingerprint = getattr(source, "fingerprint", None)
+    return None if fingerprint is None else fingerprint()
+
+
+def picture_stamp(picture: np.ndarray) -> int:
+    """Names a picture's pixels: 63 bits, never 0."""
+    digest = hashlib.blake2b(str(picture.shape).encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(picture).data)
+    return int.from_bytes(digest.digest(), "little") >> 1 | 1
 
 
 class IdCache:
     """``ids.npy`` (items, N) of ids + 1, 0 where unknown; ``cache.json`` says whose they are.
 
-    The file is sparse: it takes no more room than the ids that are known.
+    ``stamps.npy`` (items,) says of which pixels they are, where a file may change under its name.
+    The files are sparse: they take no more room than the ids that are known.
 
     Args:
         folder: Where they lie; made when missing.
@@ -72,32 +96,56 @@ class IdCache:
             "codebook_size": codebook_size,
         }
         dtype = np.uint16 if codebook_size <= MAX_UINT16_CODEBOOK else np.uint32
-        record, path = folder / "cache.json", folder / "ids.npy"
+        record = folder / "cache.json"
+        found: dict[str, Any] = {}
         if record.is_file():
-            _check_record(json.loads(record.read_text(encoding="utf-8")), wanted, folder)
-            self._ids = np.lib.format.open_memmap(path, mode="r+")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            shape = (num_items, num_image_tokens)
-            self._ids = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+            found = json.loads(record.read_text(encoding="utf-8"))
+            _check_record(found, wanted, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = (num_items, num_image_tokens)
+        version = found.get("format_version", 0)
+        self._ids = _array(folder / "ids.npy", dtype, shape, new=version == 0)
+        self._stamps = _array(folder / "stamps.npy", np.uint64, (num_items,), new=version < 2)
+        if version < FORMAT_VERSION:
             record.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def get(self, index: int) -> np.ndarray | None:
-        """(N,) ids of an item, or None when they are not known yet."""
+    def get(self, index: int, stamp: int | None = None) -> np.ndarray | None:
+        """(N,) ids of an item, or None when they are not known yet, or are another picture's.
+
+        Args:
+            index: Which item.
+            stamp: ``picture_stamp`` of its picture as it is now; None where it cannot change.
+        """
         ids = self._ids[index]
+        if stamp is not None and int(self._stamps[index]) != stamp:
+            return None
         # A row that a kill cut short holds an unknown id somewhere.
         return None if (ids == 0).any() else ids.astype(np.int64) - 1
 
-    def put(self, indices: Sequence[int], ids: np.ndarray) -> None:
-        """Keep (len(indices), N) ids."""
-        self._ids[list(indices)] = ids + 1
+    def put(
+        self, indices: Sequence[int], ids: np.ndarray, stamps: Sequence[int | None] | None = None
+    ) -> None:
+        """Keep (len(indices), N) ids, and what their pictures were."""
+        given = [None] * len(indices) if stamps is None else stamps
+        places = list(indices)
+        # Another picture's ids are forgotten before its stamp is: a kill leaves no wrong pair.
+        self._ids[places] = 0
+        self._stamps[places] = [0 if stamp is None else stamp for stamp in given]
+        self._ids[places] = ids + 1
 
     def flush(self) -> None:
         """Write what is still in memory."""
+        self._stamps.flush()
         self._ids.flush()
+
+
+def _array(path: Path, dtype: Any, shape: tuple[int, ...], *, new: bool) -> np.memmap:
+    if new:
+        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    return np.lib.format.open_memmap(path, mode="r+")
 
 
 def _check_record(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
@@ -107,7 +155,7 @@ def _check_record(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -
             "install a newer openjanus (pip install -U openjanus)"
         )
     for key, value in wanted.items():
-        if found[key] != value:
+        if key != "format_version" and found[key] != value:
             raise ValueError(
                 f"{folder} is a cache of another {key} ({found[key]}, wanted {value}): "
                 "delete it, or give another id_cache folder"

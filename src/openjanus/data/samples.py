@@ -9,7 +9,7 @@ import numpy as np
 
 from openjanus.processor.chat import IMAGE_MARK, Turn
 
-__all__ = ["IMAGE_MARK", "KINDS", "Kind", "Region", "Sample", "Turn"]
+__all__ = ["DRAW_MARK", "IMAGE_MARK", "KINDS", "Kind", "Region", "Sample", "Turn"]
 
 Kind = Literal["und", "text", "gen"]
 """What a sample teaches: to answer about pictures, to write, or to draw."""
@@ -17,6 +17,8 @@ Kind = Literal["und", "text", "gen"]
 KINDS: tuple[Kind, ...] = ("und", "text", "gen")
 """In the order that the papers state ratios: und : text : gen."""
 
+DRAW_MARK = "<draw_placeholder>"
+"""Where a picture to draw stands in the words of a document."""
 
 EDGE = 1e-6
 """How far rounding may carry a box over its picture's edge."""
@@ -66,9 +68,13 @@ class Sample:
     """uint8 (H, W, 3) pictures to understand, in the order of their marks."""
     target: np.ndarray | None = None
     """gen: the uint8 (H, W, 3) picture to draw."""
+    targets: tuple[np.ndarray, ...] = ()
+    """gen, in place of ``target``: the pictures that a plain document draws between its words, in
+    the order of their ``<draw_placeholder>``; it may hold pictures to understand as well."""
     form: Literal["chat", "plain"] = "chat"
     """``chat`` is the model's template; ``plain`` are stage I's forms, without roles."""
-
+    system: str | None = None
+    """System prompt of a chat; None is the model's own, "" is none."""
     branched: bool = False
     """Whether the exchanges of a chat stand beside each other, each as the first after what
     precedes the first question, and none sees another: many questions for one picture's cost, and
@@ -83,8 +89,25 @@ class Sample:
                 f"sample {self.key}: {marks} {IMAGE_MARK} for {len(self.images)} pictures: "
                 "write one mark for each picture"
             )
-        if (self.target is not None) != (self.kind == "gen"):
-            raise ValueError(f"sample {self.key}: a target picture belongs to kind 'gen' alone")
+        drawn = sum(turn.text.count(DRAW_MARK) for turn in self.turns)
+        if drawn != len(self.targets):
+            raise ValueError(
+                f"sample {self.key}: {drawn} {DRAW_MARK} for {len(self.targets)} pictures to draw: "
+                "write one mark for each picture"
+            )
+        draws = (self.target is not None) + bool(self.targets)
+        if draws != (self.kind == "gen"):
+            raise ValueError(
+                f"sample {self.key}: a target picture belongs to kind 'gen' alone, which has "
+                "either target or targets"
+            )
+        if self.targets and self.form != "plain":
+            raise ValueError(
+                f"sample {self.key}: pictures are drawn between words in form 'plain' alone, got "
+                f"{self.form!r}"
+            )
+        if self.system is not None and (self.form == "plain" or self.kind == "gen"):
+            raise ValueError(f"sample {self.key}: a system prompt belongs to dialogues alone")
         roles = [turn.role for turn in self.turns]
         if not roles:
             raise ValueError(f"sample {self.key}: it has no turns: say what is to be learnt")

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from openjanus.data.files.captions import CaptionFile, ImageFolder
+from openjanus.data.files.chat import ChatFile
+from openjanus.data.files.documents import DocumentFile
+from openjanus.data.files.parquet import ParquetFile
+from openjanus.data.files.tar import TarShards
+from openjanus.data.files.text import TextFiles, TextLines
 from openjanus.data.toy import ToyPairs, ToyPictures, ToyScenes
 from openjanus.registry import Registry
 
@@ -31,7 +37,19 @@ class Source(Protocol):
 SOURCES = Registry(
     "source",
     "openjanus.sources",
-    {"toy": ToyScenes, "toy-pairs": ToyPairs, "toy-pictures": ToyPictures},
+    {
+        "toy": ToyScenes,
+        "toy-pairs": ToyPairs,
+        "toy-pictures": ToyPictures,
+        "chat-jsonl": ChatFile,
+        "caption-jsonl": CaptionFile,
+        "image-folder": ImageFolder,
+        "webdataset": TarShards,
+        "parquet": ParquetFile,
+        "text-files": TextFiles,
+        "text-jsonl": TextLines,
+        "document-jsonl": DocumentFile,
+    },
 )
 """Every source by name; packages add theirs under the group of entry points."""
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from openjanus.config import DecoderConfig, SiglipConfig
+from openjanus.config import DecoderConfig, SharedEncoderConfig, SiglipConfig, VQConfig
 from openjanus.data.samples import KINDS, Kind
-from openjanus.model.doors import TokenizerEncoder
 from openjanus.model.janus import JanusModel
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.optim import DECODER_LAYERS
@@ -203,7 +202,7 @@ def estimate_memory(
     total = sum(size.total for size in sizes.values())
     trained = sum(size.trained for size in sizes.values())
     language = model.config.language
-    is_words = work.shares["und"] + work.shares["text"] > 0
+    is_words = work.shares["und"] + work.shares["text"] > 0 or model.config.one_vocabulary
     classes = language.vocab_size if is_words else model.config.codebook_size
     encoding = 0
     base = getattr(model.config.gen_tokenizer, "base_channels", 0)
@@ -250,7 +249,8 @@ def estimate_flops(model: JanusModel, config: JanusTrainConfig) -> dict[str, flo
     """
     work, sizes, language = work_of(config), part_sizes(model), model.config.language
     positions = work.rows_per_step * work.row_length
-    words = positions * (work.shares["und"] + work.shares["text"])
+    one_head = model.config.one_vocabulary  # then words and pictures are of one head
+    words = positions * (1 if one_head else work.shares["und"] + work.shares["text"])
     pictures = {
         "und": positions * work.shares["und"] / model.config.num_und_image_tokens,
         "gen": positions * work.shares["gen"] / model.config.num_gen_image_tokens,
@@ -274,7 +274,7 @@ def estimate_flops(model: JanusModel, config: JanusTrainConfig) -> dict[str, flo
         "decoder layers": factor * layers * positions,
         "attention": 3 * 4 * attended * queries * language.num_hidden_layers * positions,
         "lm_head": factor * language.vocab_size * language.hidden_size * words,
-        "gen_head": 6 * sizes["gen_head"].total * positions * work.shares["gen"],
+        "gen_head": 0 if one_head else 6 * sizes["gen_head"].total * positions * work.shares["gen"],
         "aligners": sum(6 * sizes[part].total * n for part, n in aligned.items() if part in sizes),
         "und_encoder": encoder_factor * door_flops["und"] * pictures["und"],
         "vq encoder": door_flops["gen"] * pictures["gen"],
@@ -293,8 +293,10 @@ def encode_flops(model: JanusModel, face: str) -> int:
     """
     side = model.config.und_image_size if face == "und" else model.config.gen_image_size
     encode = model.und_encoder if face == "und" else getattr(model.vq, "encode_to_vectors", None)
-    if encode is None or (isinstance(model.und_encoder, TokenizerEncoder) and face == "und"):
-        return encode_flops(model, "gen") if face == "und" else 0
+    if face == "und" and isinstance(model.config.und_encoder, SharedEncoderConfig | VQConfig):
+        return encode_flops(model, "gen")
+    if encode is None:
+        return 0
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         encode(torch.empty(1, 3, side, side, device="meta"))

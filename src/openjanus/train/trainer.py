@@ -19,7 +19,13 @@ from tqdm import tqdm
 from openjanus.data.collate import Batch, EncodedSample, collate, with_image_ids
 from openjanus.data.encoding import SampleEncoder
 from openjanus.data.fetching import BadSample, Crew, Fetcher, TooManyBadSamples
-from openjanus.data.id_cache import IdCache, module_hash, source_digest
+from openjanus.data.id_cache import (
+    IdCache,
+    fingerprint_of,
+    module_hash,
+    picture_stamp,
+    source_digest,
+)
 from openjanus.data.islands import VERSION as ISLANDS_VERSION
 from openjanus.data.islands import IslandIds
 from openjanus.data.mixture import ALWAYS, Mixture
@@ -174,7 +180,10 @@ class JanusTrainer:
         how: dict[str, Any] = {} if self.config.bf16 else {"bf16": False}
         if self.config.tokenize == "islands":
             how["islands"] = ISLANDS_VERSION
-        names = [source_digest(config.type, {**config.options, **how}) for config in configs]
+        names = [
+            source_digest(config.type, {**config.options, **how}, fingerprint_of(source))
+            for config, source in zip(configs, sources, strict=True)
+        ]
         return [
             IdCache(
                 root / name,
@@ -207,15 +216,24 @@ class JanusTrainer:
                 f"{self.config.max_bad_samples}; the last: {bad[-1].name}: {bad[-1].reason}"
             )
 
+    def fill(self, step: StepSamples) -> None:
+        """Put the ids of drawings into the caches, where they are not yet."""
+        self._with_image_ids(step)
+
     def _with_image_ids(self, step: StepSamples) -> list[EncodedSample]:
         """Put codebook ids in place of pictures: known ones from the cache, others computed."""
         samples = list(step.samples)
+        stamps: list[int | None] = [None for _ in samples]
         missing: list[int] = []
         for place, (draw, sample) in enumerate(zip(step.draws, samples, strict=True)):
+            if sample.targets:  # a document's pictures are several, the cache has one an item
+                missing.append(place)
             if sample.target is None or sample.target.ndim == 1:
                 continue
             cache = self._caches[draw.source]
-            known = None if cache is None else cache.get(draw.index)
+            if cache is not None and hasattr(self.sources["gen"][draw.source], "fingerprint"):
+                stamps[place] = picture_stamp(sample.target)  # a file may change under its name
+            known = None if cache is None else cache.get(draw.index, stamps[place])
             if known is None:
                 missing.append(place)
             else:
@@ -224,9 +242,9 @@ class JanusTrainer:
         for place, sample in zip(missing, computed, strict=True):
             samples[place] = sample
             draw = step.draws[place]
-            cache = self._caches[draw.source]
+            cache = self._caches[draw.source] if sample.target is not None else None
             if cache is not None and sample.target is not None:
-                cache.put([draw.index], sample.target[None])
+                cache.put([draw.index], sample.target[None], [stamps[place]])
         return samples
 
     @torch.no_grad()

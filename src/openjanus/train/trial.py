@@ -37,6 +37,7 @@ def write_trial(
         step: Optimizer steps done, for the names of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    samples = [sample for sample in samples if not sample.targets]  # a document asks for nothing
     results = _run(model, processor, [_request(sample, processor) for sample in samples])
     above: list[Image.Image] = []
     below: list[Image.Image] = []

@@ -1,0 +1,213 @@
+"""What all sources of files share: options, faces, names of samples and of their errors."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from tqdm import tqdm
+
+from openjanus.data.files.index import Records
+from openjanus.data.files.pictures import MAX_PIXELS, read_picture
+from openjanus.data.samples import IMAGE_MARK, KINDS, Kind, Sample, Turn
+
+Form = Literal["chat", "plain"]
+
+QUESTION = "Describe the image in detail."
+"""What is asked about a picture that comes with a caption alone (Janus, stage II)."""
+
+
+class FileSource(ABC):
+    """Samples from files.
+
+    A subclass says how many there are, what they are called, and how one is made.
+
+    Args:
+        image_root: Folder of relative paths of pictures; that of the file when left out.
+        max_pixels: Pictures with more are refused before they are decoded.
+
+    Raises:
+        ValueError: An option against a rule.
+    """
+
+    def __init__(self, *, image_root: str | None = None, max_pixels: int = MAX_PIXELS) -> None:
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels must be >= 1, got {max_pixels}")
+        self.max_pixels = max_pixels
+        self.image_root = None if image_root is None else Path(image_root).expanduser()
+        if self.image_root is not None and not self.image_root.is_dir():
+            raise FileNotFoundError(f"no folder at {image_root}: check the option image_root")
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def key(self, index: int) -> str:
+        """The name of an item, for ever: its file, and where in it."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Names the files as they are now: another one after an edit."""
+
+    @abstractmethod
+    def make(self, index: int) -> Sample:
+        """Item ``index``, from 0; a message need not name it."""
+
+    def record(self, index: int) -> dict[str, Any]:
+        """An item as a line of a jsonl file.
+
+        Raises:
+            ValueError: The format has none.
+        """
+        raise ValueError(
+            f"{self.key(index)}: samples of this format are no lines of a jsonl file: write them "
+            "out as files and an image-caption jsonl first"
+        )
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Item ``index``.
+
+        Raises:
+            IndexError: Past the end.
+            ValueError: A broken item; the message names it.
+        """
+        length = len(self)
+        if not -length <= index < length:
+            raise IndexError(f"index must be below the length {length}, got {index}")
+        index %= length
+        try:
+            return self.make(index)
+        except (ValueError, KeyError, OSError) as error:
+            raise ValueError(self._named(index, error)) from error
+
+    def _named(self, index: int, error: Exception) -> str:
+        key = self.key(index)
+        message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        return message if message.startswith((key, f"sample {key}")) else f"{key}: {message}"
+
+    def picture(self, source: Any, beside: Path) -> np.ndarray:
+        """A picture that an item names; ``beside`` is the file that names it."""
+        root = beside.parent if self.image_root is None else self.image_root
+        return read_picture(source, root=root, max_pixels=self.max_pixels)
+
+
+class RecordSource(FileSource):
+    """A source whose items are JSON objects of files.
+
+    Args:
+        records: Where they lie.
+        face: Keep the items of one kind alone; each is read once to know its kind. None keeps all.
+        image_root: As ``FileSource``.
+        max_pixels: As ``FileSource``.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        *,
+        face: Kind | None = None,
+        image_root: str | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        super().__init__(image_root=image_root, max_pixels=max_pixels)
+        self.records = records
+        self.face: Kind | None = face
+        if face is not None:
+            check_face(face)
+            self._keep_face(face)
+
+    def _keep_face(self, face: Kind) -> None:
+        chosen = []
+        for index in tqdm(range(len(self.records)), desc=f"finding {face}", delay=1.0, leave=False):
+            try:
+                kind = self.kind_of(self.records.read_object(index))
+            except ValueError:
+                kind = face  # what cannot be read stays, so that it is named when its turn comes
+            if kind == face:
+                chosen.append(index)
+        self.records.keep(chosen)
+
+    @abstractmethod
+    def kind_of(self, record: dict[str, Any]) -> Kind:
+        """What a record teaches; pictures are not opened."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def key(self, index: int) -> str:
+        """``file:line``."""
+        return self.records.key(index)
+
+    def fingerprint(self) -> str:
+        """Of the files' names and sizes, and of where the records lie."""
+        return self.records.fingerprint()
+
+    def record(self, index: int) -> dict[str, Any]:
+        """The JSON object of an item."""
+        return self.records.read_object(index)
+
+
+def check_face(face: str) -> None:
+    """Refuse what is no kind of sample."""
+    if face not in KINDS:
+        raise ValueError(f"face must be one of {list(KINDS)}, got {face!r}: change the option")
+
+
+def check_form(form: str) -> None:
+    """Refuse what is no form of a sample."""
+    if form not in get_args(Form):
+        raise ValueError(f"form must be chat or plain, got {form!r}: change the option")
+
+
+def caption_sample(
+    key: str, picture: np.ndarray, caption: str, *, face: Kind, form: Form, question: str
+) -> Sample:
+    """A picture and its words, for either face."""
+    if not caption.strip():
+        raise ValueError("the caption is empty: write one or leave the picture out")
+    if face == "gen":
+        role: Literal["user", "assistant"] = "user" if form == "chat" else "assistant"
+        turns = (Turn(role=role, text=caption),)
+        return Sample(key=key, kind="gen", turns=turns, target=picture, form=form)
+    if form == "plain":
+        turns = (Turn(role="assistant", text=f"{IMAGE_MARK}{caption}"),)
+    else:
+        turns = (
+            Turn(role="user", text=f"{IMAGE_MARK}\n{question}"),
+            Turn(role="assistant", text=caption),
+        )
+    return Sample(key=key, kind="und", turns=turns, images=(picture,), form=form)
+
+
+def check_captions(face: str, form: str, question: str) -> None:
+    """Refuse options that ``caption_sample`` cannot follow."""
+    if face not in ("und", "gen"):
+        raise ValueError(
+            f"face must be und (answer with the caption) or gen (draw it), got {face!r}: change "
+            "the option"
+        )
+    check_form(form)
+    if not question.strip():
+        raise ValueError("question is empty: say what is asked about a picture")
+
+
+def word_of(record: dict[str, Any], key: str) -> str:
+    """A text of a record.
+
+    Raises:
+        ValueError: It is missing or no text.
+    """
+    if key not in record:
+        raise ValueError(f"no {key!r} in it, only {sorted(record)}: name the key by an option")
+    value = record[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} must be a text, got {type(value).__name__}: write one line each")
+    return value
+
+
+def digest_of(*parts: str) -> str:
+    """SHA-256 of texts."""
+    return hashlib.sha256("\x1e".join(parts).encode()).hexdigest()

@@ -1,0 +1,150 @@
+"""Parquet files with the bytes of pictures, as the hub's data sets are stored."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from openjanus.data.files.base import (
+    QUESTION,
+    FileSource,
+    Form,
+    caption_sample,
+    check_captions,
+    digest_of,
+    word_of,
+)
+from openjanus.data.files.index import find_files, fingerprint_files
+from openjanus.data.files.pictures import MAX_PIXELS
+from openjanus.data.samples import Kind, Sample
+
+KEPT_GROUPS = 2
+"""Row groups that stay in memory once read."""
+
+
+class ParquetFile(FileSource):
+    """Pictures with captions in parquet, a row each; a row group is read when a row of it is.
+
+    Args:
+        path: A ``.parquet`` file, a folder of them, or a pattern.
+        face: ``und`` answers with the caption, ``gen`` draws it.
+        image_root: Folder of relative paths of pictures, where rows hold paths.
+        form: ``chat``, or ``plain`` for stage I.
+        question: ``und`` in form ``chat``: what is asked.
+        image_key: Column of the picture: bytes, a path, or a struct of both.
+        caption_key: Column of the caption.
+        max_pixels: Pictures with more are refused before they are decoded.
+
+    Raises:
+        ImportError: pyarrow, of the extra ``train``, is missing.
+        ValueError: No parquet file, or one without the columns.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        face: Kind,
+        image_root: str | None = None,
+        form: Form = "chat",
+        question: str = QUESTION,
+        image_key: str = "image",
+        caption_key: str = "caption",
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        check_captions(face, form, question)
+        super().__init__(image_root=image_root, max_pixels=max_pixels)
+        self.face: Kind = face
+        self.question = question
+        self.form: Form = form
+        self.image_key, self.caption_key = image_key, caption_key
+        self.files = find_files(path, (".parquet",))
+        self._groups: list[tuple[int, int]] = []
+        sizes = []
+        for number, file in enumerate(self.files.paths):
+            opened = _open(file)
+            for key in (image_key, caption_key):
+                if key not in opened.schema_arrow.names:
+                    raise ValueError(
+                        f"{file} has no column {key!r}, only {opened.schema_arrow.names}: name "
+                        "it by image_key or caption_key"
+                    )
+            for group in range(opened.metadata.num_row_groups):
+                self._groups.append((number, group))
+                sizes.append(opened.metadata.row_group(group).num_rows)
+        self._starts = list(accumulate(sizes, initial=0))
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._lock = Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For a loader's process: neither locks nor what was read go along.
+        return {**self.__dict__, "_kept": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The row group of an item, and its row there."""
+        group = bisect_right(self._starts, index) - 1
+        return group, index - self._starts[group]
+
+    def key(self, index: int) -> str:
+        """``file.parquet:row``, rows of a file counted from 0."""
+        group, _ = self._place(index)
+        file = self._groups[group][0]
+        first = next(i for i, (number, _) in enumerate(self._groups) if number == file)
+        return f"{self.files.name(file)}:{index - self._starts[first]}"
+
+    def fingerprint(self) -> str:
+        """Of the files' names and sizes, and of their row groups."""
+        return digest_of(fingerprint_files(self.files), str(self._starts))
+
+    def make(self, index: int) -> Sample:
+        """Read the row group of an item, unless it is at hand, and open its picture."""
+        group, row = self._place(index)
+        table = self._table(group)
+        record = {key: table.column(key)[row].as_py() for key in (self.image_key, self.caption_key)}
+        return caption_sample(
+            self.key(index),
+            self.picture(record[self.image_key], self.files.paths[self._groups[group][0]]),
+            word_of(record, self.caption_key),
+            face=self.face,
+            form=self.form,
+            question=self.question,
+        )
+
+    def _table(self, group: int) -> Any:
+        with self._lock:
+            if group not in self._kept:
+                number, place = self._groups[group]
+                columns = [self.image_key, self.caption_key]
+                self._kept[group] = _open(self.files.paths[number]).read_row_group(
+                    place, columns=columns
+                )
+                while len(self._kept) > KEPT_GROUPS:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(group)
+            return self._kept[group]
+
+
+def _open(path: Path) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(
+            "reading parquet needs pyarrow: pip install 'openjanus[train]'"
+        ) from error
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is a broken parquet file ({error}): fetch it again") from error

@@ -1,0 +1,95 @@
+"""Which samples of a source are worth training on: by size, by shape, by any score."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from openjanus.data.files.base import FileSource
+from openjanus.data.journal import write_each
+from openjanus.data.samples import Sample
+
+Score = Callable[[Sample], float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """What a sample must be to be kept; its pictures are all those of both roles."""
+
+    min_side: int = 1
+    """Least pixels of the shorter side of every picture."""
+    max_aspect: float = math.inf
+    """Most times that a picture's longer side may be its shorter one."""
+    score: str | None = None
+    """``module:function`` of a ``Sample``, to a number."""
+    min_score: float = 0.0
+    """Least score that is kept."""
+
+    def __post_init__(self) -> None:
+        if self.min_side < 1:
+            raise ValueError(f"min_side must be >= 1, got {self.min_side}")
+        if not self.max_aspect >= 1:
+            raise ValueError(f"max_aspect must be >= 1, got {self.max_aspect}")
+
+
+def find_score(name: str) -> Score:
+    """The function that ``module:function`` names.
+
+    Raises:
+        ValueError: Not of this form, or no such module or function.
+    """
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise ValueError(f"a score is named module:function, got {name!r}")
+    try:
+        found: Any = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"no score {name!r} ({error}): check the name and PYTHONPATH") from error
+    if not callable(found):
+        raise ValueError(f"{name!r} is no function, but a {type(found).__name__}")
+    return cast(Score, found)
+
+
+def is_kept(sample: Sample, rules: Rules, score: Score | None) -> bool:
+    """Whether a sample keeps the rules."""
+    targets = () if sample.target is None else (sample.target,)
+    for picture in (*sample.images, *sample.targets, *targets):
+        short, long = sorted(picture.shape[:2])
+        if short < rules.min_side or long > short * rules.max_aspect:
+            return False
+    return score is None or score(sample) >= rules.min_score
+
+
+def filter_source(
+    source: FileSource, rules: Rules, output: Path, *, tell: Callable[[str], None]
+) -> dict[str, int]:
+    """Write the records that keep the rules to a jsonl file; a job that was stopped goes on.
+
+    Args:
+        source: Of a format whose items are records.
+        rules: Which are kept.
+        output: The file.
+        tell: Gets a line for each broken item, which is left out.
+
+    Returns:
+        ``done`` items, and ``written`` lines.
+    """
+    score = None if rules.score is None else find_score(rules.score)
+
+    def make(index: int) -> dict[str, object] | None:
+        try:
+            sample = source[index]
+        except ValueError as error:
+            tell(f"left out: {error}")
+            return None
+        return source.record(index) if is_kept(sample, rules, score) else None
+
+    if len(source) > 0:
+        source.record(0)  # refuses a format without records before anything is written
+    told = {key: str(value) for key, value in asdict(rules).items()}
+    job = {"task": "filter", "source": source.fingerprint(), **told}
+    return write_each(output, len(source), make, job=job)

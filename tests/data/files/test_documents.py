@@ -1,0 +1,172 @@
+"""Documents in which pictures of both roles stand between words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from openjanus.data.collate import collate, encode_sample, with_image_ids
+from openjanus.data.files.documents import DocumentFile, parse_document
+from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Kind, Sample, Turn
+from openjanus.train.losses import compute_losses
+
+RED, BLUE = (200, 30, 30), (30, 30, 200)
+
+
+def text(value):
+    return {"type": "text", "text": value}
+
+
+def seen(value):
+    return {"type": "image", "image": value}
+
+
+def drawn(value):
+    return {"type": "target_image", "target_image": value}
+
+
+STORY = {
+    "parts": [
+        text("A sketch "),
+        seen("red.png"),
+        text(" becomes "),
+        drawn("blue.png"),
+        text(" and then "),
+        drawn("red.png"),
+        text(" at last."),
+    ]
+}
+
+
+@pytest.fixture
+def story(write_lines, pictures):
+    return DocumentFile(path=str(write_lines("a.jsonl", [STORY])))[0]
+
+
+def fake_ids(pixels):
+    """Ids that tell blue from red: from the mean of the last channel."""
+    start = (pixels[:, 2].mean((1, 2)) > 0).long() * 30
+    return start[:, None] + torch.arange(16)
+
+
+def test_a_document_holds_pictures_of_both_roles(story):
+    assert story.kind == "gen"
+    assert story.turns[0].text == (
+        f"A sketch {IMAGE_MARK} becomes {DRAW_MARK} and then {DRAW_MARK} at last."
+    )
+    assert [tuple(p[0, 0].tolist()) for p in story.images] == [RED]
+    assert [tuple(p[0, 0].tolist()) for p in story.targets] == [BLUE, RED]
+
+
+def test_words_and_ids_are_supervised_and_nothing_else(story, processor):
+    encoded = encode_sample(story, processor, max_length=256)
+    (done,) = with_image_ids([encoded], processor, fake_ids)
+    batch = collate([done], processor)
+    tokenizer, ids = processor.tokenizer, batch.input_ids.flatten()
+    taught = tokenizer.decode(batch.text_targets.tolist(), skip_special=False)
+    eos = processor.config.processor.eos_token
+    assert taught == f"A sketch  becomes  and then  at last.{eos}"
+    assert ids[batch.text_places + 1].tolist() == batch.text_targets.tolist()
+
+    assert batch.image_ids is not None and batch.pixel_values is not None
+    assert batch.image_ids[:, 0].tolist() == [30, 0]
+    assert batch.pixel_values.shape[0] == 1
+    assert batch.und_slots.sum() == 16 and batch.gen_slots.sum() == 32
+    assert not (batch.und_slots & batch.gen_slots).any()
+    for number in range(2):
+        places = batch.image_places[16 * number : 16 * (number + 1)]
+        # The state at <begin_of_image> predicts id 0 ...
+        assert ids[places[0]] == tokenizer.boi_id
+        assert batch.gen_slots.flatten()[places + 1].all()
+        # ... and that of the last id predicts nothing.
+        last = int(places[-1]) + 1
+        assert ids[last + 1] == tokenizer.eoi_id
+        assert last not in batch.image_places and last not in batch.text_places
+
+
+def test_a_document_is_the_same_alone_and_packed(story, processor, tiny_model):
+    encoded = encode_sample(story, processor, max_length=256)
+    (done,) = with_image_ids([encoded], processor, fake_ids)
+    other = Sample(
+        key="o", kind="text", turns=(Turn(role="assistant", text="words"),), form="plain"
+    )
+    words = encode_sample(other, processor, max_length=256)
+    alone = compute_losses(tiny_model, collate([done], processor))
+    packed = compute_losses(tiny_model, collate([done, words], processor, pack_length=256))
+    assert alone.counts == {"text": len("A sketch  becomes  and then  at last.") + 1, "gen": 32}
+    assert float(packed.sums["gen"]) == pytest.approx(float(alone.sums["gen"]), rel=1e-5)
+
+
+def test_ids_that_are_known_are_left_alone(story, processor):
+    encoded = encode_sample(story, processor, max_length=256)
+    (done,) = with_image_ids([encoded], processor, fake_ids)
+
+    def never(pixels):
+        raise AssertionError("nothing is to be encoded")
+
+    assert with_image_ids([done], processor, never) == [done]
+    with pytest.raises(ValueError, match=r"a\.jsonl:1.*needs 16 codebook ids.*with_image_ids"):
+        collate([encoded], processor)
+
+
+def test_a_document_has_no_prompt_to_hide(story, processor):
+    with pytest.raises(ValueError, match="no prompt to hide"):
+        encode_sample(story, processor, max_length=256, drop_condition=True)
+
+
+def test_parallel_lists_take_their_role_from_the_option(write_lines, pictures):
+    record = {"texts": ["one ", None, " two"], "images": [None, "red.png", None]}
+    path = str(write_lines("a.jsonl", [record]))
+    und, gen = DocumentFile(path=path), DocumentFile(path=path, listed_as="drawn")
+    assert (und[0].kind, len(und[0].images)) == ("und", 1)
+    assert (gen[0].kind, len(gen[0].targets)) == ("gen", 1)
+    assert gen[0].turns[0].text == f"one {DRAW_MARK} two"
+
+
+def test_faces_of_documents(write_lines, pictures):
+    path = str(write_lines("a.jsonl", [STORY, {"parts": [text("a"), seen("red.png")]}]))
+    lines: dict[Kind, int] = {"gen": 1, "und": 2}
+    for face, line in lines.items():
+        source = DocumentFile(path=path, face=face)
+        assert [source.key(i) for i in range(len(source))] == [f"a.jsonl:{line}"]
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ({"parts": []}, "must be a list with a part"),
+        ({"parts": [{"type": "picture"}]}, "unknown type 'picture'"),
+        ({"parts": [{"type": "image"}]}, "part 0 has no 'image'"),
+        ({"parts": [text(3)]}, "text must be a text"),
+        ({"parts": [text(f"a {DRAW_MARK}")]}, "spells <draw_placeholder>"),
+        ({"words": 1}, "has 'parts', or lists"),
+        ({"texts": ["a"], "images": []}, "1 texts beside 0 images"),
+        ({"texts": ["a"], "images": ["b"]}, "either a text or a picture"),
+    ],
+)
+def test_what_is_no_document_is_told(record, says):
+    with pytest.raises(ValueError, match=says):
+        parse_document(record)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"targets": ()}, "1 <draw_placeholder> for 0 pictures to draw"),
+        ({"kind": "und"}, "belongs to kind 'gen' alone"),
+        ({"target": np.zeros((1, 1, 3), np.uint8)}, "either target or targets"),
+        ({"form": "chat"}, "in form 'plain' alone"),
+        ({"system": "x"}, "belongs to dialogues alone"),
+    ],
+)
+def test_samples_that_contradict_themselves_are_refused(changes, says):
+    options = {
+        "key": "k",
+        "kind": "gen",
+        "turns": (Turn(role="assistant", text=f"a {DRAW_MARK}"),),
+        "targets": (np.zeros((1, 1, 3), np.uint8),),
+        "form": "plain",
+    }
+    with pytest.raises(ValueError, match=f"sample k: .*{says}"):
+        Sample(**(options | changes))

@@ -1,0 +1,92 @@
+"""What prepares data with a model: new captions, and ids before a run."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from openjanus.data.files.captions import CaptionFile
+from openjanus.train.config import SourceConfig, SourcesConfig
+from openjanus.train.encode_images import encode_images
+from openjanus.train.recaption import recaption
+from openjanus.train.trainer import JanusTrainer
+
+
+@pytest.fixture
+def captions(tmp_path):
+    for name, colour in (("a", (200, 30, 30)), ("b", (30, 30, 200))):
+        Image.new("RGB", (32, 32), colour).save(tmp_path / f"{name}.png")
+    path = tmp_path / "captions.jsonl"
+    records = [{"image": f"{n}.png", "caption": n, "id": n} for n in ("a", "gone", "b")]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+class Teller:
+    """Answers with the colour of the picture and how often it was asked."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def chat(self, prompt, *, images, max_new_tokens):
+        self.asked += 1
+        return SimpleNamespace(text=f" {images[0][0, 0].tolist()} ")
+
+
+def test_captions_are_made_anew_and_nothing_is_lost(captions, tmp_path):
+    source, output, told = CaptionFile(path=str(captions), face="und"), tmp_path / "out.jsonl", []
+    teller: Any = Teller()
+    options: dict[str, Any] = {
+        "prompt": "?",
+        "max_new_tokens": 4,
+        "name": "teller",
+        "tell": told.append,
+    }
+    first = recaption(teller, source, output, limit=1, **options)
+    assert first == {"done": 1, "written": 1}
+    rest = recaption(teller, source, output, **options)
+    assert rest == {"done": 3, "written": 3} and teller.asked == 2
+    a, gone, b = [json.loads(line) for line in output.read_text().splitlines()]
+    assert a == {"image": "a.png", "caption": "[200, 30, 30]", "id": "a", "caption_before": "a"}
+    assert b["caption"] == "[30, 30, 200]"
+    assert (gone["caption"], gone["id"]) == ("gone", "gone")
+    assert "no picture at" in gone["error"] and len(told) == 1
+    options["prompt"] = "!"
+    with pytest.raises(ValueError, match="begun with another prompt"):
+        recaption(teller, source, output, **options)
+
+
+def test_ids_made_before_a_run_are_those_it_finds(captions, make_config, tmp_path, monkeypatch):
+    options = {"path": str(captions), "face": "gen"}
+    config = make_config(
+        sources=SourcesConfig(gen=[SourceConfig(type="caption-jsonl", options=options)]),
+        ratio=(0, 0, 1),
+        held_back=1,
+        id_cache=str(tmp_path / "ids"),
+    )
+    encoded = []
+    made = JanusTrainer.encode_images
+
+    def counting(self, pixel_values):
+        encoded.append(len(pixel_values))
+        return made(self, pixel_values)
+
+    monkeypatch.setattr(JanusTrainer, "encode_images", counting)
+    told: list[str] = []
+    assert encode_images(config, tell=told.append) == {"encoded": 2, "broken": 1}
+    assert encoded == [2] and "captions.jsonl:2" in told[0]
+    encode_images(config, tell=told.append)
+    assert encoded == [2]  # all are known
+    # Another picture under the same name: the list of pictures is as it was.
+    Image.new("RGB", (32, 32), (30, 200, 30)).save(tmp_path / "a.png")
+    encode_images(config, tell=told.append)
+    assert encoded == [2, 1]
+    # An edited list has a cache of its own.
+    with captions.open("a") as file:
+        file.write(json.dumps({"image": "b.png", "caption": "more"}) + "\n")
+    assert encode_images(config, tell=told.append)["encoded"] == 3
+    assert len(list((tmp_path / "ids").iterdir())) == 2
