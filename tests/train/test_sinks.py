@@ -69,8 +69,11 @@ def test_wandb_gets_every_line_and_what_the_samples_are(make_config, tmp_path, f
     run_training(make_config(run={"steps": 3, "sinks": ["wandb"], "wandb": wandb}))
     (options,) = fake.inits
     assert {key: options[key] for key in ("project", "entity", "mode", "name", "resume")} == {
-        "project": "p", "entity": "team", "mode": "offline",
-        "name": "run", "resume": "allow",
+        "project": "p",
+        "entity": "team",
+        "mode": "offline",
+        "name": "run",
+        "resume": "allow",
     }
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert options["config"] == config

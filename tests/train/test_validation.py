@@ -77,6 +77,8 @@ def test_broken_samples_are_left_out_and_named_and_none_is_too_few(
     make_config, make_trainer, capsys
 ):
     class Breaking(ToyScenes):
+        broken_from = 64
+
         def __getitem__(self, index):
             if index >= self.broken_from:
                 raise OSError("unreadable")

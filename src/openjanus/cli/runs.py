@@ -41,15 +41,20 @@ def train(args: argparse.Namespace) -> None:
 
 
 def _add_report(verbs: Any) -> None:
-    parser = add_verb(verbs, "report", _report, "draw the curves of runs")
+    parser = add_verb(verbs, "report", _report, "draw the curves of runs, and sum them up")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
     parser.add_argument("--output", type=Path, default=Path("curves.png"), help="%(default)s")
+    parser.add_argument(
+        "--metrics", nargs="+", default=[], metavar="NAME", help="these alone are drawn"
+    )
 
 
 def _report(args: argparse.Namespace) -> None:
-    from openjanus.train.report import draw_curves
+    from openjanus.train.report import draw_curves, summarise
 
-    draw_curves(args.runs, args.output)
+    draw_curves(args.runs, args.output, metrics=args.metrics)
+    for run in args.runs:
+        print(summarise(run))
     print(args.output)
 
 
