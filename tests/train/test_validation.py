@@ -103,8 +103,23 @@ def test_prompts_are_never_hidden_and_captions_never_cut(make_config, make_train
     for options in ({}, {"cond_drop": 1.0, "first_sentence": 1.0}):
         trainer = make_trainer(make_config(val=val, **options))
         losses.append(trainer.validate(Path("unused"), 1))
+        assert trainer.model.training
     assert losses[0] == losses[1]
     assert set(losses[0]) == {"val_loss", "val_loss_und", "val_loss_text", "val_loss_gen"}
+
+
+def test_the_forward_is_the_runs_own_without_gradients(make_config, make_trainer):
+    for bf16 in (True, False):
+        trainer = make_trainer(make_config(bf16=bf16, val=ValConfig(every=1, samples=2)))
+        run, seen = trainer.validation._decoder, []
+
+        def spy(embeds, run=run, seen=seen, **options):
+            seen.append((torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
+            return run(embeds, **options)
+
+        trainer.validation._decoder = spy
+        trainer.validate(Path("unused"), 1)
+        assert set(seen) == {(False, bf16)}
 
 
 def test_the_loss_is_the_mean_over_supervised_tokens_whatever_the_batches(
@@ -183,6 +198,8 @@ def test_tasks_run_by_their_own_clocks_with_their_limit(
     task = ValTaskConfig(task="count", every=2, limit=3, seed=5, options={"scale": 2.0})
     config = make_config(run={"steps": 5}, val=ValConfig(tasks=[task]))
     trainer = make_trainer(config)
+    measure, modes = trainer.validate, []
+    trainer.validate = lambda *when: (measure(*when), modes.append(trainer.model.training))[0]
     run_loop(trainer, config.run, description="x")
     lines = lines_of(tmp_path / "run")
     scored = {line["step"]: line for line in lines if "eval_count_n" in line}
@@ -195,7 +212,7 @@ def test_tasks_run_by_their_own_clocks_with_their_limit(
     assert scored[2]["eval_count_score_all"] != scored[4]["eval_count_score_all"]
     summary = tmp_path / "run" / "eval" / "step-00000004" / "count" / "summary.json"
     assert json.loads(summary.read_text())["seed"] == 5
-    assert trainer.model.training
+    assert modes == [True] * 5
 
 
 def test_a_score_that_the_task_has_not_is_told(make_config, make_trainer, count_task):
@@ -236,6 +253,9 @@ def test_a_resumed_run_has_the_lines_and_the_list_of_the_uninterrupted_one(
     assert run("whole")[0] == 10  # the best is step 2, and four more measurements
     for stop_at in (3, 7):
         assert run("parts", stop_at=stop_at, resume=stop_at > 3)[0] == stop_at
+    stale = tmp_path / "parts" / "eval" / "step-00000009" / "count" / "settings.json"
+    stale.parent.mkdir(parents=True)  # a step past the checkpoint was measured before a kill
+    stale.write_text('{"checkpoint_sha256": "of other weights"}')
     done, _ = run("parts", resume=True)
     assert done == 10
     assert run("parts", resume=True)[0] == 10  # it stays complete
