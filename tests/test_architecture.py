@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NO_ROOMS = {"utils", "util", "common", "helpers", "helper", "misc", "tokenizer", "core", "lib"}
 """Names that say nothing, or (tokenizer) two things."""
 
-OPTIONAL = {"matplotlib", "pyarrow", "resvg_py", "yaml"}
+OPTIONAL = {"matplotlib", "pyarrow", "resvg_py", "tensorboard", "wandb", "yaml"}
 """What an extra installs; imported where it is used, since it may be missing."""
 
 HEAVY = {"torch", "numpy", "PIL", "tokenizers", "safetensors", "huggingface_hub", "tqdm"}
@@ -79,8 +79,11 @@ def test_the_scheduler_is_usable_without_torch():
     assert {name.partition(".")[0] for name in names} & HEAVY == set()
 
 
-SLOW = ("torch.nn.attention.varlen", "torch.nn.attention.flex_attention")
-"""A second to import, and CUDA's alone."""
+SLOW = (
+    *("torch.nn.attention.varlen", "torch.nn.attention.flex_attention"),  # and CUDA's alone
+    "torch.utils.tensorboard",  # and of an extra
+)
+"""A second to import."""
 
 
 def test_importing_says_nothing():
@@ -120,7 +123,7 @@ def test_optional_packages_are_declared_by_an_extra():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = " ".join(
         line.replace("-", "_")
-        for extra in ("train", "nano")
+        for extra in ("train", "nano", "wandb")
         for line in project["optional-dependencies"][extra]
     )
     for module in OPTIONAL:

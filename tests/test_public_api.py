@@ -54,6 +54,8 @@ FIELDS = {
     "DrawOptions": ["guidance_scale", "temperature", "top_k", "top_p", "negative_prompt"],
     "PartialDrawing": ["image_index", "image", "image_ids", "seed", "options", "is_complete"],
     "Reply": ["text", "token_ids", "finish_reason", "usage", "seed"],
+    "Sample": ["key", "kind", "turns", "images", "target", "targets", "form", "system", "branched"],
+    "Turn": ["role", "text"],
     "Usage": ["prompt_tokens", "completion_tokens"],
     "Piece": ["text", "reply"],
     "EngineOptions": ["rows_per_page", "max_pages", "max_prefill_tokens", "prefix_cache_size"],
@@ -76,9 +78,14 @@ def test_names() -> None:
         "PartialDrawing",
         "Piece",
         "Reply",
+        "Sample",
+        "Turn",
         "Usage",
         "__version__",
         "build",
+        "collate",
+        "compute_losses",
+        "encode_sample",
         "load",
     ]
     assert dir(openjanus) == openjanus.__all__
@@ -96,6 +103,19 @@ def test_functions() -> None:
     assert signature(openjanus.build) == (
         "(config_or_preset: JanusConfig | str, *, device: torch.device | str = meta, "
         "dtype: torch.dtype | None = None) -> JanusModel"
+    )
+    assert signature(openjanus.collate) == (
+        "(samples: Sequence[EncodedSample], processor: Processor, *, pack_length: int | None = "
+        "None, row_sizes: Sequence[int] | None = None) -> Batch"
+    )
+    assert signature(openjanus.compute_losses) == (
+        "(model: JanusModel, batch: Batch, *, decoder: Callable[..., Tensor] | None = None, "
+        "encoder: Callable[[Tensor], Tensor] | None = None, num_supervised: int | None = None, "
+        "isolation: Backend | None = None, z_loss: float = 0.0, und_images: bool = False) -> Losses"
+    )
+    assert signature(openjanus.encode_sample) == (
+        "(sample: Sample, processor: Processor, *, max_length: int, mask_prompt: bool = True, "
+        "drop_condition: bool = False) -> EncodedSample"
     )
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openjanus.config import JanusConfig
+    from openjanus.data.collate import collate, encode_sample
+    from openjanus.data.samples import Sample, Turn
     from openjanus.engine.engine import EngineOptions
     from openjanus.model.janus import JanusModel
     from openjanus.pipeline.janus import Janus
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
         Reply,
         Usage,
     )
+    from openjanus.train.losses import compute_losses
 
 __version__ = "0.1.0"
 
@@ -41,8 +44,13 @@ _HOMES = {
     "PartialDrawing": "openjanus.pipeline.results",
     "Piece": "openjanus.pipeline.results",
     "Reply": "openjanus.pipeline.results",
+    "Sample": "openjanus.data.samples",
+    "Turn": "openjanus.data.samples",
     "Usage": "openjanus.pipeline.results",
     "build": "openjanus.pipeline.load",
+    "collate": "openjanus.data.collate",
+    "compute_losses": "openjanus.train.losses",
+    "encode_sample": "openjanus.data.collate",
     "load": "openjanus.pipeline.load",
 }
 """Public names, and the modules that they come from."""
@@ -57,9 +65,14 @@ __all__ = [
     "PartialDrawing",
     "Piece",
     "Reply",
+    "Sample",
+    "Turn",
     "Usage",
     "__version__",
     "build",
+    "collate",
+    "compute_losses",
+    "encode_sample",
     "load",
 ]
 

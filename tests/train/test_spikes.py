@@ -115,11 +115,12 @@ def test_the_command_tells_and_marks_them(tmp_path, capsys):
     output = tmp_path / "curves.png"
     assert main(["report", str(run), "--output", str(output), "--spikes"]) in (0, None)
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == "run"
-    assert "step 60: loss" in told[4]
+    start = told.index("run")
+    assert "step 60: loss" in told[start + 4]
     draw_curves([run], tmp_path / "plain.png")
     with Image.open(output) as marked, Image.open(tmp_path / "plain.png") as plain:
-        assert marked.width > 2 * plain.width  # the norms have panels of their own
+        assert marked.size == plain.size
+        assert marked.tobytes() != plain.tobytes()
 
 
 def test_a_mark_is_drawn_where_the_spike_reached(tmp_path, monkeypatch):
@@ -135,7 +136,7 @@ def test_a_mark_is_drawn_where_the_spike_reached(tmp_path, monkeypatch):
     lines = noisy(s60_grad_norm=9)
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     draw_curves([run], tmp_path / "curves.png", spikes=True)
-    assert seen == [([], []), ([60], [lines[59]["grad_norm"]]), ([], [])]
+    assert [place for place in seen if place[0]] == [([60], [lines[59]["grad_norm"]])]
 
 
 def test_a_run_logs_keys_where_asked(make_config, make_trainer):

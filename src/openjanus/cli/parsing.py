@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "nano"
 
 EXTRAS = {
-    "train": {"yaml": "pyyaml", "matplotlib": "matplotlib", "pyarrow": "pyarrow"},
+    "train": {
+        "yaml": "pyyaml",
+        "matplotlib": "matplotlib",
+        "pyarrow": "pyarrow",
+        "tensorboard": "tensorboard",
+    },
+    "wandb": {"wandb": "wandb"},
     "nano": {"resvg_py": "resvg-py", "yaml": "pyyaml"},
 }
 """Extra -> the modules that it brings, each with the package that holds it."""

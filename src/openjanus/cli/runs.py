@@ -66,7 +66,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def _add_report(verbs: Any) -> None:
-    parser = add_verb(verbs, "report", _report, "draw the curves of runs")
+    parser = add_verb(verbs, "report", _report, "draw the curves of runs, and sum them up")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
     parser.add_argument("--output", type=Path, default=Path("curves.png"), help="%(default)s")
     parser.add_argument(
@@ -74,12 +74,17 @@ def _add_report(verbs: Any) -> None:
         action="store_true",
         help="say at which steps loss or norms left what they had been, and mark them",
     )
+    parser.add_argument(
+        "--metrics", nargs="+", default=[], metavar="NAME", help="these alone are drawn"
+    )
 
 
 def _report(args: argparse.Namespace) -> None:
-    from openjanus.train.report import draw_curves, report_spikes
+    from openjanus.train.report import draw_curves, report_spikes, summarise
 
-    draw_curves(args.runs, args.output, spikes=args.spikes)
+    draw_curves(args.runs, args.output, metrics=args.metrics, spikes=args.spikes)
+    for run in args.runs:
+        print(summarise(run))
     if args.spikes:
         print(report_spikes(args.runs))
     print(args.output)

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from openjanus.train.best import best_steps
+
 FORMAT_VERSION = 2
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -39,7 +41,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int
         folder: The run's folder.
         step: Optimizer steps done.
         state: Tensors, numbers, strings, and lists and dicts of them.
-        keep: How many of the newest stay.
+        keep: How many of the newest stay, beside those that ``best.json`` names.
     """
     target = checkpoint_path(folder, step)
     draft = folder / f"writing-{step:08d}"
@@ -55,8 +57,10 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int
     if target.exists():
         shutil.rmtree(target)
     draft.rename(target)
+    spared = best_steps(folder)
     for old in checkpoint_steps(folder)[:-keep]:
-        shutil.rmtree(checkpoint_path(folder, old))
+        if old not in spared:
+            shutil.rmtree(checkpoint_path(folder, old))
     return target
 
 

@@ -9,6 +9,14 @@ from typing import Any, Literal
 from openjanus.config import PRESETS, near
 from openjanus.train.stages import TRAINED, Stage
 from openjanus.train.vq_config import GanConfig, VQEvalConfig
+from openjanus.train.watch_config import (
+    SINKS,
+    BestConfig,
+    SinkName,
+    ValConfig,
+    WandbConfig,
+    check_watch,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +44,19 @@ class RunConfig:
     """Checkpoints kept."""
     sample_every: int = 0
     """Steps between sample grids and answers; 0 means at the end alone."""
+    best: BestConfig | None = None
+    """Checkpoints kept for a metric, beside the newest; None keeps none."""
+    patience: int = 0
+    """Measurements of ``best.metric`` in a row without a new best after which the run is complete;
+    0 never."""
+    final_from: Literal["last", "best"] = "last"
+    """Which checkpoint of a complete run becomes its result."""
+    sinks: list[SinkName] = field(default_factory=list)
+    """Where values and samples go beside ``metrics.jsonl``."""
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    measure_peak: bool = False
+    """Time a matrix product at the start, so that each line has the share of it that the step
+    reached (``mfu``)."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "save_every", "keep"):
@@ -51,6 +72,9 @@ class RunConfig:
             )
         if self.sample_every < 0:
             raise ValueError(f"run.sample_every must be >= 0, got {self.sample_every}")
+        check_watch(self.best, self.patience, self.final_from)
+        if len(set(self.sinks)) < len(self.sinks):
+            raise ValueError(f"run.sinks must be some of {list(SINKS)}, each once: {self.sinks}")
 
     @property
     def last_step(self) -> int:
@@ -411,7 +435,10 @@ class JanusTrainConfig:
     log_keys: bool = False
     """Write the keys of each step's samples to metrics.jsonl, for the report of spikes."""
     held_back: int = 8
-    """Last items of every source, never trained on: what the samples of a run show."""
+    """Last items of every source, never trained on: what the samples of a run show, and what its
+    held-out loss is of where ``val`` names no other sources."""
+    val: ValConfig = field(default_factory=ValConfig)
+    """Held-out loss and eval tasks on the way."""
     bf16: bool = True
     """Matrix products in bf16 by autocast; weights, norms and losses stay in fp32."""
     compile: bool = False
@@ -437,10 +464,10 @@ class JanusTrainConfig:
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be a share in [0, 1], got {value}")
         self._check_batch()
-        if self.pack_length is not None and self.pack_length < self.max_length:
+        metric = "" if self.run.best is None else self.run.best.metric
+        if metric.startswith("val_") and self.val.every == 0:
             raise ValueError(
-                f"pack_length ({self.pack_length}) must be >= max_length ({self.max_length}): "
-                "a sample is never split"
+                f"run.best.metric is {metric!r}, and val.every is 0: add --val.every STEPS"
             )
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; {near(self.preset, list(PRESETS))}")
@@ -448,12 +475,20 @@ class JanusTrainConfig:
             raise ValueError(f"z_loss must be >= 0, got {self.z_loss}: 0 is none")
         if self.max_bad_samples < 0:
             raise ValueError(f"max_bad_samples must be >= 0, got {self.max_bad_samples}")
+        self._check_sources()
+
+    def _check_sources(self) -> None:
         by_kind = (self.sources.und, self.sources.text, self.sources.gen)
         for kind, share, sources in zip(("und", "text", "gen"), self.ratio, by_kind, strict=True):
             if share > 0 and sources:
                 _require_no_gap(kind, sources, self.run.last_step)
 
     def _check_batch(self) -> None:
+        if self.pack_length is not None and self.pack_length < self.max_length:
+            raise ValueError(
+                f"pack_length ({self.pack_length}) must be >= max_length ({self.max_length}): "
+                "a sample is never split"
+            )
         for name in ("accumulate", "open_packs"):
             _at_least_one(name, getattr(self, name))
         if self.pack_images is not None:

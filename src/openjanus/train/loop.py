@@ -21,6 +21,7 @@ from openjanus.train.checkpoint import (
 )
 from openjanus.train.config import RunConfig
 from openjanus.train.metrics import MetricsFile
+from openjanus.train.watch import Watch
 
 
 class Task(Protocol):
@@ -83,7 +84,7 @@ def _stop_on_interrupt() -> Iterator[list[bool]]:
 
 
 def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
-    """Train until ``run.last_step``, ``run.stop_at`` or an interruption, whichever is first.
+    """Train to ``run.last_step`` or ``run.stop_at``, the end of ``run.patience`` or a signal.
 
     Returns:
         The number of optimizer steps done, earlier runs included.
@@ -92,11 +93,13 @@ def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
         FileNotFoundError: ``resume`` without a checkpoint.
         ValueError: No folder; or the folder holds a run already and ``resume`` is off.
         NonFiniteLoss: The loss is not finite; nothing of that step is saved.
+        ImportError: The package of a sink is missing.
     """
     if not run.dir:
         raise ValueError("run.dir must name a folder: add --run.dir DIR")
     folder = Path(run.dir)
     start = 0
+    state: dict[str, Any] = {}
     if run.resume:
         state = load_checkpoint(newest_checkpoint(folder))
         start = state["step"]
@@ -107,32 +110,55 @@ def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
         )
     folder.mkdir(parents=True, exist_ok=True)
     end = run.last_step if run.stop_at is None else min(run.last_step, run.stop_at)
+    watch = Watch(task, run, start=start, state=state.get("watch"))
     metrics = MetricsFile(folder / "metrics.jsonl", start_step=start)
     done = start
 
     def save() -> None:
-        save_checkpoint(folder, done, {"step": done, "task": task.state_dict()}, keep=run.keep)
+        watch.before_save()
+        state = {"step": done, "task": task.state_dict(), "watch": watch.state_dict()}
+        save_checkpoint(folder, done, state, keep=run.keep)
+
+    def sample() -> None:
+        task.sample(folder / "samples", done)
+        watch.sinks.show(done, folder / "samples")
 
     bar = tqdm(total=end, initial=start, desc=description, unit="step", smoothing=0.05)
-    with _stop_on_interrupt() as asked, bar:
-        while done < end and not asked[0]:
-            began = time.perf_counter()
-            values = task.train_step(done)
-            _check_finite(values, task, done + 1, folder)
-            done += 1
-            bar.update()
-            shown = {k: f"{v:.3f}" for k, v in values.items() if k.startswith("loss")}
-            bar.set_postfix(shown, refresh=False)
-            if done % run.log_every == 0 or done == end:
-                seconds = round(time.perf_counter() - began, 4)
-                metrics.write({"step": done, **values, "seconds": seconds})
-            if run.sample_every and done % run.sample_every == 0 and done != end:
-                task.sample(folder / "samples", done)
-            if done % run.save_every == 0 and done != end:
-                save()
-    metrics.close()
-    if done > start:
-        save()
-        if not asked[0]:  # who interrupts does not want to wait for pictures
-            task.sample(folder / "samples", done)
+    shown: dict[str, str] = {}
+    try:
+        with _stop_on_interrupt() as asked, bar:
+            while done < end and not asked[0] and not watch.is_over:
+                began = time.perf_counter()
+                values = task.train_step(done)
+                _check_finite(values, task, done + 1, folder)
+                done += 1
+                seconds = time.perf_counter() - began
+                values |= watch.utilisation(values, seconds)
+                values["seconds"] = round(seconds, 4)
+                measured = watch.measure(done)
+                values |= measured
+                is_best = watch.judge(done, values)
+                bar.update()
+                shown |= {
+                    name: f"{value:.3f}"
+                    for name, value in values.items()
+                    if name.startswith("loss") or name == "val_loss"
+                }
+                bar.set_postfix(shown, refresh=False)
+                # Not where it was merely stopped: whoever goes on has the lines of one run.
+                if measured or done % run.log_every == 0 or done == run.last_step:
+                    metrics.write({"step": done, **values})
+                    watch.sinks.log(done, values)
+                is_last = done == end or watch.is_over
+                if run.sample_every and done % run.sample_every == 0 and not is_last:
+                    sample()
+                if (done % run.save_every == 0 or is_best) and not is_last:
+                    save()
+        if done > start:
+            save()
+            if not asked[0]:  # who interrupts does not want to wait for pictures
+                sample()
+    finally:
+        metrics.close()
+        watch.close(is_complete=done == run.last_step or watch.is_over)
     return done

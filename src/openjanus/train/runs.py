@@ -22,15 +22,17 @@ from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
 from openjanus.pipeline.load import choose_device
 from openjanus.processor.text import train_tokenizer
-from openjanus.train.checkpoint import checkpoint_steps
+from openjanus.train.best import best_steps, ended_early
+from openjanus.train.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint
 from openjanus.train.config import (
     JanusTrainConfig,
+    RunConfig,
     SemanticTrainConfig,
     SiglipTrainConfig,
     TokenizerTrainConfig,
     VQTrainConfig,
 )
-from openjanus.train.loop import run_loop
+from openjanus.train.loop import Task, run_loop
 from openjanus.train.parse import parse_typed
 from openjanus.train.parts import load_door, save_door
 from openjanus.train.semantic_trainer import SemanticTrainer, init_semantic
@@ -53,8 +55,9 @@ TrainConfig = (
 
 FREE_ON_RESUME = frozenset(
     [f"run.{name}" for name in ("dir", "stop_at", "resume", "save_every", "keep", "sample_every")]
-    + ["run.log_every", "compile", "prefetch", "device", "id_cache", "max_bad_samples"]
-    + ["num_workers"]
+    + [f"run.{name}" for name in ("log_every", "final_from", "measure_peak", "sinks")]
+    + [f"run.wandb.{name}" for name in ("project", "entity", "mode")]
+    + ["compile", "prefetch", "device", "id_cache", "max_bad_samples", "num_workers"]
 )
 """Keys that change nothing of what is learnt: a resumed run may have others."""
 
@@ -157,6 +160,29 @@ def _plain(value: object) -> object:
     return value
 
 
+def _train(trainer: Task, run: RunConfig, *, description: str) -> bool:
+    """Run the loop; whether the run is complete, with the weights of its result in the trainer.
+
+    Raises:
+        FileNotFoundError: The result is to be the best checkpoint, and there is none.
+    """
+    done = run_loop(trainer, run, description=description)
+    folder = Path(run.dir)
+    if done < run.last_step and not ended_early(folder):
+        return False
+    if run.final_from == "best":
+        steps = best_steps(folder)
+        if not steps:
+            assert run.best is not None
+            raise FileNotFoundError(
+                f"run.final_from is best, and {run.best.metric!r} was never measured: resume with "
+                "--run.final_from last"
+            )
+        trainer.load_state_dict(load_checkpoint(checkpoint_path(folder, steps[0]))["task"])
+        tqdm.write(f"result: the checkpoint of step {steps[0]}", file=sys.stderr)
+    return True
+
+
 def _run_janus(config: JanusTrainConfig) -> None:
     device = choose_device(config.device)
     model, processor = start_model(config)
@@ -166,8 +192,7 @@ def _run_janus(config: JanusTrainConfig) -> None:
     counts = ", ".join(f"{part} {n:,}" for part, n in trained.items())
     tqdm.write(f"trained: {counts}", file=sys.stderr)
     _write_config(config)
-    done = run_loop(trainer, config.run, description=f"stage {config.stage}")
-    if done >= config.run.last_step:
+    if _train(trainer, config.run, description=f"stage {config.stage}"):
         _publish(config, lambda folder: save_model(folder, model, processor.tokenizer))
 
 
@@ -180,8 +205,7 @@ def _run_vq(config: VQTrainConfig) -> None:
     model.to(choose_device(config.device))
     trainer = VQTrainer(model, _pictures(config), config)
     _write_config(config)
-    done = run_loop(trainer, config.run, description="vq")
-    if done >= config.run.last_step:
+    if _train(trainer, config.run, description="vq"):
         _publish(config, lambda folder: save_door(folder, trainer.result, door))
 
 
@@ -210,8 +234,7 @@ def _run_semantic(config: SemanticTrainConfig) -> None:
     teacher = load_teacher(config.run.dir, config.teacher)
     trainer = SemanticTrainer(model, teacher, _pictures(config), config)
     _write_config(config)
-    done = run_loop(trainer, config.run, description="semantic")
-    if done >= config.run.last_step:
+    if _train(trainer, config.run, description="semantic"):
         _publish(config, lambda folder: save_door(folder, trainer.result, door))
 
 
@@ -252,8 +275,7 @@ def _run_siglip(config: SiglipTrainConfig) -> None:
         start=partial(start_encoder, config) if config.init else None,
     )
     _write_config(config)
-    done = run_loop(trainer, config.run, description="encoder")
-    if done >= config.run.last_step:
+    if _train(trainer, config.run, description="encoder"):
         _publish(config, lambda folder: save_door(folder, encoder, door))
 
 

@@ -40,11 +40,14 @@ from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig, SourceConfig
 from openjanus.train.fast_forward import run_decoder, run_encoder
+from openjanus.train.flops import FlopCounter
 from openjanus.train.losses import LossKind, compute_losses
+from openjanus.train.meters import GradientNorms, codebook_use, fill_of, speeds
 from openjanus.train.optim import Optimizers
 from openjanus.train.stages import freeze_for_stage
 from openjanus.train.start import beside
 from openjanus.train.trial import write_trial
+from openjanus.train.validation import Validation
 
 ENCODE_CHUNK = 16
 """Pictures encoded at once, always: so that ids do not depend on the batch they came in."""
@@ -138,7 +141,30 @@ class JanusTrainer:
         self._next: Future[StepSamples] | None = None
         self.num_bad = 0
         self.seen: dict[Kind, int] = dict.fromkeys(KINDS, 0)
+        self.seen_tokens: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._keys: list[str] = []
+        self._norms = GradientNorms(model.named_parameters())
+        self._flops = FlopCounter(model)
+        self.validation = self._open_validation()
+
+    def _open_validation(self) -> Validation | None:
+        if self.config.val.every == 0 and not self.config.val.tasks:
+            return None
+        return Validation(
+            self.model,
+            self.processor,
+            self.config,
+            sources=self.sources,
+            encode=self._encoder_of(self.config),
+            tokenize=self._tokenize,
+            decoder=self._decoder,
+            encoder=self._encoder,
+        )
+
+    @property
+    def products(self) -> tuple[torch.device, torch.dtype]:
+        """Where matrix products are done, and in what."""
+        return self.device, torch.bfloat16 if self.config.bf16 else torch.float32
 
     def _encoder_of(self, config: JanusTrainConfig) -> SampleEncoder:
         return SampleEncoder(
@@ -265,24 +291,30 @@ class JanusTrainer:
         samples = self._samples()
         waited = time.perf_counter() - began
         self._count_bad(samples.bad)
+        if self.validation is not None:
+            self.validation.refuse_trained([sample.key for sample in samples.samples])
         batches = self._batches(samples)
         self._position = samples.state
         self._keys = [key for batch in batches for key in batch.keys]
         found = self._backward(step, batches)
+        if (step + 1) % self.config.run.log_every == 0 or step + 1 == self.config.run.last_step:
+            found |= self._norms.read()
         norm, lr = self.optimizers.step(step, self.config.run.steps)
-        for kind in KINDS:
-            self.seen[kind] += sum(batch.num_samples[kind] for batch in batches)
+        for sample in samples.samples:
+            self.seen[sample.kind] += 1
+            self.seen_tokens[sample.kind] += len(sample.input_ids)
         values = found | {"lr": lr, "grad_norm": norm, "samples": dict(self.seen)}
         if self.config.log_keys:
             values["keys"] = self._keys
-        if samples.fill is not None:
-            values["fill"] = round(samples.fill, 4)
+        values["tokens"] = dict(self.seen_tokens)
+        values["fill"] = round(fill_of(batches) if samples.fill is None else samples.fill, 4)
+        values |= codebook_use(batches, self.model.config.codebook_size)
+        values["flops"] = self._flops.count(batches)
         if self.num_bad > 0:
             values["bad_samples"] = self.num_bad
         seconds = time.perf_counter() - began
         values["data_wait"] = round(waited / seconds, 4)
-        values["tokens_per_second"] = round(sum(b.num_tokens for b in batches) / seconds)
-        return values
+        return values | speeds(batches, seconds)
 
     def _batches(self, step: StepSamples) -> list[Batch]:
         """The step's samples in as many batches as gradients are accumulated over."""
@@ -361,6 +393,10 @@ class JanusTrainer:
         """Keys of the last batch."""
         return self._keys
 
+    def validate(self, folder: Path, step: int) -> dict[str, Any]:
+        """What ``config.val`` asks for after ``step`` steps; see ``Validation.run``."""
+        return {} if self.validation is None else self.validation.run(folder, step)
+
     def sample(self, folder: Path, step: int) -> None:
         """Write drawings and answers for the items that are held back; seeds are fixed."""
         shares = dict(zip(KINDS, self.config.ratio, strict=True))
@@ -385,6 +421,7 @@ class JanusTrainer:
             "data": self._position,
             "num_bad": self.num_bad,
             "seen": dict(self.seen),
+            "seen_tokens": dict(self.seen_tokens),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -401,6 +438,8 @@ class JanusTrainer:
         self._next = None
         self.num_bad = state["num_bad"]
         self.seen = dict(state["seen"])
+        # A checkpoint from before tokens were counted: they count from there on.
+        self.seen_tokens = dict(state.get("seen_tokens", self.seen_tokens))
 
 
 def _split(items: Sequence[T], number: int) -> list[Sequence[T]]:

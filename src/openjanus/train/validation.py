@@ -1,0 +1,239 @@
+"""Held-out loss on fixed samples, and eval tasks, in the middle of a run.
+
+Every process measures all of it: where weights are sharded, all must run the same forwards.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from openjanus.config import near
+from openjanus.data.collate import EncodedSample, collate, with_image_ids
+from openjanus.data.encoding import SampleEncoder
+from openjanus.data.mixture import Draw
+from openjanus.data.samples import KINDS, Kind, Sample
+from openjanus.data.sources import Source, build_source
+from openjanus.eval.runner import SETTINGS_NAME, run_task
+from openjanus.model.janus import JanusModel
+from openjanus.pipeline import Janus
+from openjanus.processor.prompt import Processor
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.losses import compute_losses
+from openjanus.train.watch_config import ValTaskConfig
+
+TIMES = ("seconds",)
+"""What a summary has that is not a score."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Items:
+    """Part of a source."""
+
+    source: Source
+    first: int
+    count: int
+    label: str
+
+    def spread(self, wanted: int) -> list[int]:
+        """Up to ``wanted`` indices, evenly over the part."""
+        number = min(wanted, self.count)
+        return [self.first + place * self.count // number for place in range(number)]
+
+
+class Validation:
+    """Measures a model that is being trained; changes nothing of it and draws no random number.
+
+    Args:
+        model: With its weights, on its device.
+        processor: Of the model.
+        config: The run.
+        sources: What is trained on, by kind; the last ``config.held_back`` items are not.
+        encode: How the run tokenizes samples; what it hides or cuts at random is left out here.
+        tokenize: (G, 3, S, S) -> (G, N) codebook ids.
+        decoder: Run in place of the model's own.
+        encoder: Likewise.
+
+    Raises:
+        KeyError: An unknown source.
+        ValueError: Options that a source refuses, or a kind without a usable sample.
+    """
+
+    def __init__(
+        self,
+        model: JanusModel,
+        processor: Processor,
+        config: JanusTrainConfig,
+        *,
+        sources: Mapping[Kind, Sequence[Source]],
+        encode: SampleEncoder,
+        tokenize: Callable[[Tensor], Tensor],
+        decoder: Callable[..., Tensor],
+        encoder: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.config = config
+        self._encode = replace(encode, cond_drop=0.0, first_sentence=0.0)
+        self._tokenize = tokenize
+        self._decoder, self._encoder = decoder, encoder
+        self.samples: dict[Kind, list[EncodedSample]] = {}
+        if config.val.every > 0:
+            for kind in KINDS:
+                if parts := self._parts(kind, sources.get(kind, ())):
+                    self.samples[kind] = self._read(kind, parts)
+        self.keys = frozenset(one.key for some in self.samples.values() for one in some)
+        """Of all samples: none of them may be trained on."""
+
+    def _parts(self, kind: Kind, trained: Sequence[Source]) -> list[_Items]:
+        """Where the samples of a kind come from."""
+        config = self.config
+        named = getattr(config.val, kind)
+        known = [(source.type, source.options) for source in getattr(config.sources, kind)]
+
+        def held_back(place: int) -> _Items:
+            source, count = trained[place], config.held_back
+            name = known[place][0] if known else type(source).__name__
+            label = f"held back of {name}"
+            return _Items(source=source, first=len(source) - count, count=count, label=label)
+
+        if not named:
+            share = config.ratio[KINDS.index(kind)]
+            return [held_back(place) for place in range(len(trained))] if share > 0 else []
+        parts = []
+        for source in named:
+            if (source.type, source.options) in known:
+                parts.append(held_back(known.index((source.type, source.options))))
+                continue
+            built = build_source(source.type, source.options)
+            parts.append(_Items(source=built, first=0, count=len(built), label=f"of {source.type}"))
+        return parts
+
+    def _read(self, kind: Kind, parts: Sequence[_Items]) -> list[EncodedSample]:
+        found: list[EncodedSample] = []
+        labels = []
+        for place, part in enumerate(parts):
+            share = len(range(place, self.config.val.samples, len(parts)))
+            before = len(found)
+            for index in part.spread(share) if share > 0 else ():
+                try:
+                    sample = part.source[index]
+                    if not isinstance(sample, Sample) or sample.kind != kind:
+                        raise ValueError(f"not a sample of kind {kind!r}: move its source")
+                    draw = Draw(kind=kind, source=place, index=index, epoch=0)
+                    found.append(self._encode(sample, draw))
+                except Exception as error:  # noqa: BLE001 - any code of a source: named
+                    name = f"{kind} item {index} {part.label}"
+                    reason = f"{type(error).__name__}: {error}"
+                    tqdm.write(f"validation leaves out {name}: {reason}", file=sys.stderr)
+            labels.append(f"{len(found) - before} {part.label}")
+        if not found:
+            raise ValueError(
+                f"no sample of kind {kind!r} can be validated on: check val.{kind} and max_length"
+            )
+        tqdm.write(f"validation {kind}: {', '.join(labels)}", file=sys.stderr)
+        return found
+
+    def refuse_trained(self, keys: Sequence[str]) -> None:
+        """Check that a step trains on none of the samples.
+
+        Raises:
+            ValueError: It does; the message names one.
+        """
+        for key in keys:
+            if key in self.keys:
+                raise ValueError(
+                    f"sample {key} is validated on and would be trained on: give val sources "
+                    "other items, or name the training source itself, whose held-back items are "
+                    "taken then"
+                )
+
+    def run(self, folder: Path, step: int) -> dict[str, Any]:
+        """Measure what is due after a step; nothing where nothing is.
+
+        Args:
+            folder: Of the run; predictions of tasks go below its ``eval``.
+            step: Optimizer steps done.
+
+        Raises:
+            ValueError: A task has no score of the name that ``run.best`` goes by.
+        """
+        values: dict[str, Any] = {}
+        val = self.config.val
+        try:
+            if val.every and step % val.every == 0:
+                values |= self.losses()
+            for task in val.tasks:
+                if step % task.every == 0:
+                    values |= self._task(task, folder / "eval" / f"step-{step:08d}" / task.task)
+        finally:
+            self.model.train()
+        return values
+
+    @torch.no_grad()
+    def losses(self) -> dict[str, float]:
+        """``val_loss``, a mean over all supervised tokens, and ``val_loss_KIND``; in nats."""
+        self.model.eval()
+        sums: dict[Kind, float] = {}
+        counts: dict[Kind, int] = {}
+        device = self.model.language_model.model.embed_tokens.weight.device
+        for kind, samples in self.samples.items():
+            if kind == "gen":  # ids are computed once: the tokenizer is never trained here
+                samples[:] = with_image_ids(samples, self.processor, self._tokenize)
+            for chunk in _chunks(samples, self.config.val.batch_size):
+                batch = collate(chunk, self.processor).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
+                    found = compute_losses(
+                        self.model, batch, decoder=self._decoder, encoder=self._encoder
+                    )
+                sums[kind] = sums.get(kind, 0.0) + float(found.sums[kind])
+                counts[kind] = counts.get(kind, 0) + found.counts[kind]
+        values = {"val_loss": round(sum(sums.values()) / sum(counts.values()), 6)}
+        return values | {f"val_loss_{kind}": round(sums[kind] / counts[kind], 6) for kind in sums}
+
+    def _task(self, task: ValTaskConfig, output: Path) -> dict[str, Any]:
+        if output.exists():  # of a run that went on from before this step
+            shutil.rmtree(output)
+        janus = Janus(self.model, self.processor.tokenizer)
+        summary = run_task(
+            janus,
+            task.task,
+            limit=task.limit,
+            output=output,
+            seed=task.seed,
+            options=task.options,
+        )
+        asked = json.loads((output / SETTINGS_NAME).read_text(encoding="utf-8"))
+        scores = {k: v for k, v in summary.items() if k not in asked and k not in TIMES}
+        prefix = f"eval_{task.task}"
+        values = dict(_numbers(scores, prefix))
+        best = self.config.run.best
+        if best is not None and best.metric.startswith(prefix) and best.metric not in values:
+            raise ValueError(
+                f"task {task.task!r} has no score {best.metric!r}, run.best.metric; "
+                f"{near(best.metric, list(values))}"
+            )
+        return values
+
+
+def _chunks(samples: Sequence[EncodedSample], size: int) -> Iterator[Sequence[EncodedSample]]:
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    """The numbers of nested mappings, their keys joined by underscores."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers(item, f"{name}_{key}")
+    elif isinstance(value, int | float):
+        yield name, float(value)
