@@ -21,6 +21,7 @@ from openjanus.train.checkpoint import (
 )
 from openjanus.train.config import RunConfig
 from openjanus.train.metrics import MetricsFile
+from openjanus.train.parallel import ALONE, World
 
 
 class Task(Protocol):
@@ -82,8 +83,10 @@ def _stop_on_interrupt() -> Iterator[list[bool]]:
             signal.signal(signum, handler)
 
 
-def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
+def run_loop(task: Task, run: RunConfig, *, description: str, world: World = ALONE) -> int:
     """Train until ``run.steps``, ``run.stop_at`` or an interruption, whichever is first.
+
+    Of several processes all run this, and the first writes.
 
     Returns:
         The number of optimizer steps done, earlier runs included.
@@ -98,7 +101,7 @@ def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
     folder = Path(run.dir)
     start = 0
     if run.resume:
-        state = load_checkpoint(newest_checkpoint(folder))
+        state = load_checkpoint(newest_checkpoint(folder), world=world)
         start = state["step"]
         task.load_state_dict(state["task"])
     elif checkpoint_steps(folder):
@@ -107,15 +110,24 @@ def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
         )
     folder.mkdir(parents=True, exist_ok=True)
     end = run.steps if run.stop_at is None else min(run.steps, run.stop_at)
-    metrics = MetricsFile(folder / "metrics.jsonl", start_step=start)
+    metrics = MetricsFile(folder / "metrics.jsonl", start_step=start) if world.is_main else None
     done = start
 
     def save() -> None:
-        save_checkpoint(folder, done, {"step": done, "task": task.state_dict()}, keep=run.keep)
+        state = {"step": done, "task": task.state_dict()}
+        save_checkpoint(folder, done, state, keep=run.keep, world=world)
 
-    bar = tqdm(total=end, initial=start, desc=description, unit="step", smoothing=0.05)
+    bar = tqdm(
+        total=end,
+        initial=start,
+        desc=description,
+        unit="step",
+        smoothing=0.05,
+        disable=not world.is_main,
+    )
+    stopped = False
     with _stop_on_interrupt() as asked, bar:
-        while done < end and not asked[0]:
+        while done < end and not stopped:
             began = time.perf_counter()
             values = task.train_step(done)
             _check_finite(values, task, done + 1, folder)
@@ -123,16 +135,18 @@ def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
             bar.update()
             shown = {k: f"{v:.3f}" for k, v in values.items() if k.startswith("loss")}
             bar.set_postfix(shown, refresh=False)
-            if done % run.log_every == 0 or done == end:
+            if metrics is not None and (done % run.log_every == 0 or done == end):
                 seconds = round(time.perf_counter() - began, 4)
                 metrics.write({"step": done, **values, "seconds": seconds})
             if run.sample_every and done % run.sample_every == 0 and done != end:
                 task.sample(folder / "samples", done)
             if done % run.save_every == 0 and done != end:
                 save()
-    metrics.close()
+            stopped = world.any(asked[0])  # all, after the same step
+    if metrics is not None:
+        metrics.close()
     if done > start:
         save()
-        if not asked[0]:  # who interrupts does not want to wait for pictures
+        if not stopped:  # who interrupts does not want to wait for pictures
             task.sample(folder / "samples", done)
     return done

@@ -19,7 +19,6 @@ from openjanus.data.samples import IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
-from openjanus.pipeline.load import choose_device
 from openjanus.processor.text import train_tokenizer
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import (
@@ -29,6 +28,7 @@ from openjanus.train.config import (
     VQTrainConfig,
 )
 from openjanus.train.loop import run_loop
+from openjanus.train.parallel import World, is_restart, num_processes, open_world
 from openjanus.train.parse import parse_typed
 from openjanus.train.parts import save_door
 from openjanus.train.siglip_trainer import SiglipTrainer, regions_of
@@ -43,7 +43,7 @@ TrainConfig = VQTrainConfig | SiglipTrainConfig | TokenizerTrainConfig | JanusTr
 FREE_ON_RESUME = frozenset(
     [f"run.{name}" for name in ("dir", "stop_at", "resume", "save_every", "keep", "sample_every")]
     + ["run.log_every", "compile", "prefetch", "device", "id_cache", "max_bad_samples"]
-    + ["num_workers"]
+    + ["num_workers", "activation_checkpointing", "process_timeout_s"]
 )
 """Keys that change nothing of what is learnt: a resumed run may have others."""
 
@@ -65,14 +65,21 @@ def run_training(config: TrainConfig) -> None:
     """
     if not config.run.dir:
         raise ValueError("run.dir must name a folder: add --run.dir DIR")
+    if isinstance(config, JanusTrainConfig):
+        with open_world(config.device, timeout_s=config.process_timeout_s) as world:
+            _run_janus(config, world)
+        return
+    if num_processes() > 1:
+        raise ValueError(
+            f"a run of kind {config.kind} is of one process, torchrun started {num_processes()}: "
+            "run it without torchrun"
+        )
     if isinstance(config, VQTrainConfig):
         _run_vq(config)
     elif isinstance(config, SiglipTrainConfig):
         _run_siglip(config)
-    elif isinstance(config, TokenizerTrainConfig):
-        _run_tokenizer(config)
     else:
-        _run_janus(config)
+        _run_tokenizer(config)
 
 
 def _write_config(config: TrainConfig) -> None:
@@ -144,18 +151,27 @@ def _plain(value: object) -> object:
     return value
 
 
-def _run_janus(config: JanusTrainConfig) -> None:
-    device = choose_device(config.device)
-    model, processor = start_model(config)
-    model.to(device)
-    trainer = JanusTrainer(model, processor, config)
-    trained = count_by_part((n, p) for n, p in model.named_parameters() if p.requires_grad)
-    counts = ", ".join(f"{part} {n:,}" for part, n in trained.items())
-    tqdm.write(f"trained: {counts}", file=sys.stderr)
-    _write_config(config)
-    done = run_loop(trainer, config.run, description=f"stage {config.stage}")
+def _run_janus(config: JanusTrainConfig, world: World) -> None:
+    if is_restart() and not config.run.resume and checkpoint_steps(Path(config.run.dir)):
+        # torchrun repeats the command of the start; what it means now is to go on.
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True))
+    model, processor = start_model(config, tell=world.is_main)
+    trainer = JanusTrainer(model, processor, config, world=world)
+    if world.is_main:
+        trained = count_by_part(trainer.trained.parameters.items())
+        counts = ", ".join(f"{part} {n:,}" for part, n in trained.items())
+        tqdm.write(f"trained: {counts}", file=sys.stderr)
+    world.on_main(lambda: _write_config(config))
+    done = run_loop(trainer, config.run, description=f"stage {config.stage}", world=world)
+    trainer.close()
     if done >= config.run.steps:
-        _publish(config, lambda folder: save_model(folder, model, processor.tokenizer))
+        final = trainer.whole_model(average=True)
+
+        def write(folder: Path) -> None:
+            assert final is not None  # in the first process
+            save_model(folder, final, processor.tokenizer)
+
+        world.on_main(lambda: _publish(config, write))
 
 
 def _run_vq(config: VQTrainConfig) -> None:

@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from openjanus.data.collate import Batch, EncodedSample, collate, with_image_ids
 from openjanus.data.encoding import SampleEncoder
-from openjanus.data.fetching import BadSample, Crew, Fetcher, TooManyBadSamples
+from openjanus.data.fetching import Ahead, BadSample, Crew, Fetcher, TooManyBadSamples
 from openjanus.data.id_cache import IdCache, module_hash, source_digest
 from openjanus.data.islands import VERSION as ISLANDS_VERSION
 from openjanus.data.islands import IslandIds
@@ -27,16 +26,18 @@ from openjanus.data.packed import PackedStream
 from openjanus.data.packing import BinRules
 from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import Source, build_source
-from openjanus.data.stream import ALONE, SampleStream, Share, StepSamples, Stream, StreamState
+from openjanus.data.stream import SampleStream, StepSamples, Stream, StreamState
 from openjanus.model.doors import ImageTokenizer
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig, SourceConfig
 from openjanus.train.fast_forward import run_decoder, run_encoder
-from openjanus.train.losses import compute_losses
-from openjanus.train.optim import Optimizers
+from openjanus.train.parallel import ALONE, World
+from openjanus.train.sharding import blocks_of, checkpoint_activations, gather_model, shard_model
 from openjanus.train.stages import freeze_for_stage
 from openjanus.train.start import beside
+from openjanus.train.step import Door, TrainStep, doors_of
+from openjanus.train.trained import Trained, hash_frozen
 from openjanus.train.trial import write_trial
 
 ENCODE_CHUNK = 16
@@ -54,10 +55,13 @@ class JanusTrainer:
         config: The run.
         sources: By kind, instead of those that ``config.sources`` names; codebook ids of such
             sources are not kept between runs.
+        world: The processes that train together; the model is moved to their devices here, and
+            each keeps its part of it.
 
     Raises:
         KeyError: An unknown source.
-        ValueError: Options that a source refuses, or a ratio without sources.
+        ValueError: Options that a source refuses, a ratio without sources, or a batch that cannot
+            be dealt evenly.
     """
 
     def __init__(
@@ -67,7 +71,7 @@ class JanusTrainer:
         config: JanusTrainConfig,
         *,
         sources: Mapping[Kind, Sequence[Source]] | None = None,
-        share: Share = ALONE,
+        world: World = ALONE,
     ) -> None:
         context = model.config.language.max_position_embeddings
         if config.max_length > context:
@@ -75,14 +79,25 @@ class JanusTrainer:
                 f"max_length ({config.max_length}) is past the model's context of {context} "
                 "tokens: lower it"
             )
-        self.share = share
+        parts = world.size * config.accumulate
+        if config.batch_size % parts != 0:
+            raise ValueError(
+                f"batch_size ({config.batch_size}) must be a multiple of processes x accumulate "
+                f"({world.size} x {config.accumulate}), for every process has as much of it: "
+                f"give {max(1, config.batch_size // parts) * parts}"
+            )
+        self.world = world
+        self.share = world.share()
         self.model = model.train()
         self.processor = processor
         self.config = config
         named = _named_sources(config)
         if sources is None:
             sources = {k: [build_source(s.type, s.options) for s in v] for k, v in named.items()}
-            self._caches = self._open_caches(named["gen"], sources["gen"])
+            # The first process makes what is missing; the others open it.
+            gen = named["gen"], sources["gen"]
+            first = world.on_main(lambda: self._open_caches(*gen))
+            self._caches = self._open_caches(*gen) if first is None else first
         else:
             self._caches = [None for _ in sources.get("gen", ())]
         self.sources = sources
@@ -104,18 +119,41 @@ class JanusTrainer:
         self.stream = self._open_stream()
         self._position: StreamState = {}
         freeze_for_stage(model, config.stage, train_gen_embed=config.train_gen_embed)
-        self.optimizers = Optimizers(model.named_parameters(), config.optim)
-        self.device = torch.device(config.device)
-        decoder = model.language_model.model
-        on_cpu = self.device.type == "cpu"
-        plain = partial(run_decoder, decoder) if on_cpu else decoder
-        self._encoder = partial(run_encoder, model.und_encoder) if on_cpu else None
-        self._decoder = torch.compile(plain, dynamic=True) if config.compile else plain
-        self._executor = ThreadPoolExecutor(1) if config.prefetch else None
-        self._next: Future[StepSamples] | None = None
+        self.device = world.device
+        frozen_hash = hash_frozen(model)  # before it is cut to parts
+        self._module = self._make_step()
+        self.trained = Trained(model, config, frozen_hash=frozen_hash)
+        self.optimizers = self.trained.optimizers
+        self._next: Ahead[StepSamples] | None = None
         self.num_bad = 0
         self.seen: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._keys: list[str] = []
+
+    def _make_step(self) -> TrainStep:
+        """The model and its loss, on this process's device, sharded where there are several.
+
+        The fast forwards of a CPU read the weights of layers without calling these, so they are
+        not for weights that are gathered, or activations that are dropped, around a call.
+        """
+        config, model = self.config, self.model
+        sharded = self.world.size > 1
+        if config.activation_checkpointing:
+            checkpoint_activations(model)
+        if sharded or config.activation_checkpointing or self.device.type != "cpu":
+            decoder, encoder = model.language_model.model, None
+        else:
+            decoder = partial(run_decoder, model.language_model.model)
+            encoder = partial(run_encoder, model.und_encoder)
+        if config.compile and not sharded:
+            decoder = torch.compile(decoder, dynamic=True)
+        step = TrainStep(model, decoder=decoder, encoder=encoder)
+        if not sharded:
+            return step.to(self.device)
+        if config.compile:
+            for block in blocks_of(model):
+                block.compile(dynamic=True)
+        shard_model(step, model, self.world, bf16=config.bf16)
+        return step
 
     def _encoder_of(self, config: JanusTrainConfig) -> SampleEncoder:
         return SampleEncoder(
@@ -172,16 +210,22 @@ class JanusTrainer:
 
     def _samples(self) -> StepSamples:
         """The samples of the next step, prepared while the step before it ran."""
-        if self._executor is None:
+        if not self.config.prefetch:
             return self.stream.take(self._position)
         if self._next is None:
-            self._next = self._executor.submit(self.stream.take, self._position)
+            self._next = Ahead(self.stream.take, self._position)
         result = self._next.result()
-        self._next = self._executor.submit(self.stream.take, result.state)
+        self._next = Ahead(self.stream.take, result.state)
         return result
 
+    def close(self) -> None:
+        """Wait for what is still being prepared, and end the workers."""
+        if self._next is not None:
+            self._next.wait()
+        self.crew.close()
+
     def _count_bad(self, bad: Sequence[BadSample]) -> None:
-        for sample in bad:
+        for sample in bad if self.world.is_main else ():
             tqdm.write(f"skipped {sample.name}: {sample.reason}", file=sys.stderr)
         self.num_bad += len(bad)
         if self.num_bad > self.config.max_bad_samples:
@@ -235,8 +279,12 @@ class JanusTrainer:
         self._keys = [key for batch in batches for key in batch.keys]
         found = self._backward(batches)
         norm, lr = self.optimizers.step(step, self.config.run.steps)
-        for kind in KINDS:
-            self.seen[kind] += sum(batch.num_samples[kind] for batch in batches)
+        if self.trained.ema is not None:
+            self.trained.ema.update()
+        counts = [sum(batch.num_samples[kind] for batch in batches) for kind in KINDS]
+        *sizes, tokens = self.world.sum([*counts, sum(batch.num_tokens for batch in batches)])
+        for kind, size in zip(KINDS, sizes, strict=True):
+            self.seen[kind] += int(size)
         values = found | {"lr": lr, "grad_norm": norm, "samples": dict(self.seen)}
         if samples.fill is not None:
             values["fill"] = round(samples.fill, 4)
@@ -244,7 +292,7 @@ class JanusTrainer:
             values["bad_samples"] = self.num_bad
         seconds = time.perf_counter() - began
         values["data_wait"] = round(waited / seconds, 4)
-        values["tokens_per_second"] = round(sum(b.num_tokens for b in batches) / seconds)
+        values["tokens_per_second"] = round(tokens / seconds)
         return values
 
     def _batches(self, step: StepSamples) -> list[Batch]:
@@ -266,28 +314,29 @@ class JanusTrainer:
         ]
 
     def _backward(self, batches: Sequence[Batch]) -> dict[str, Any]:
-        """Gradients of one mean over the supervised tokens of all batches; what they lose."""
-        whole = sum(batch.num_supervised for batch in batches)
+        """Gradients of one mean over the supervised tokens of all processes' batches."""
+        own = [doors_of(batch) for batch in batches]
+        told = self.world.gather((sum(batch.num_supervised for batch in batches), own))
+        whole = sum(number for number, _ in told)
         total = 0.0
-        sums: dict[Kind, float] = {}
-        counts: dict[Kind, int] = {}
-        for batch in [batch.to(self.device) for batch in batches]:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
-                losses = compute_losses(
-                    self.model,
-                    batch,
-                    decoder=self._decoder,
-                    encoder=self._encoder,
-                    num_supervised=whole,
-                )
-            losses.total.backward()
-            total += losses.total.item()
-            for kind, count in losses.counts.items():
-                sums[kind] = sums.get(kind, 0.0) + float(losses.sums[kind])
-                counts[kind] = counts.get(kind, 0) + count
+        sums: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
+        counts: dict[Kind, int] = dict.fromkeys(KINDS, 0)
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
+        for part, batch in enumerate([batch.to(self.device) for batch in batches]):
+            doors = frozenset[Door]().union(*(every[part] for _, every in told))
+            with autocast:
+                loss, found, numbers = self._module(batch, whole, doors)
+            loss.backward()
+            total += loss.item()
+            for kind, number in numbers.items():
+                sums[kind] += float(found[kind])
+                counts[kind] += number
+        total, *rest = self.world.sum([total, *sums.values(), *counts.values()])
+        means = zip(KINDS, rest[: len(KINDS)], rest[len(KINDS) :], strict=True)
+        present = [(kind, value, int(count)) for kind, value, count in means if count > 0]
         values: dict[str, Any] = {"loss": total}
-        values |= {f"loss_{kind}": round(sums[kind] / counts[kind], 5) for kind in sums}
-        return values | {f"tokens_{kind}": count for kind, count in counts.items()}
+        values |= {f"loss_{kind}": round(value / count, 5) for kind, value, count in present}
+        return values | {f"tokens_{kind}": count for kind, _, count in present}
 
     def last_keys(self) -> list[str]:
         """Keys of the last batch."""
@@ -303,32 +352,45 @@ class JanusTrainer:
             for source in self.sources[kind][:1]
             for index in range(len(source) - self.config.held_back, len(source))
         ]
-        write_trial(self.model, self.processor, held_back, folder, step)
+        model = self.whole_model()
+        if model is not None:
+            write_trial(model, self.processor, held_back, folder, step)
         self.model.train()
+        self.world.barrier()
+
+    def whole_model(self, *, average: bool = False) -> JanusModel | None:
+        """The model in one piece, in the first process; all processes must call this.
+
+        Args:
+            average: Whether the weights are their moving average, if there is one.
+
+        Returns:
+            The model itself where it is in one piece, else a copy; None in the other processes.
+        """
+        ema = self.trained.ema
+        instead = ema.tensors if average and ema is not None else None
+        if self.world.size == 1 and instead is None:
+            return self.model
+        return gather_model(self.model, self.world, instead=instead)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizers and counters; the data order is a function of the step."""
+        """What is trained, with its optimizers, and counters; all that is frozen as a hash."""
         for cache in self._caches:
             if cache is not None:
                 cache.flush()
-        return {
-            "model": self.model.state_dict(),
-            "optimizers": self.optimizers.state_dict(),
+        return self.trained.state_dict() | {
             "data": self._position,
             "num_bad": self.num_bad,
             "seen": dict(self.seen),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
-        before = module_hash(self.model.vq)
-        self.model.load_state_dict(state["model"], strict=True)
-        if module_hash(self.model.vq) != before:
-            raise ValueError(
-                "the checkpoint holds another generation tokenizer than this run started from: "
-                "resume with the init and vq that the run was started with"
-            )
-        self.optimizers.load_state_dict(state["optimizers"])
+        """Restore what ``state_dict`` gave, in this or another number of processes.
+
+        Raises:
+            ValueError: The run started from other weights, or trained other parts.
+        """
+        self.trained.load_state_dict(state)
         self._position = state["data"]
         self._next = None
         self.num_bad = state["num_bad"]
