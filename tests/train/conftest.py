@@ -122,7 +122,7 @@ def run_processes(start_run) -> Callable[..., list[str]]:
 
     def run(config: JanusTrainConfig, size: int, *, code: int = 0) -> list[str]:
         processes = start_run(config, size)
-        said = [process.communicate(timeout=120)[0] for process in processes]
+        said = [process.communicate(timeout=600)[0] for process in processes]
         assert [process.returncode for process in processes] == [code] * size, "\n".join(said)
         return said
 

@@ -28,7 +28,7 @@ class LostProcess(ConnectionError):
     """Another process of the run is gone, or has not answered for too long."""
 
 
-class OtherProcessFailed(RuntimeError):
+class OtherProcessFailed(ValueError):
     """The first process could not do what all wait for; it tells why itself."""
 
 

@@ -86,10 +86,8 @@ def gather_model(
     Returns:
         The copy, in fp32; None in every process but the first.
     """
-    instead = {} if instead is None else instead
     state: dict[str, Tensor] = {}
-    for name, own in model.state_dict().items():
-        tensor = instead[name] if name in instead else own
+    for name, tensor in {**model.state_dict(), **({} if instead is None else instead)}.items():
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if world.is_main:
             state[name] = whole.detach().cpu()  # one at a time: the device may not hold all
