@@ -77,6 +77,7 @@ def test_processes_that_lack_a_door_run_it_on_nothing(make_config, run_processes
             ratio=(1, 0, 1),
             stage=1,
             batch_size=2,
+            process_timeout_s=120,
             bf16=False,
             id_cache=None,
         )
