@@ -94,7 +94,7 @@ def test_kills_at_twenty_moments_lose_nothing_and_change_nothing(make_config, tm
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         text=True,
     )
-    assert process.stdout is not None
+    assert process.stdin is not None and process.stdout is not None
     say(process, f"train --config {write_config(config_of('whole', save_every=1000))}")
     assert process.stdout.readline() == "ended 0\n"
 

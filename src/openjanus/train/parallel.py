@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from openjanus.data.stream import ALONE as WHOLE
 from openjanus.data.stream import Share
@@ -120,13 +121,14 @@ def is_restart() -> bool:
 
 
 @contextmanager
-def open_world(device: str, *, timeout_s: float) -> Iterator[World]:
+def open_world(device: str, *, name: str, timeout_s: float) -> Iterator[World]:
     """Join the processes that torchrun started, and part in the end.
 
     One process needs no torchrun, and has no groups.
 
     Args:
         device: A name; ``cuda`` is the device of this process's local rank.
+        name: Of the run: several may follow each other in the same processes.
         timeout_s: Seconds after which a process that does not answer is given up.
 
     Raises:
@@ -147,8 +149,16 @@ def open_world(device: str, *, timeout_s: float) -> Iterator[World]:
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
     try:
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+        # torchrun keeps its store over a restart: addresses of those who are gone are still in it.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         dist.init_process_group(
-            backend, timeout=timeout, device_id=chosen if backend == "nccl" else None
+            backend,
+            store=dist.PrefixStore(f"{name}/{attempt}", store),
+            rank=rank,
+            world_size=size,
+            timeout=timeout,
+            device_id=chosen if backend == "nccl" else None,
         )
         groups = [dist.new_group(backend="gloo", timeout=timeout) for _ in range(2)]
         group, data_group = (each for each in groups if isinstance(each, dist.ProcessGroup))

@@ -66,7 +66,8 @@ def run_training(config: TrainConfig) -> None:
     if not config.run.dir:
         raise ValueError("run.dir must name a folder: add --run.dir DIR")
     if isinstance(config, JanusTrainConfig):
-        with open_world(config.device, timeout_s=config.process_timeout_s) as world:
+        timeout_s = config.process_timeout_s
+        with open_world(config.device, name=config.run.dir, timeout_s=timeout_s) as world:
             _run_janus(config, world)
         return
     if num_processes() > 1:
