@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from openjanus.train.config import (
     JanusTrainConfig,
@@ -53,3 +59,71 @@ def make_trainer(tiny_config, processor) -> Callable[..., JanusTrainer]:
         return JanusTrainer(fresh_model(tiny_config, 0), processor, config, **options)
 
     return make
+
+
+def start_process(
+    config: JanusTrainConfig, rank: int, size: int, port: int, **environment: str
+) -> subprocess.Popen[str]:
+    """``openjanus train``, as torchrun would start it."""
+    path = Path(config.run.dir).with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(plain(dataclasses.asdict(config))), encoding="utf-8")
+    own = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-c", "import sys; from openjanus.cli import main; sys.exit(main())"]
+    return subprocess.Popen(
+        [*command, "train", "--config", str(path)],
+        env=os.environ | own | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture
+def start_run() -> Iterator[Callable[..., list[subprocess.Popen[str]]]]:
+    """``start_run(config, 2)``: the processes of a run; what is left of them is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(config: JanusTrainConfig, size: int, **environment: str) -> list[Any]:
+        Path(config.run.dir).parent.mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        new = [start_process(config, rank, size, port, **environment) for rank in range(size)]
+        started.extend(new)
+        return new
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def run_processes(start_run) -> Callable[..., list[str]]:
+    """``run_processes(config, 2)``: runs to the end, and gives what each process said."""
+
+    def run(config: JanusTrainConfig, size: int, *, code: int = 0) -> list[str]:
+        processes = start_run(config, size)
+        said = [process.communicate(timeout=600)[0] for process in processes]
+        assert [process.returncode for process in processes] == [code] * size, "\n".join(said)
+        return said
+
+    return run

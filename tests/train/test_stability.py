@@ -105,13 +105,14 @@ def test_each_step_drops_other_numbers(make_config, processor, stable_config):
     config = make_config(bf16=False)
     trainer = JanusTrainer(fresh_model(stable_config, 0), processor, config)
     keys = []
-    decoder = trainer._decoder
+    decoder, encoder = trainer._module._instead
+    assert decoder is not None
 
     def spy(*args, dropout, **options):
         keys.append(dropout)
         return decoder(*args, dropout=dropout, **options)
 
-    trainer._decoder = spy
+    trainer._module._instead = (spy, encoder)
     for step in range(2):
         trainer.train_step(step)
     assert [(key.seed, key.step) for key in keys] == [(0, 0), (0, 1)]

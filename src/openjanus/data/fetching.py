@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from openjanus.data.collate import EncodedSample
 from openjanus.data.mixture import Draw, Mixture
@@ -120,6 +121,31 @@ class Crew:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+
+
+T = TypeVar("T")
+
+
+class Ahead(Generic[T]):
+    """A call in a thread of its own, which does not keep a process that fails from ending."""
+
+    def __init__(self, call: Callable[..., T], *arguments: Any) -> None:
+        self._future: Future[T] = Future()
+        threading.Thread(target=self._run, args=(call, arguments), daemon=True).start()
+
+    def _run(self, call: Callable[..., T], arguments: tuple[Any, ...]) -> None:
+        try:
+            self._future.set_result(call(*arguments))
+        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+            self._future.set_exception(error)
+
+    def result(self) -> T:
+        """What the call gave, or raises what it raised."""
+        return self._future.result()
+
+    def wait(self) -> None:
+        """Wait for its end, whatever it is."""
+        self._future.exception()
 
 
 _FETCHER: list[Fetcher] = []

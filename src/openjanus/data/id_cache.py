@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 FORMAT_VERSION = 2
 """Version 1 had no ``stamps.npy``: its rows count for sources that no file can change."""
@@ -23,8 +23,13 @@ MAX_UINT16_CODEBOOK = 65_535
 
 def module_hash(module: nn.Module) -> str:
     """SHA-256 of a module's weights and their names."""
+    return tensors_hash(module.state_dict())
+
+
+def tensors_hash(named: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors and their names, as fp32."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(named.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()

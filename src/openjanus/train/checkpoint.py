@@ -1,21 +1,92 @@
-"""Checkpoints: folders that appear whole or not at all."""
+"""Checkpoints: folders that appear whole or not at all, and are read only if they still are.
+
+``state.pt`` holds what every process has alike; ``shards/`` (torch.distributed.checkpoint) the
+tensors of which each process has a part, by name, so that another number of processes may read
+them; ``checkpoint.json`` the SHA-256 of every file.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from openjanus.train.best import best_steps
+from openjanus.train.parallel import ALONE, World
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+RECORD = "checkpoint.json"
+STATE = "state.pt"
+SHARDS = "shards"
+"""Folder of what is written in parts; and its key in the state of a task."""
 _NAME = re.compile(r"step-(\d{8})")
+_DRAFTS = ("writing-*", "dropping-*")
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """Tensors by name, of which each process has a part or, of plain ones, all."""
+
+    tensors: Mapping[str, Tensor]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Whole shapes, by name."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def read_into(self, wanted: Mapping[str, Tensor]) -> None:
+        """Fill tensors in place, each by its name; parts of whole ones where they are parts."""
+        for name, tensor in wanted.items():
+            value = self.tensors[name].detach()
+            if isinstance(tensor, DTensor) and not isinstance(value, DTensor):
+                # Every process has the whole: each takes its part, and none sends anything.
+                value = distribute_tensor(
+                    value.to(tensor.device),
+                    tensor.device_mesh,
+                    tensor.placements,
+                    src_data_rank=None,
+                )
+            tensor.copy_(value)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedShards:
+    """`Shards` in a checkpoint."""
+
+    folder: Path
+    world: World
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Whole shapes, by name."""
+        known = dcp.FileSystemReader(self.folder).read_metadata().state_dict_metadata
+        return {
+            name: tuple(item.size)
+            for name, item in known.items()
+            if isinstance(item, TensorStorageMetadata)
+        }
+
+    def read_into(self, wanted: Mapping[str, Tensor]) -> None:
+        """Fill tensors in place, each by its name; all processes must call this."""
+        with _quiet():
+            dcp.load(
+                dict(wanted),
+                storage_reader=dcp.FileSystemReader(self.folder),
+                process_group=self.world.group,
+                no_dist=self.world.size == 1,
+            )
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
@@ -31,58 +102,169 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
-    """Write a checkpoint beside the older ones and drop the oldest.
+def save_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], *, keep: int, world: World = ALONE
+) -> Path:
+    """Write a checkpoint beside the older ones and drop the oldest; all processes must call this.
 
     The folder is written under another name, synced, and renamed: a kill at any moment leaves
     either the whole new checkpoint or none of it.
 
     Args:
-        folder: The run's folder.
+        folder: The run's folder; several processes must all see it.
         step: Optimizer steps done.
-        state: Tensors, numbers, strings, and lists and dicts of them.
+        state: Tensors, numbers, strings, and lists and dicts of them, the same in all processes;
+            ``state["task"]["shards"]`` may be `Shards`.
         keep: How many of the newest stay, beside those that ``best.json`` names.
+        world: All processes.
     """
     target = checkpoint_path(folder, step)
     draft = folder / f"writing-{step:08d}"
-    for leftover in folder.glob("writing-*"):
-        shutil.rmtree(leftover)
-    draft.mkdir(parents=True)
-    torch.save(state, draft / "state.pt")
-    meta = {"format_version": FORMAT_VERSION, "step": step}
-    (draft / "checkpoint.json").write_text(json.dumps(meta) + "\n", encoding="utf-8")
-    for path in draft.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if target.exists():
-        shutil.rmtree(target)
-    draft.rename(target)
-    spared = best_steps(folder)
-    for old in checkpoint_steps(folder)[:-keep]:
-        if old not in spared:
-            shutil.rmtree(checkpoint_path(folder, old))
+    task = state.get("task", {})
+    shards = task.get(SHARDS)
+
+    def begin() -> None:
+        for leftover in [path for names in _DRAFTS for path in folder.glob(names)]:
+            shutil.rmtree(leftover)
+        draft.mkdir(parents=True)
+
+    def finish() -> None:
+        plain = {k: v for k, v in task.items() if k != SHARDS}
+        torch.save(state | {"task": plain} if task else state, draft / STATE)
+        files = [path for path in sorted(draft.rglob("*")) if path.is_file()]
+        hashes = {path.relative_to(draft).as_posix(): _hash(path) for path in files}
+        meta = {"format_version": FORMAT_VERSION, "step": step, "sha256": hashes}
+        (draft / RECORD).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        for path in (*files, draft / RECORD, draft / SHARDS, draft):
+            _sync(path)
+        if target.exists():
+            _drop(target)
+        draft.rename(target)
+        _sync(folder)
+        spared = best_steps(folder)
+        for old in checkpoint_steps(folder)[:-keep]:
+            if old not in spared:
+                _drop(checkpoint_path(folder, old))
+
+    world.on_main(begin)
+    if isinstance(shards, Shards):
+        with _quiet():
+            dcp.save(
+                dict(shards.tensors),
+                storage_writer=dcp.FileSystemWriter(draft / SHARDS),
+                process_group=world.group,
+                no_dist=world.size == 1,
+            )
+    world.on_main(finish)
     return target
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint.
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """One process without groups is meant, and need not be told."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    if not path.exists():
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _drop(path: Path) -> None:
+    """Remove a checkpoint: first its name, so that a kill leaves no half of it under that."""
+    gone = path.with_name(f"dropping-{path.name}")
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def keep_checkpoint(path: Path, name: str) -> Path:
+    """Keep a checkpoint under a name of its own, beyond how many of the newest stay.
+
+    Its files are the same on disk, where the file system can do that; none is ever changed.
+
+    Args:
+        path: The checkpoint.
+        name: For instance ``best``; what had it before is replaced.
+    """
+    target = path.with_name(name)
+    draft = path.with_name(f"writing-{name}")
+    for old in (draft, target.with_name(f"dropping-{name}")):
+        if old.exists():
+            shutil.rmtree(old)
+    shutil.copytree(path, draft, copy_function=_link)
+    if target.exists():
+        _drop(target)
+    draft.rename(target)
+    return target
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
+def load_checkpoint(path: Path, *, world: World = ALONE) -> dict[str, Any]:
+    """Read a checkpoint; all processes must call this.
+
+    Args:
+        path: Its folder.
+        world: All processes; the first checks the files.
+
+    Returns:
+        What was saved; `Shards` come as `SavedShards`.
 
     Raises:
         FileNotFoundError: No checkpoint there.
-        ValueError: Written by a newer openjanus.
+        ValueError: Written by a newer openjanus, or damaged since it was written.
     """
-    if not (path / "checkpoint.json").is_file():
+    if not (path / RECORD).is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: give a folder named step-NNNNNNNN")
-    meta = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+    try:
+        meta = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(_damaged(path / RECORD, "damaged (no JSON)")) from error
     if meta["format_version"] > FORMAT_VERSION:
         raise ValueError(
             f"{path}: format_version {meta['format_version']} is newer than {FORMAT_VERSION}: "
             "install a newer openjanus (pip install -U openjanus)"
         )
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    world.on_main(lambda: _check_files(path, meta.get("sha256", {})))
+    state = torch.load(path / STATE, map_location="cpu", weights_only=True)
     for version in range(meta["format_version"], FORMAT_VERSION):
         _MIGRATIONS[version](state)
+    if (path / SHARDS).is_dir():
+        state["task"][SHARDS] = SavedShards(path / SHARDS, world)
     return state
+
+
+def _check_files(path: Path, hashes: Mapping[str, str]) -> None:
+    for name, known in hashes.items():
+        file = path / name
+        if not file.is_file():
+            raise ValueError(_damaged(file, "missing"))
+        if _hash(file) != known:
+            raise ValueError(_damaged(file, "damaged (its SHA-256 is not what was written)"))
+
+
+def _damaged(file: Path, what: str) -> str:
+    folder = next(path for path in file.parents if (path / RECORD).exists())
+    older = [path.name for path in sorted(folder.parent.glob("step-*")) if path < folder]
+    then = f"go on from {older[-1]}" if older else "start the run anew"
+    return f"{file} is {what}: bring it back from a copy, or delete {folder} and {then}"
 
 
 def _name_the_data(state: dict[str, Any]) -> None:
@@ -91,7 +273,20 @@ def _name_the_data(state: dict[str, Any]) -> None:
         state["task"]["data"] = {"step": state["step"]}
 
 
-_MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {1: _name_the_data}
+def _name_the_shards(state: dict[str, Any]) -> None:
+    """2 -> 3: a Janus was saved whole, frozen parts too, with optimizers that knew no names.
+
+    What belongs to which parameter only the trainer can tell: it finds these under ``whole``.
+    """
+    task = state["task"]
+    if "seen" in task:
+        task["whole"] = {name: task.pop(name) for name in ("model", "optimizers")}
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {
+    1: _name_the_data,
+    2: _name_the_shards,
+}
 """What turns a state of each older version into one of the next."""
 
 

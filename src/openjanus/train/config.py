@@ -443,6 +443,14 @@ class JanusTrainConfig:
     """Matrix products in bf16 by autocast; weights, norms and losses stay in fp32."""
     compile: bool = False
     """torch.compile the decoder: a minute or two at the start, a fifth faster after."""
+    ema_decay: float | None = None
+    """Share of a moving average of the weights that a step keeps; ``final`` then holds the
+    average. None: there is none, as in the papers."""
+    activation_checkpointing: bool = False
+    """Run each block again in the backward in place of keeping what it computed: less memory, a
+    third more work."""
+    process_timeout_s: float = 600.0
+    """Seconds that several processes wait for one of them, which may be drawing samples."""
     device: str = "cpu"
     """Where the model is trained, for instance ``cuda``."""
     prefetch: bool = True
@@ -471,6 +479,10 @@ class JanusTrainConfig:
             )
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; {near(self.preset, list(PRESETS))}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1), or left out, got {self.ema_decay}")
+        if not self.process_timeout_s > 0:
+            raise ValueError(f"process_timeout_s must be > 0, got {self.process_timeout_s}")
         if self.z_loss < 0:
             raise ValueError(f"z_loss must be >= 0, got {self.z_loss}: 0 is none")
         if self.max_bad_samples < 0:

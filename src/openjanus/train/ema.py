@@ -1,31 +1,38 @@
-"""A moving average of a module's weights."""
+"""A moving average of the weights, in the same parts as the weights."""
 
 from __future__ import annotations
 
-import copy
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-M = TypeVar("M", bound=nn.Module)
+from openjanus.train.sharding import local_part
 
 
-class Ema(Generic[M]):
-    """A copy that follows a module: after each step, copy = decay * copy + (1 - decay) * module."""
+class Ema:
+    """An exponential moving average of what is trained; what is frozen is its own average.
 
-    def __init__(self, module: M, decay: float) -> None:
+    The decay of step n is at most (1 + n) / (10 + n), so that the weights of the beginning are
+    soon forgotten.
+
+    Args:
+        named_parameters: Those that are trained; where they are sharded, so is the average.
+        decay: Share of the average that a step keeps, in (0, 1).
+    """
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], decay: float) -> None:
+        self.parameters = dict(named_parameters)
         self.decay = decay
-        self.module = copy.deepcopy(module).requires_grad_(False)
+        self.steps = 0
+        self.tensors: Mapping[str, Tensor] = {
+            name: parameter.detach().clone() for name, parameter in self.parameters.items()
+        }
 
     @torch.no_grad()
-    def update(self, module: M) -> None:
-        """Follow by one step."""
-        pairs = zip(self.module.parameters(), module.parameters(), strict=True)
-        for mean, now in pairs:
-            mean.lerp_(now.to(mean.dtype), 1 - self.decay)
-
-    @torch.no_grad()
-    def reset(self, module: M) -> None:
-        """Start again from the module as it is."""
-        self.module.load_state_dict(module.state_dict(), strict=True)
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for name, average in self.tensors.items():
+            local_part(average).lerp_(local_part(self.parameters[name].detach()), 1 - decay)

@@ -21,6 +21,7 @@ from openjanus.train.checkpoint import (
 )
 from openjanus.train.config import RunConfig
 from openjanus.train.metrics import MetricsFile
+from openjanus.train.parallel import ALONE, World
 from openjanus.train.watch import Watch
 
 
@@ -83,8 +84,35 @@ def _stop_on_interrupt() -> Iterator[list[bool]]:
             signal.signal(signum, handler)
 
 
-def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
+def _shown(values: dict[str, Any]) -> dict[str, str]:
+    """What the bar says."""
+    return {
+        name: f"{value:.3f}"
+        for name, value in values.items()
+        if name.startswith("loss") or name == "val_loss"
+    }
+
+
+def _begin(task: Task, run: RunConfig, world: World) -> tuple[Path, int, dict[str, Any]]:
+    """The run's folder, the steps done before, and the checkpoint of then, restored."""
+    if not run.dir:
+        raise ValueError("run.dir must name a folder: add --run.dir DIR")
+    folder = Path(run.dir)
+    if run.resume:
+        state = load_checkpoint(newest_checkpoint(folder), world=world)
+        task.load_state_dict(state["task"])
+        return folder, state["step"], state
+    if checkpoint_steps(folder):
+        raise ValueError(
+            f"{folder} holds a run already: add --run.resume true, or give another --run.dir"
+        )
+    return folder, 0, {}
+
+
+def run_loop(task: Task, run: RunConfig, *, description: str, world: World = ALONE) -> int:
     """Train to ``run.last_step`` or ``run.stop_at``, the end of ``run.patience`` or a signal.
+
+    Of several processes all run this, and the first writes.
 
     Returns:
         The number of optimizer steps done, earlier runs included.
@@ -95,39 +123,35 @@ def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
         NonFiniteLoss: The loss is not finite; nothing of that step is saved.
         ImportError: The package of a sink is missing.
     """
-    if not run.dir:
-        raise ValueError("run.dir must name a folder: add --run.dir DIR")
-    folder = Path(run.dir)
-    start = 0
-    state: dict[str, Any] = {}
-    if run.resume:
-        state = load_checkpoint(newest_checkpoint(folder))
-        start = state["step"]
-        task.load_state_dict(state["task"])
-    elif checkpoint_steps(folder):
-        raise ValueError(
-            f"{folder} holds a run already: add --run.resume true, or give another --run.dir"
-        )
+    folder, start, state = _begin(task, run, world)
     folder.mkdir(parents=True, exist_ok=True)
     end = run.last_step if run.stop_at is None else min(run.last_step, run.stop_at)
-    watch = Watch(task, run, start=start, state=state.get("watch"))
-    metrics = MetricsFile(folder / "metrics.jsonl", start_step=start)
+    watch = Watch(task, run, start=start, state=state.get("watch"), writes=world.is_main)
+    metrics = MetricsFile(folder / "metrics.jsonl", start_step=start) if world.is_main else None
     done = start
 
     def save() -> None:
         watch.before_save()
         state = {"step": done, "task": task.state_dict(), "watch": watch.state_dict()}
-        save_checkpoint(folder, done, state, keep=run.keep)
+        save_checkpoint(folder, done, state, keep=run.keep, world=world)
 
     def sample() -> None:
         task.sample(folder / "samples", done)
         watch.sinks.show(done, folder / "samples")
 
-    bar = tqdm(total=end, initial=start, desc=description, unit="step", smoothing=0.05)
+    bar = tqdm(
+        total=end,
+        initial=start,
+        desc=description,
+        unit="step",
+        smoothing=0.05,
+        disable=not world.is_main,
+    )
     shown: dict[str, str] = {}
+    stopped = False
     try:
         with _stop_on_interrupt() as asked, bar:
-            while done < end and not asked[0] and not watch.is_over:
+            while done < end and not stopped and not watch.is_over:
                 began = time.perf_counter()
                 values = task.train_step(done)
                 _check_finite(values, task, done + 1, folder)
@@ -139,14 +163,11 @@ def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
                 values |= measured
                 is_best = watch.judge(done, values)
                 bar.update()
-                shown |= {
-                    name: f"{value:.3f}"
-                    for name, value in values.items()
-                    if name.startswith("loss") or name == "val_loss"
-                }
+                shown |= _shown(values)
                 bar.set_postfix(shown, refresh=False)
                 # Not where it was merely stopped: whoever goes on has the lines of one run.
-                if measured or done % run.log_every == 0 or done == run.last_step:
+                is_due = measured or done % run.log_every == 0 or done == run.last_step
+                if metrics is not None and is_due:
                     metrics.write({"step": done, **values})
                     watch.sinks.log(done, values)
                 is_last = done == end or watch.is_over
@@ -154,11 +175,13 @@ def run_loop(task: Task, run: RunConfig, *, description: str) -> int:
                     sample()
                 if (done % run.save_every == 0 or is_best) and not is_last:
                     save()
+                stopped = world.any(asked[0])  # all, after the same step
         if done > start:
             save()
-            if not asked[0]:  # who interrupts does not want to wait for pictures
+            if not stopped:  # who interrupts does not want to wait for pictures
                 sample()
     finally:
-        metrics.close()
+        if metrics is not None:
+            metrics.close()
         watch.close(is_complete=done == run.last_step or watch.is_over)
     return done

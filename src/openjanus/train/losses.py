@@ -70,7 +70,7 @@ def compute_hidden_states(
     """
     slots: dict[str, tuple[Tensor, Tensor]] = {}
     if batch.pixel_values is not None:
-        slots["und"] = (batch.und_slots, _embed_und(model, batch.pixel_values, encoder))
+        slots["und"] = (batch.und_slots, embed_und(model, batch.pixel_values, encoder))
     if batch.image_ids is not None:
         slots["gen"] = (batch.gen_slots, model.embed_gen(batch.image_ids))
     embeds = model.embed_sequence(batch.input_ids, slots)
@@ -112,7 +112,7 @@ def _given(features: Tensor, pixel_values: Tensor) -> Tensor:
     return features
 
 
-def _embed_und(
+def embed_und(
     model: JanusModel, pixel_values: Tensor, encoder: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
     """``model.embed_und``, keeping no activations of an encoder that is not trained."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from openjanus.data.collate import Batch
 from openjanus.train.stages import Part, part_of
@@ -32,7 +33,10 @@ class GradientNorms:
         for part, parameters in self._parts.items():
             gradients = [p.grad for p in parameters if p.grad is not None]
             if gradients:
-                found[f"grad_norm_{part}"] = nn.utils.get_total_norm(gradients)
+                norm = nn.utils.get_total_norm(gradients)
+                found[f"grad_norm_{part}"] = (
+                    norm.full_tensor() if isinstance(norm, DTensor) else norm
+                )
         if not found:
             return {}
         norms = torch.stack(list(found.values())).tolist()  # one wait for the device
@@ -57,13 +61,11 @@ def codebook_use(batches: Sequence[Batch], codebook_size: int) -> dict[str, floa
     }
 
 
-def speeds(batches: Sequence[Batch], seconds: float) -> dict[str, Any]:
+def speeds(num_tokens: float, num_supervised: float, seconds: float) -> dict[str, Any]:
     """Tokens a second, real ones and supervised ones."""
     return {
-        "tokens_per_second": round(sum(batch.num_tokens for batch in batches) / seconds),
-        "supervised_tokens_per_second": round(
-            sum(batch.num_supervised for batch in batches) / seconds
-        ),
+        "tokens_per_second": round(num_tokens / seconds),
+        "supervised_tokens_per_second": round(num_supervised / seconds),
     }
 
 

@@ -14,9 +14,11 @@ class MetricsFile:
         """Open the file, keeping only lines of steps up to ``start_step``."""
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_metrics(path) if line["step"] <= start_step]
-        self._file = path.open("w", encoding="utf-8")
-        for line in kept:
-            self.write(line)
+        draft = path.with_name(f"writing-{path.name}")
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)  # a kill on the way loses none of what was kept
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, values: dict[str, Any]) -> None:
         """Write one line and flush it."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from openjanus.train.config import OptimConfig
 
@@ -57,13 +58,16 @@ class Optimizers:
                 one of these; AdamW has the rest.
 
         Raises:
-            ValueError: Nothing is trainable, or nothing of it is for Muon where it is asked for.
+            ValueError: Nothing is trainable, or nothing of it is for Muon where it is asked for;
+                or Muon is to take parameters of which each process has a part.
         """
         self.config = config
         named = [(name, p) for name, p in named_parameters if p.requires_grad]
         if not named:
             raise ValueError("nothing to train: every parameter is frozen; check the stage")
+        self.named = dict(named)
         self.parameters = [p for _, p in named]
+        sharded = any(isinstance(p, DTensor) for p in self.parameters)
         use_muon = config.name == "muon"
         matrices = [
             p for name, p in named if use_muon and p.ndim == 2 and name.startswith(muon_takes)
@@ -72,6 +76,11 @@ class Optimizers:
             raise ValueError(
                 "optim.name is muon, and none of what is trained here is for it (matrices of "
                 f"{', '.join(muon_takes)}): take adamw"
+            )
+        if matrices and sharded:
+            raise ValueError(
+                "optim.name is muon, which needs whole matrices, and each of several processes "
+                "has a part of them: take adamw, or one process"
             )
         taken = {id(p) for p in matrices}
         rest = [p for p in self.parameters if id(p) not in taken]
@@ -84,7 +93,7 @@ class Optimizers:
                 [group for group in groups if group["params"]],
                 lr=config.lr,
                 betas=config.betas,
-                fused=True,
+                fused=not sharded,
             )
         ]
         self.peaks = [config.lr]
@@ -103,6 +112,8 @@ class Optimizers:
             The gradient norm before clipping, and AdamW's learning rate.
         """
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.grad_clip)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         factor = lr_factor(self.config, step, total_steps)
         for optimizer, peak in zip(self.optimizers, self.peaks, strict=True):
             for group in optimizer.param_groups:
@@ -128,3 +139,60 @@ class Optimizers:
             )
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+
+    def named_state(self) -> dict[str, Tensor]:
+        """What is kept for each parameter, as ``NAME/key``: sharded as the parameters are."""
+        return {
+            f"{name}/{key}": value
+            for name, parameter in self.named.items()
+            for optimizer in self.optimizers
+            if parameter in optimizer.state
+            for key, value in optimizer.state[parameter].items()
+        }
+
+    def make_state(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        """Make room for a state that is to be read, and forget the present one.
+
+        Args:
+            shapes: By the names that ``named_state`` gave.
+
+        Returns:
+            The state's own tensors, to be filled in place.
+
+        Raises:
+            ValueError: A state for what this run does not train.
+        """
+        owner = {
+            p: optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+        made: dict[str, Tensor] = {}
+        for full_name, shape in shapes.items():
+            name, _, key = full_name.rpartition("/")
+            if name not in self.named:
+                raise ValueError(
+                    f"the checkpoint has a state of the optimizer for {name}, which this run does "
+                    "not train: resume with the stage that the run was started with"
+                )
+            parameter = self.named[name]
+            if tuple(shape) == tuple(parameter.shape):
+                value = torch.zeros_like(parameter.detach())
+            else:
+                fused = owner[parameter].defaults.get("fused", False)
+                value = torch.zeros(tuple(shape), device=parameter.device if fused else "cpu")
+            owner[parameter].state[parameter][key] = made[full_name] = value
+        return made
+
+    def by_name(self, states: list[dict]) -> dict[str, Tensor]:
+        """A state by number, which ``state_dict`` of one process gave, as ``NAME/key``."""
+        names = {id(parameter): name for name, parameter in self.named.items()}
+        found: dict[str, Tensor] = {}
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+            for number, values in state["state"].items():
+                found |= {f"{order[number]}/{key}": value for key, value in values.items()}
+        return found

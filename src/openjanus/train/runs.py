@@ -33,6 +33,7 @@ from openjanus.train.config import (
     VQTrainConfig,
 )
 from openjanus.train.loop import Task, run_loop
+from openjanus.train.parallel import ALONE, World, is_restart, num_processes, open_world
 from openjanus.train.parse import parse_typed
 from openjanus.train.parts import load_door, save_door
 from openjanus.train.semantic_trainer import SemanticTrainer, init_semantic
@@ -58,6 +59,7 @@ FREE_ON_RESUME = frozenset(
     + [f"run.{name}" for name in ("log_every", "final_from", "measure_peak", "sinks")]
     + [f"run.wandb.{name}" for name in ("project", "entity", "mode")]
     + ["compile", "prefetch", "device", "id_cache", "max_bad_samples", "num_workers"]
+    + ["activation_checkpointing", "process_timeout_s"]
 )
 """Keys that change nothing of what is learnt: a resumed run may have others."""
 
@@ -79,16 +81,24 @@ def run_training(config: TrainConfig) -> None:
     """
     if not config.run.dir:
         raise ValueError("run.dir must name a folder: add --run.dir DIR")
+    if isinstance(config, JanusTrainConfig):
+        timeout_s = config.process_timeout_s
+        with open_world(config.device, name=config.run.dir, timeout_s=timeout_s) as world:
+            _run_janus(config, world)
+        return
+    if num_processes() > 1:
+        raise ValueError(
+            f"a run of kind {config.kind} is of one process, torchrun started {num_processes()}: "
+            "run it without torchrun"
+        )
     if isinstance(config, SemanticTrainConfig):  # which is a VQTrainConfig too
         _run_semantic(config)
     elif isinstance(config, VQTrainConfig):
         _run_vq(config)
     elif isinstance(config, SiglipTrainConfig):
         _run_siglip(config)
-    elif isinstance(config, TokenizerTrainConfig):
-        _run_tokenizer(config)
     else:
-        _run_janus(config)
+        _run_tokenizer(config)
 
 
 def _write_config(config: TrainConfig) -> None:
@@ -160,13 +170,13 @@ def _plain(value: object) -> object:
     return value
 
 
-def _train(trainer: Task, run: RunConfig, *, description: str) -> bool:
+def _train(trainer: Task, run: RunConfig, *, description: str, world: World = ALONE) -> bool:
     """Run the loop; whether the run is complete, with the weights of its result in the trainer.
 
     Raises:
         FileNotFoundError: The result is to be the best checkpoint, and there is none.
     """
-    done = run_loop(trainer, run, description=description)
+    done = run_loop(trainer, run, description=description, world=world)
     folder = Path(run.dir)
     if done < run.last_step and not ended_early(folder):
         return False
@@ -178,22 +188,34 @@ def _train(trainer: Task, run: RunConfig, *, description: str) -> bool:
                 f"run.final_from is best, and {run.best.metric!r} was never measured: resume with "
                 "--run.final_from last"
             )
-        trainer.load_state_dict(load_checkpoint(checkpoint_path(folder, steps[0]))["task"])
-        tqdm.write(f"result: the checkpoint of step {steps[0]}", file=sys.stderr)
+        path = checkpoint_path(folder, steps[0])
+        trainer.load_state_dict(load_checkpoint(path, world=world)["task"])
+        if world.is_main:
+            tqdm.write(f"result: the checkpoint of step {steps[0]}", file=sys.stderr)
     return True
 
 
-def _run_janus(config: JanusTrainConfig) -> None:
-    device = choose_device(config.device)
-    model, processor = start_model(config)
-    model.to(device)
-    trainer = JanusTrainer(model, processor, config)
-    trained = count_by_part((n, p) for n, p in model.named_parameters() if p.requires_grad)
-    counts = ", ".join(f"{part} {n:,}" for part, n in trained.items())
-    tqdm.write(f"trained: {counts}", file=sys.stderr)
-    _write_config(config)
-    if _train(trainer, config.run, description=f"stage {config.stage}"):
-        _publish(config, lambda folder: save_model(folder, model, processor.tokenizer))
+def _run_janus(config: JanusTrainConfig, world: World) -> None:
+    if is_restart() and not config.run.resume and checkpoint_steps(Path(config.run.dir)):
+        # torchrun repeats the command of the start; what it means now is to go on.
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True))
+    model, processor = start_model(config, tell=world.is_main)
+    trainer = JanusTrainer(model, processor, config, world=world)
+    if world.is_main:
+        trained = count_by_part(trainer.trained.parameters.items())
+        counts = ", ".join(f"{part} {n:,}" for part, n in trained.items())
+        tqdm.write(f"trained: {counts}", file=sys.stderr)
+    world.on_main(lambda: _write_config(config))
+    is_complete = _train(trainer, config.run, description=f"stage {config.stage}", world=world)
+    trainer.close()
+    if is_complete:
+        final = trainer.whole_model(average=True)
+
+        def write(folder: Path) -> None:
+            assert final is not None  # in the first process
+            save_model(folder, final, processor.tokenizer)
+
+        world.on_main(lambda: _publish(config, write))
 
 
 def _run_vq(config: VQTrainConfig) -> None:

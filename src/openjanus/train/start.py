@@ -79,8 +79,12 @@ def read_tokenizer(run_dir: str, path: str | None, config: ProcessorConfig) -> T
     return TextTokenizer.from_file(file / "tokenizer.json" if file.is_dir() else file, config)
 
 
-def start_model(config: JanusTrainConfig) -> tuple[JanusModel, Processor]:
+def start_model(config: JanusTrainConfig, *, tell: bool = True) -> tuple[JanusModel, Processor]:
     """The model that a run begins with, in fp32, and its processor.
+
+    Args:
+        config: The run.
+        tell: Whether to say which weights were chosen.
 
     Raises:
         FileNotFoundError: None of ``init`` exists; the message says what to run first.
@@ -88,7 +92,8 @@ def start_model(config: JanusTrainConfig) -> tuple[JanusModel, Processor]:
     """
     chosen = choose_init(config.init, config.run.dir)
     _require_parts(config)
-    tqdm.write(f"weights: {chosen}", file=sys.stderr)
+    if tell:
+        tqdm.write(f"weights: {chosen}", file=sys.stderr)
     if isinstance(chosen, Path):
         if config.decoder:
             raise ValueError(

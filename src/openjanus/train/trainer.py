@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from openjanus.data.collate import Batch, EncodedSample, collate, with_image_ids
 from openjanus.data.encoding import SampleEncoder
-from openjanus.data.fetching import BadSample, Crew, Fetcher, TooManyBadSamples
+from openjanus.data.fetching import Ahead, BadSample, Crew, Fetcher, TooManyBadSamples
 from openjanus.data.id_cache import (
     IdCache,
     fingerprint_of,
@@ -33,7 +32,7 @@ from openjanus.data.packed import PackedStream
 from openjanus.data.packing import BinRules
 from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import Source, build_source
-from openjanus.data.stream import ALONE, SampleStream, Share, StepSamples, Stream, StreamState
+from openjanus.data.stream import SampleStream, StepSamples, Stream, StreamState
 from openjanus.model.doors import ImageTokenizer
 from openjanus.model.dropout import DropoutKey
 from openjanus.model.janus import JanusModel
@@ -41,16 +40,21 @@ from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig, SourceConfig
 from openjanus.train.fast_forward import run_decoder, run_encoder
 from openjanus.train.flops import FlopCounter
-from openjanus.train.losses import LossKind, compute_losses
+from openjanus.train.losses import LossKind
 from openjanus.train.meters import GradientNorms, codebook_use, fill_of, speeds
-from openjanus.train.optim import Optimizers
+from openjanus.train.parallel import ALONE, World
+from openjanus.train.sharding import blocks_of, checkpoint_activations, gather_model, shard_model
 from openjanus.train.stages import freeze_for_stage
 from openjanus.train.start import beside
+from openjanus.train.step import Door, TrainStep, doors_of
+from openjanus.train.trained import Trained, hash_frozen
 from openjanus.train.trial import write_trial
 from openjanus.train.validation import Validation
 
 ENCODE_CHUNK = 16
 """Pictures encoded at once, always: so that ids do not depend on the batch they came in."""
+
+LOSS_KINDS: tuple[LossKind, ...] = (*KINDS, "und_image")
 
 T = TypeVar("T")
 
@@ -64,10 +68,13 @@ class JanusTrainer:
         config: The run.
         sources: By kind, instead of those that ``config.sources`` names; codebook ids of such
             sources are not kept between runs.
+        world: The processes that train together; the model is moved to their devices here, and
+            each keeps its part of it.
 
     Raises:
         KeyError: An unknown source.
-        ValueError: Options that a source refuses, or a ratio without sources.
+        ValueError: Options that a source refuses, a ratio without sources, or a batch that cannot
+            be dealt evenly.
     """
 
     def __init__(
@@ -77,7 +84,7 @@ class JanusTrainer:
         config: JanusTrainConfig,
         *,
         sources: Mapping[Kind, Sequence[Source]] | None = None,
-        share: Share = ALONE,
+        world: World = ALONE,
     ) -> None:
         context = model.config.language.max_position_embeddings
         if config.max_length > context:
@@ -95,14 +102,25 @@ class JanusTrainer:
                 f"dropout {model.config.language.dropout} draws by a generator of each step, which "
                 "torch.compile cannot hold: set compile to false"
             )
-        self.share = share
+        parts = world.size * config.accumulate
+        if config.batch_size % parts != 0:
+            raise ValueError(
+                f"batch_size ({config.batch_size}) must be a multiple of processes x accumulate "
+                f"({world.size} x {config.accumulate}), for every process has as much of it: "
+                f"give {max(1, config.batch_size // parts) * parts}"
+            )
+        self.world = world
+        self.share = world.share()
         self.model = model.train()
         self.processor = processor
         self.config = config
         named = _named_sources(config)
         if sources is None:
             sources = {k: [build_source(s.type, s.options) for s in v] for k, v in named.items()}
-            self._caches = self._open_caches(named["gen"], sources["gen"])
+            # The first process makes what is missing; the others open it.
+            gen = named["gen"], sources["gen"]
+            first = world.on_main(lambda: self._open_caches(*gen))
+            self._caches = self._open_caches(*gen) if first is None else first
         else:
             self._caches = [None for _ in sources.get("gen", ())]
         self.sources = sources
@@ -129,20 +147,17 @@ class JanusTrainer:
         self.stream = self._open_stream()
         self._position: StreamState = {}
         freeze_for_stage(model, config.stage, train_gen_embed=config.train_gen_embed)
-        self.optimizers = Optimizers(model.named_parameters(), config.optim)
-        self.device = torch.device(config.device)
-        decoder = model.language_model.model
-        on_cpu = self.device.type == "cpu"
-        plain = partial(run_decoder, decoder) if on_cpu else decoder
-        self._output: Tensor | None = None
-        self._encoder = partial(run_encoder, model.und_encoder) if on_cpu else None
-        self._decoder = torch.compile(plain, dynamic=True) if config.compile else plain
-        self._executor = ThreadPoolExecutor(1) if config.prefetch else None
-        self._next: Future[StepSamples] | None = None
+        self.device = world.device
+        frozen_hash = hash_frozen(model)  # before it is cut to parts
+        self._module = self._make_step()
+        self.trained = Trained(model, config, frozen_hash=frozen_hash)
+        self.optimizers = self.trained.optimizers
+        self._next: Ahead[StepSamples] | None = None
         self.num_bad = 0
         self.seen: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self.seen_tokens: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._keys: list[str] = []
+        self._output: Tensor | None = None
         self._norms = GradientNorms(model.named_parameters())
         self._flops = FlopCounter(model)
         self.validation = self._open_validation()
@@ -150,6 +165,11 @@ class JanusTrainer:
     def _open_validation(self) -> Validation | None:
         if self.config.val.every == 0 and not self.config.val.tasks:
             return None
+        if self.config.val.tasks and self.world.size > 1:
+            raise ValueError(
+                f"val.tasks draw and answer in one process, and there are {self.world.size}: leave "
+                "them out, and run openjanus eval on the checkpoints"
+            )
         return Validation(
             self.model,
             self.processor,
@@ -157,14 +177,47 @@ class JanusTrainer:
             sources=self.sources,
             encode=self._encoder_of(self.config),
             tokenize=self._tokenize,
-            decoder=self._decoder,
-            encoder=self._encoder,
+            measure=self._measure,
         )
 
     @property
     def products(self) -> tuple[torch.device, torch.dtype]:
         """Where matrix products are done, and in what."""
         return self.device, torch.bfloat16 if self.config.bf16 else torch.float32
+
+    def _make_step(self) -> TrainStep:
+        """The model and its loss, on this process's device, sharded where there are several.
+
+        The fast forwards of a CPU read the weights of layers without calling these, so they are
+        not for weights that are gathered, or activations that are dropped, around a call.
+        """
+        config, model = self.config, self.model
+        sharded = self.world.size > 1
+        if config.activation_checkpointing:
+            checkpoint_activations(model)
+        if sharded or config.activation_checkpointing or self.device.type != "cpu":
+            decoder, encoder = model.language_model.model, None
+        else:
+            decoder = partial(run_decoder, model.language_model.model)
+            encoder = partial(run_encoder, model.und_encoder)
+        if config.compile and not sharded:
+            decoder = torch.compile(decoder, dynamic=True)
+        step = TrainStep(
+            model,
+            decoder=decoder,
+            encoder=encoder,
+            z_loss=config.z_loss,
+            und_images=config.und_image_loss,
+            # What is compiled keeps one kind of mask, and does not compile for each batch.
+            isolation="dense" if config.compile else None,
+        )
+        if not sharded:
+            return step.to(self.device)
+        if config.compile:
+            for block in blocks_of(model):
+                block.compile(dynamic=True)
+        shard_model(step, model, self.world, bf16=config.bf16)
+        return step
 
     def _encoder_of(self, config: JanusTrainConfig) -> SampleEncoder:
         return SampleEncoder(
@@ -224,16 +277,22 @@ class JanusTrainer:
 
     def _samples(self) -> StepSamples:
         """The samples of the next step, prepared while the step before it ran."""
-        if self._executor is None:
+        if not self.config.prefetch:
             return self.stream.take(self._position)
         if self._next is None:
-            self._next = self._executor.submit(self.stream.take, self._position)
+            self._next = Ahead(self.stream.take, self._position)
         result = self._next.result()
-        self._next = self._executor.submit(self.stream.take, result.state)
+        self._next = Ahead(self.stream.take, result.state)
         return result
 
+    def close(self) -> None:
+        """Wait for what is still being prepared, and end the workers."""
+        if self._next is not None:
+            self._next.wait()
+        self.crew.close()
+
     def _count_bad(self, bad: Sequence[BadSample]) -> None:
-        for sample in bad:
+        for sample in bad if self.world.is_main else ():
             tqdm.write(f"skipped {sample.name}: {sample.reason}", file=sys.stderr)
         self.num_bad += len(bad)
         if self.num_bad > self.config.max_bad_samples:
@@ -300,9 +359,9 @@ class JanusTrainer:
         if (step + 1) % self.config.run.log_every == 0 or step + 1 == self.config.run.last_step:
             found |= self._norms.read()
         norm, lr = self.optimizers.step(step, self.config.run.steps)
-        for sample in samples.samples:
-            self.seen[sample.kind] += 1
-            self.seen_tokens[sample.kind] += len(sample.input_ids)
+        if self.trained.ema is not None:
+            self.trained.ema.update()
+        tokens, supervised = self._count(samples.samples, batches)
         values = found | {"lr": lr, "grad_norm": norm, "samples": dict(self.seen)}
         if self.config.log_keys:
             values["keys"] = self._keys
@@ -314,7 +373,7 @@ class JanusTrainer:
             values["bad_samples"] = self.num_bad
         seconds = time.perf_counter() - began
         values["data_wait"] = round(waited / seconds, 4)
-        return values | speeds(batches, seconds)
+        return values | speeds(tokens, supervised, seconds)
 
     def _batches(self, step: StepSamples) -> list[Batch]:
         """The step's samples in as many batches as gradients are accumulated over."""
@@ -335,41 +394,62 @@ class JanusTrainer:
         ]
 
     def _backward(self, step: int, batches: Sequence[Batch]) -> dict[str, Any]:
-        """Gradients of one mean over the supervised tokens of all batches; what they lose."""
-        whole = sum(self._num_supervised(batch) for batch in batches)
+        """Gradients of one mean over the supervised tokens of all processes' batches."""
+        own = [doors_of(batch) for batch in batches]
+        told = self.world.gather((sum(self._num_supervised(batch) for batch in batches), own))
+        whole = sum(number for number, _ in told)
         total, z_loss, squares = 0.0, 0.0, 0.0
-        sums: dict[LossKind, float] = {}
-        counts: dict[LossKind, int] = {}
+        sums: dict[LossKind, float] = dict.fromkeys(LOSS_KINDS, 0.0)
+        counts: dict[LossKind, int] = dict.fromkeys(LOSS_KINDS, 0)
         drops = self.model.config.language.dropout > 0
-        for part, batch in enumerate(batch.to(self.device) for batch in batches):
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
+        for part, batch in enumerate([batch.to(self.device) for batch in batches]):
+            doors = frozenset[Door]().union(*(every[part] for _, every in told))
             shard = part * self.share.world + self.share.rank
             key = DropoutKey(seed=self.config.run.seed, step=step, shard=shard) if drops else None
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
-                losses = compute_losses(
-                    self.model,
-                    batch,
-                    decoder=partial(self._decoder, dropout=key, observe=self._observe),
-                    encoder=self._encoder,
-                    num_supervised=whole,
-                    z_loss=self.config.z_loss,
-                    und_images=self.config.und_image_loss,
-                    # What is compiled keeps one kind of mask, and does not compile for each batch.
-                    isolation="dense" if self.config.compile else None,
+            with autocast:
+                loss, found, numbers, z = self._module(
+                    batch, whole, doors, dropout=key, observe=self._observe
                 )
-            losses.total.backward()
-            total += losses.total.item()
-            z_loss += 0.0 if losses.z_loss is None else losses.z_loss.item()
+            loss.backward()
+            total += loss.item()
+            z_loss += 0.0 if z is None else z.item()
             squares += self._output_square(batch) * batch.num_tokens
-            for kind, count in losses.counts.items():
-                sums[kind] = sums.get(kind, 0.0) + float(losses.sums[kind])
-                counts[kind] = counts.get(kind, 0) + count
+            for kind, number in numbers.items():
+                sums[kind] += float(found[kind])
+                counts[kind] += number
+        num_tokens = sum(batch.num_tokens for batch in batches)
+        total, z_loss, squares, places, *rest = self.world.sum(
+            [total, z_loss, squares, num_tokens, *sums.values(), *counts.values()]
+        )
+        half = len(LOSS_KINDS)
+        means = zip(LOSS_KINDS, rest[:half], rest[half:], strict=True)
+        present = [(kind, value, int(count)) for kind, value, count in means if count > 0]
         values: dict[str, Any] = {"loss": total}
         if self.config.z_loss > 0:
             values["z_loss"] = z_loss
-        num_tokens = sum(batch.num_tokens for batch in batches)
-        values["output_norm"] = round(math.sqrt(squares / num_tokens), 5)
-        values |= {f"loss_{kind}": round(sums[kind] / counts[kind], 5) for kind in sums}
-        return values | {f"tokens_{kind}": count for kind, count in counts.items()}
+        values["output_norm"] = round(math.sqrt(squares / places), 5)
+        values |= {f"loss_{kind}": round(value / count, 5) for kind, value, count in present}
+        return values | {f"tokens_{kind}": count for kind, _, count in present}
+
+    def _measure(self, batch: Batch) -> tuple[dict[LossKind, Tensor], dict[LossKind, int]]:
+        """Sums and counts of a batch that every process has, without gradients."""
+        _, sums, counts, _ = self._module(batch, self._num_supervised(batch), doors_of(batch))
+        return sums, counts
+
+    def _count(
+        self, samples: Sequence[EncodedSample], batches: Sequence[Batch]
+    ) -> tuple[float, float]:
+        """Count what all processes have seen; tokens and supervised ones of the step."""
+        own = [sum(sample.kind == kind for sample in samples) for kind in KINDS]
+        own += [sum(len(s.input_ids) for s in samples if s.kind == kind) for kind in KINDS]
+        tokens = sum(batch.num_tokens for batch in batches)
+        supervised = sum(self._num_supervised(batch) for batch in batches)
+        *seen, tokens, supervised = self.world.sum([*own, tokens, supervised])
+        for place, kind in enumerate(KINDS):
+            self.seen[kind] += int(seen[place])
+            self.seen_tokens[kind] += int(seen[len(KINDS) + place])
+        return tokens, supervised
 
     def _num_supervised(self, batch: Batch) -> int:
         """Places of a batch that predict something."""
@@ -407,17 +487,33 @@ class JanusTrainer:
             for source in self.sources[kind][:1]
             for index in range(len(source) - self.config.held_back, len(source))
         ]
-        write_trial(self.model, self.processor, held_back, folder, step)
+        model = self.whole_model()
+        if model is not None:
+            write_trial(model, self.processor, held_back, folder, step)
         self.model.train()
+        self.world.barrier()
+
+    def whole_model(self, *, average: bool = False) -> JanusModel | None:
+        """The model in one piece, in the first process; all processes must call this.
+
+        Args:
+            average: Whether the weights are their moving average, if there is one.
+
+        Returns:
+            The model itself where it is in one piece, else a copy; None in the other processes.
+        """
+        ema = self.trained.ema
+        instead = ema.tensors if average and ema is not None else None
+        if self.world.size == 1 and instead is None:
+            return self.model
+        return gather_model(self.model, self.world, instead=instead)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizers and counters; the data order is a function of the step."""
+        """What is trained, with its optimizers, and counters; all that is frozen as a hash."""
         for cache in self._caches:
             if cache is not None:
                 cache.flush()
-        return {
-            "model": self.model.state_dict(),
-            "optimizers": self.optimizers.state_dict(),
+        return self.trained.state_dict() | {
             "data": self._position,
             "num_bad": self.num_bad,
             "seen": dict(self.seen),
@@ -425,15 +521,12 @@ class JanusTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
-        before = module_hash(self.model.vq)
-        self.model.load_state_dict(state["model"], strict=True)
-        if module_hash(self.model.vq) != before:
-            raise ValueError(
-                "the checkpoint holds another generation tokenizer than this run started from: "
-                "resume with the init and vq that the run was started with"
-            )
-        self.optimizers.load_state_dict(state["optimizers"])
+        """Restore what ``state_dict`` gave, in this or another number of processes.
+
+        Raises:
+            ValueError: The run started from other weights, or trained other parts.
+        """
+        self.trained.load_state_dict(state)
         self._position = state["data"]
         self._next = None
         self.num_bad = state["num_bad"]

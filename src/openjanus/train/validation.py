@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from openjanus.config import near
-from openjanus.data.collate import EncodedSample, collate, with_image_ids
+from openjanus.data.collate import Batch, EncodedSample, collate, with_image_ids
 from openjanus.data.encoding import SampleEncoder
 from openjanus.data.mixture import Draw
 from openjanus.data.samples import KINDS, Kind, Sample
@@ -28,7 +28,6 @@ from openjanus.model.janus import JanusModel
 from openjanus.pipeline import Janus
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig
-from openjanus.train.losses import compute_losses
 from openjanus.train.watch_config import ValTaskConfig
 
 TIMES = ("seconds",)
@@ -60,8 +59,7 @@ class Validation:
         sources: What is trained on, by kind; the last ``config.held_back`` items are not.
         encode: How the run tokenizes samples; what it hides or cuts at random is left out here.
         tokenize: (G, 3, S, S) -> (G, N) codebook ids.
-        decoder: Run in place of the model's own.
-        encoder: Likewise.
+        measure: A batch's sums and counts of supervised tokens by kind, without gradients.
 
     Raises:
         KeyError: An unknown source.
@@ -77,15 +75,14 @@ class Validation:
         sources: Mapping[Kind, Sequence[Source]],
         encode: SampleEncoder,
         tokenize: Callable[[Tensor], Tensor],
-        decoder: Callable[..., Tensor],
-        encoder: Callable[[Tensor], Tensor] | None,
+        measure: Callable[[Batch], tuple[Mapping[Any, Tensor], Mapping[Any, int]]],
     ) -> None:
         self.model = model
         self.processor = processor
         self.config = config
         self._encode = replace(encode, cond_drop=0.0, first_sentence=0.0)
         self._tokenize = tokenize
-        self._decoder, self._encoder = decoder, encoder
+        self._measure = measure
         self.samples: dict[Kind, list[EncodedSample]] = {}
         if config.val.every > 0:
             for kind in KINDS:
@@ -192,11 +189,9 @@ class Validation:
             for chunk in _chunks(samples, self.config.val.batch_size):
                 batch = collate(chunk, self.processor).to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
-                    found = compute_losses(
-                        self.model, batch, decoder=self._decoder, encoder=self._encoder
-                    )
-                sums[kind] = sums.get(kind, 0.0) + float(found.sums[kind])
-                counts[kind] = counts.get(kind, 0) + found.counts[kind]
+                    lost, counted = self._measure(batch)
+                sums[kind] = sums.get(kind, 0.0) + float(lost[kind])
+                counts[kind] = counts.get(kind, 0) + counted[kind]
         values = {"val_loss": round(sum(sums.values()) / sum(counts.values()), 6)}
         return values | {f"val_loss_{kind}": round(sums[kind] / counts[kind], 6) for kind in sums}
 

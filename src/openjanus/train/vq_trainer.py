@@ -15,7 +15,6 @@ from torch import Tensor
 from openjanus.model.vq import VQTokenizer
 from openjanus.processor.image import pixel_values_to_uint8, sheet, uint8_to_pixel_values
 from openjanus.train.config import VQTrainConfig
-from openjanus.train.ema import Ema
 from openjanus.train.gan import Adversary, adaptive_weight, smallest_side
 from openjanus.train.optim import Optimizers
 from openjanus.train.perceptual import SMALLEST, load_perceptual
@@ -27,6 +26,7 @@ from openjanus.train.vq_data import (
     centre,
     random_crop,
 )
+from openjanus.train.vq_ema import Ema
 from openjanus.train.vq_eval import HeldOut
 from openjanus.train.vq_losses import OF_PICTURES, VQLosses, vq_losses
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from pathlib import Path
@@ -43,6 +44,7 @@ class Watch:
         run: What is wanted.
         start: Optimizer steps done before.
         state: What ``state_dict`` gave when they were; None for a new run, or an older one.
+        writes: Whether this process writes: of several the first, and all judge alike.
 
     Raises:
         ImportError: A sink's package is missing.
@@ -50,8 +52,15 @@ class Watch:
     """
 
     def __init__(
-        self, task: object, run: RunConfig, *, start: int, state: dict[str, Any] | None
+        self,
+        task: object,
+        run: RunConfig,
+        *,
+        start: int,
+        state: dict[str, Any] | None,
+        writes: bool = True,
     ) -> None:
+        self._writes = writes
         self.folder = Path(run.dir)
         self._validate = task.validate if isinstance(task, Validated) else None
         known = {} if state is None else state
@@ -60,10 +69,11 @@ class Watch:
             self.best = Best(run.best, run.patience)
             if known.get("best") is not None:
                 self.best.load_state_dict(known["best"])
-            self.best.write(self.folder)
-        else:
+            self.before_save()
+        elif writes:
             (self.folder / NAME).unlink(missing_ok=True)
         self._peak = _peak_of(task) if run.measure_peak else None
+        run = run if writes else dataclasses.replace(run, sinks=[])
         self.sinks = Sinks(run, start=start, wandb_id=known.get("wandb"))
 
     @property
@@ -88,7 +98,7 @@ class Watch:
         if name not in values and not validated:
             return False
         is_kept = self.best.add(step, self.best.read_metric(values, step))
-        if self.is_over:
+        if self.is_over and self._writes:
             tqdm.write(
                 f"{name} had no new best in {self.best.waited} measurements: the run is complete "
                 f"after step {step}",
@@ -104,7 +114,7 @@ class Watch:
 
     def before_save(self) -> None:
         """Name the best checkpoints, so that keep-N spares them."""
-        if self.best is not None:
+        if self.best is not None and self._writes:
             self.best.write(self.folder)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,184 @@
+"""The processes of a run: one, or as many as torchrun started, with the same code for both.
+
+Nothing of the environment is read before a run opens its world. Numbers and objects travel over
+gloo, whatever the gradients take; the thread that prepares samples has a group of its own, because
+two threads must not be in one group's calls at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from openjanus.data.stream import ALONE as WHOLE
+from openjanus.data.stream import Share
+from openjanus.pipeline.load import choose_device
+
+T = TypeVar("T")
+
+
+class LostProcess(ConnectionError):
+    """Another process of the run is gone, or has not answered for too long."""
+
+
+class OtherProcessFailed(ValueError):
+    """The first process could not do what all wait for; it tells why itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All processes of a run, as one of them sees them. The default is a process alone."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Of this process."""
+    group: dist.ProcessGroup | None = None
+    """For numbers and objects of the training loop; None where there is one process."""
+    data_group: dist.ProcessGroup | None = None
+    """For the thread that prepares samples."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def share(self) -> Share:
+        """This process's part of every step, for the streams of samples."""
+        if self.size == 1:
+            return WHOLE
+        return Share(self.rank, self.size, lambda value: _gather(value, self.size, self.data_group))
+
+    def gather(self, value: T) -> list[T]:
+        """What every process gave, by rank."""
+        return [value] if self.size == 1 else _gather(value, self.size, self.group)
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums over all processes, place by place."""
+        if self.size == 1:
+            return list(values)
+        # Added up by rank, so that every process has the same sum to the bit.
+        return [float(sum(column)) for column in zip(*self.gather(list(values)), strict=True)]
+
+    def any(self, flag: bool) -> bool:
+        """Whether some process says so."""
+        return any(self.gather(flag))
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        self.gather(None)
+
+    def on_main(self, do: Callable[[], T]) -> T | None:
+        """Do something in the first process while the others wait.
+
+        Returns:
+            The result, in the first process alone.
+
+        Raises:
+            OtherProcessFailed: In the others, where the first one raised.
+        """
+        result: T | None = None
+        failure: Exception | None = None
+        if self.is_main:
+            try:
+                result = do()
+            except Exception as error:  # noqa: BLE001 - raised again, once the others know
+                failure = error
+        told = self.gather(None if failure is None else f"{type(failure).__name__}: {failure}")
+        if failure is not None:
+            raise failure
+        if told[0] is not None:
+            raise OtherProcessFailed(f"process 0 of {self.size} stopped: {told[0]}")
+        return result
+
+
+ALONE = World()
+"""One process, on a CPU."""
+
+
+def _gather(value: T, size: int, group: dist.ProcessGroup | None) -> list[T]:
+    values: list[Any] = [None] * size
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
+def num_processes() -> int:
+    """Processes that torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_restart() -> bool:
+    """Whether torchrun has started these processes anew, after some of them failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextmanager
+def open_world(device: str, *, name: str, timeout_s: float) -> Iterator[World]:
+    """Join the processes that torchrun started, and part in the end.
+
+    One process needs no torchrun, and has no groups.
+
+    Args:
+        device: A name; ``cuda`` is the device of this process's local rank.
+        name: Of the run: several may follow each other in the same processes.
+        timeout_s: Seconds after which a process that does not answer is given up.
+
+    Raises:
+        LostProcess: Another process is gone.
+        ValueError: No such device.
+    """
+    size = num_processes()
+    if size == 1:
+        yield World(device=choose_device(device))
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    chosen = choose_device(device)
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"several processes train on cpu or cuda, got {device!r}: give one")
+    if chosen.type == "cuda":
+        chosen = choose_device(f"cuda:{local}")
+        torch.cuda.set_device(chosen)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    timeout = timedelta(seconds=timeout_s)
+    try:
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+        # torchrun keeps its store over a restart: addresses of those who are gone are still in it.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore(f"{name}/{attempt}", store),
+            rank=rank,
+            world_size=size,
+            timeout=timeout,
+            device_id=chosen if backend == "nccl" else None,
+        )
+        groups = [dist.new_group(backend="gloo", timeout=timeout) for _ in range(2)]
+        group, data_group = (each for each in groups if isinstance(each, dist.ProcessGroup))
+        yield World(rank, size, chosen, group, data_group)
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        # The groups are left as they are: taking them down would wait for whoever is gone.
+        raise LostProcess(
+            f"process {rank} of {size} lost another one ({str(error).splitlines()[0]}): look at "
+            "what that one said; the run goes on from its newest checkpoint by the same command "
+            "with --run.resume true, with any number of processes"
+        ) from error
+    dist.destroy_process_group()
+
+
+LOST = ("closed by peer", "reset by peer", "timed out", "timeout", "broken pipe", "refused")
+"""What gloo, nccl and the store say when a process is gone; they have no class for it."""
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    told = str(error).lower()
+    return isinstance(error, dist.DistError) or any(words in told for words in LOST)

@@ -1,0 +1,98 @@
+"""A model over several processes: FSDP2, unit by unit, and back to a whole one.
+
+Each layer of the decoder and each block of the understanding encoder is a unit, gathered for its
+own forward and backward alone; the rest lies at the root. The generation tokenizer is frozen and
+runs outside of the forward, so every process has it whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from openjanus.model.decoder import DecoderLayer
+from openjanus.model.janus import JanusModel, build_model
+from openjanus.model.siglip import SiglipBlock
+from openjanus.train.parallel import World
+
+TOKENIZER = "vq."
+"""What the parameters that stay whole begin with."""
+
+
+def blocks_of(model: JanusModel) -> Iterator[nn.Module]:
+    """The repeated blocks, in which nearly all the weights lie."""
+    for name, module in model.named_modules():
+        if isinstance(module, DecoderLayer | SiglipBlock) and not name.startswith(TOKENIZER):
+            yield module
+
+
+def checkpoint_activations(model: JanusModel) -> None:
+    """Keep a block's input alone for the backward, which runs the block again."""
+    for block in blocks_of(model):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def shard_model(root: nn.Module, model: JanusModel, world: World, *, bf16: bool) -> None:
+    """Give each process its part of the parameters, which become ``DTensor``.
+
+    What is frozen must be so before. Gradients are added over processes: the loss of each is
+    already a share of one mean over all supervised tokens.
+
+    Args:
+        root: The module whose forward holds the loss; ``model`` is in it.
+        model: The same on every process.
+        world: All processes.
+        bf16: On CUDA, units are gathered and computed in bf16 and reduced in fp32. On a CPU the
+            weights are gathered in fp32 and autocast goes on choosing per operation, as with one
+            process: the numbers are the same, and there is no memory to save.
+    """
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    policy = MixedPrecisionPolicy()
+    if bf16 and world.device.type == "cuda":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    whole = set(model.vq.parameters())
+    model.vq.to(world.device)
+    for block in blocks_of(model):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(root, mesh=mesh, mp_policy=policy, ignored_params=whole)
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo cannot scale while it adds
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor; all of one that is whole."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def gather_model(
+    model: JanusModel, world: World, *, instead: Mapping[str, Tensor] | None = None
+) -> JanusModel | None:
+    """A whole copy in the first process, on its device; all processes must call this.
+
+    Args:
+        model: Sharded or not.
+        world: All processes.
+        instead: Tensors in place of parameters, by name; sharded as they are.
+
+    Returns:
+        The copy, in fp32; None in every process but the first.
+    """
+    state: dict[str, Tensor] = {}
+    for name, tensor in {**model.state_dict(), **({} if instead is None else instead)}.items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if world.is_main:
+            state[name] = whole.detach().cpu()  # one at a time: the device may not hold all
+    if not world.is_main:
+        return None
+    copy = build_model(model.config, device="cpu")
+    copy.load_state_dict(state, strict=True)
+    return copy.to(world.device)

@@ -1,0 +1,47 @@
+"""The moving average of the weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from openjanus.train.checkpoint import load_checkpoint, newest_checkpoint
+from openjanus.train.ema import Ema
+from openjanus.train.runs import run_training
+
+
+def test_it_follows_the_weights_sooner_at_first():
+    weight = torch.nn.Parameter(torch.zeros(3))
+    ema = Ema([("x", weight)], 0.25)
+    expected = 0.0
+    for step, decay in ((1, 2 / 11), (2, 0.25), (3, 0.25)):
+        with torch.no_grad():
+            weight.fill_(float(step))
+        ema.update()
+        expected = decay * expected + (1 - decay) * step
+        assert ema.tensors["x"].tolist() == pytest.approx([expected] * 3)
+    assert ema.steps == 3
+    assert weight.tolist() == [3.0] * 3
+
+
+def test_the_result_of_a_run_is_the_average_and_a_resume_keeps_it(make_config, tmp_path):
+    for name, stops in (("whole", (None,)), ("parts", (2, None))):
+        for number, stop in enumerate(stops):
+            run = {"dir": str(tmp_path / name), "steps": 4, "stop_at": stop, "resume": number > 0}
+            run_training(make_config(run=run, ema_decay=0.9))
+    finals = [load_file(tmp_path / n / "final" / "model.safetensors") for n in ("whole", "parts")]
+    assert all(torch.equal(tensor, finals[1][name]) for name, tensor in finals[0].items())
+    task = load_checkpoint(newest_checkpoint(tmp_path / "whole"))["task"]
+    name = "gen_head.vision_head.weight"
+    places = {key: torch.zeros_like(finals[0][name]) for key in (f"ema/{name}", f"model/{name}")}
+    task["shards"].read_into(places)
+    assert torch.equal(finals[0][name], places[f"ema/{name}"])
+    assert not torch.equal(finals[0][name], places[f"model/{name}"])
+    assert task["ema_steps"] == 4
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, -0.5])
+def test_a_decay_that_is_none_is_refused(make_config, decay):
+    with pytest.raises(ValueError, match=r"ema_decay must be in \(0, 1\)"):
+        make_config(ema_decay=decay)

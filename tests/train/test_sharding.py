@@ -1,0 +1,43 @@
+"""Blocks that are run again in the backward."""
+
+from __future__ import annotations
+
+import torch
+
+from openjanus.model.decoder import SwiGLU
+from openjanus.train.sharding import blocks_of
+
+
+def test_activations_that_are_not_kept_are_computed_again(make_config, make_trainer, monkeypatch):
+    own, calls = SwiGLU.forward, []
+    monkeypatch.setattr(SwiGLU, "forward", lambda mlp, x: calls.append(1) or own(mlp, x))
+    gradients = []
+    for on in (False, True):
+        trainer = make_trainer(make_config(bf16=False, stage=3, activation_checkpointing=on))
+        calls.clear()
+        values = trainer._backward(0, trainer._batches(trainer._samples()))
+        layers = len(trainer.model.language_model.model.layers)
+        # Without, the fast forwards of a CPU run, which call no module of a layer.
+        assert len(calls) == (2 * layers if on else 0)
+        trained = trainer.trained.parameters
+        gradients.append((values["loss"], {n: p.grad for n, p in trained.items()}))
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-3)
+
+
+def test_samples_are_drawn_without_them(make_config, make_trainer, tmp_path):
+    trainer = make_trainer(make_config(activation_checkpointing=True))
+    trainer.sample(tmp_path, 1)
+    other = make_trainer(make_config())
+    other.sample(tmp_path, 2)
+    assert (tmp_path / "step-00000001.png").read_bytes() == (
+        tmp_path / "step-00000002.png"
+    ).read_bytes()
+
+
+def test_the_blocks_of_both_towers_are_units(make_trainer, make_config):
+    model = make_trainer(make_config()).model
+    blocks = list(blocks_of(model))
+    assert blocks == [*model.und_encoder.blocks, *model.language_model.model.layers] or blocks == [
+        *model.language_model.model.layers,
+        *model.und_encoder.blocks,
+    ]
