@@ -289,7 +289,7 @@ def frozen_encoder(patch: Patch) -> None:
     def embed(model: JanusModel, pixel_values: Tensor, encoder: Any) -> Tensor:
         return model.und_aligner(model.und_encoder(pixel_values).detach())
 
-    patch.setattr("openjanus.train.losses._embed_und", embed)
+    patch.setattr("openjanus.train.losses.embed_und", embed)
 
 
 def prompt_is_learnt(patch: Patch) -> None:
