@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from openjanus.train.config import OptimConfig
+from openjanus.train.lean_adamw import build_adamw
 
 
 def lr_factor(config: OptimConfig, step: int, total_steps: int) -> float:
@@ -80,12 +81,7 @@ class Optimizers:
             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
         ]
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                [group for group in groups if group["params"]],
-                lr=config.lr,
-                betas=config.betas,
-                fused=True,
-            )
+            build_adamw([group for group in groups if group["params"]], config)
         ]
         self.peaks = [config.lr]
         if matrices:

@@ -17,10 +17,11 @@ from openjanus.config import SiglipConfig, VQConfig, preset
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
+from openjanus.model.janus import JanusModel
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
 from openjanus.pipeline.load import choose_device
-from openjanus.processor.text import train_tokenizer
+from openjanus.processor.text import TextTokenizer, train_tokenizer
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import (
     JanusTrainConfig,
@@ -29,13 +30,15 @@ from openjanus.train.config import (
     VQTrainConfig,
 )
 from openjanus.train.loop import run_loop
+from openjanus.train.lora import take_adapter
 from openjanus.train.parse import parse_typed
 from openjanus.train.parts import save_door
 from openjanus.train.siglip_trainer import SiglipTrainer, regions_of
 from openjanus.train.stages import count_by_part
-from openjanus.train.start import read_tokenizer, start_encoder, start_model
+from openjanus.train.start import choose_init, read_tokenizer, start_encoder, start_model
 from openjanus.train.trainer import JanusTrainer
 from openjanus.train.vq_trainer import VQTrainer
+from openjanus.weights.adapters import save_adapter
 from openjanus.weights.own import save_model
 
 TrainConfig = VQTrainConfig | SiglipTrainConfig | TokenizerTrainConfig | JanusTrainConfig
@@ -154,7 +157,20 @@ def _run_janus(config: JanusTrainConfig) -> None:
     _write_config(config)
     done = run_loop(trainer, config.run, description=f"stage {config.stage}")
     if done >= config.run.steps:
-        _publish(config, lambda folder: save_model(folder, model, processor.tokenizer))
+        _publish(config, partial(_save_janus, config, model, processor.tokenizer))
+
+
+def _save_janus(
+    config: JanusTrainConfig, model: JanusModel, tokenizer: TextTokenizer, folder: Path
+) -> None:
+    """The model; or of a run with adapters these alone, by both names that they may be wanted."""
+    if config.lora is None:
+        save_model(folder, model, tokenizer)
+        return
+    base = str(choose_init(config.init, config.run.dir))
+    adapter = take_adapter(model, config.lora, base=base)
+    save_adapter(folder / "adapter", adapter, layout="openjanus")
+    save_adapter(folder / "transformers-adapter", adapter, layout="transformers")
 
 
 def _run_vq(config: VQTrainConfig) -> None:

@@ -30,11 +30,13 @@ from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig, SourceConfig
 from openjanus.train.fast_forward import run_decoder, run_encoder
+from openjanus.train.lora import add_lora, load_trained, trained_state
 from openjanus.train.losses import compute_losses
 from openjanus.train.optim import Optimizers
 from openjanus.train.stages import freeze_for_stage
 from openjanus.train.start import beside
 from openjanus.train.trial import write_trial
+from openjanus.train.watch import Watch
 
 ENCODE_CHUNK = 16
 """Pictures encoded at once, always: so that ids do not depend on the batch they came in."""
@@ -97,7 +99,14 @@ class JanusTrainer:
         self.stream = SampleStream(
             sources, mixture, batch_size=config.batch_size, encode=self._encode
         )
-        freeze_for_stage(model, config.stage, train_gen_embed=config.train_gen_embed)
+        if config.lora is not None:
+            add_lora(model, config.lora, seed=config.run.seed)
+        freeze_for_stage(
+            model,
+            config.stage,
+            train_gen_embed=config.train_gen_embed,
+            beside=None if config.lora is None else config.lora.whole_doors,
+        )
         self.optimizers = Optimizers(model.named_parameters(), config.optim)
         self.device = torch.device(config.device)
         decoder = model.language_model.model
@@ -110,6 +119,24 @@ class JanusTrainer:
         self.num_bad = 0
         self.seen: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._keys: list[str] = []
+        self._watch = None if config.watch is None else self._open_watch()
+
+    def _open_watch(self) -> Watch:
+        encode = partial(
+            encode_sample,
+            processor=self.processor,
+            max_length=self.config.max_length,
+            mask_prompt=self.config.mask_prompt,
+        )
+        warn = partial(tqdm.write, file=sys.stderr)
+        return Watch(
+            self.config,
+            self.model,
+            self.processor,
+            encode=encode,
+            tokenize=self._tokenize,
+            warn=warn,
+        )
 
     def _open_caches(
         self, configs: Sequence[SourceConfig], sources: Sequence[Source]
@@ -208,6 +235,7 @@ class JanusTrainer:
     def train_step(self, step: int) -> dict[str, Any]:
         """One batch, one update."""
         began = time.perf_counter()
+        watched = {} if self._watch is None else self._watch.before(step)
         samples = self._samples(step)
         self._count_bad(samples.bad)
         batch = collate(
@@ -225,6 +253,8 @@ class JanusTrainer:
         values: dict[str, Any] = {"loss": losses.total.item()}
         values |= {f"loss_{kind}": round(mean, 5) for kind, mean in losses.means().items()}
         values |= {f"tokens_{kind}": count for kind, count in losses.counts.items()}
+        if self._watch is not None:
+            values |= watched | self._watch.after(step)
         values |= {"lr": lr, "grad_norm": norm, "samples": dict(self.seen)}
         if self.num_bad > 0:
             values["bad_samples"] = self.num_bad
@@ -255,16 +285,17 @@ class JanusTrainer:
             if cache is not None:
                 cache.flush()
         return {
-            "model": self.model.state_dict(),
+            "model": trained_state(self.model, self.config.lora),
             "optimizers": self.optimizers.state_dict(),
             "num_bad": self.num_bad,
             "seen": dict(self.seen),
+            **({} if self._watch is None else {"watch": dict(self._watch.start)}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         before = module_hash(self.model.vq)
-        self.model.load_state_dict(state["model"], strict=True)
+        load_trained(self.model, self.config.lora, state["model"])
         if module_hash(self.model.vq) != before:
             raise ValueError(
                 "the checkpoint holds another generation tokenizer than this run started from: "
@@ -273,6 +304,8 @@ class JanusTrainer:
         self.optimizers.load_state_dict(state["optimizers"])
         self.num_bad = state["num_bad"]
         self.seen = dict(state["seen"])
+        if self._watch is not None:
+            self._watch.start = dict(state["watch"])
 
 
 def _named_sources(config: JanusTrainConfig) -> dict[Kind, list[SourceConfig]]:

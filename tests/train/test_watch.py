@@ -1,0 +1,77 @@
+"""Watching the other face: measured at the start and the end, kept over a resume, told when worse."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from openjanus.train.config import SourceConfig, SourcesConfig, WatchConfig
+from openjanus.train.loop import run_loop
+from openjanus.train.metrics import read_metrics
+
+
+def watch(*kinds, **options):
+    sources = {
+        kind: [SourceConfig(type="toy", options={"kind": kind, "length": 64, "seed": 1})]
+        for kind in kinds
+    }
+    return WatchConfig(sources=SourcesConfig(**sources), samples=10, **options)
+
+
+def lines_of(folder):
+    return read_metrics(folder / "metrics.jsonl")
+
+
+def test_held_out_losses_are_in_the_metrics(make_config, make_trainer, tmp_path):
+    config = make_config(watch=watch("und", "gen", every=2), run={"steps": 5})
+    run_loop(make_trainer(config), config.run, description="x")
+    told = [sorted(k for k in line if k.startswith("watch")) for line in lines_of(tmp_path / "run")]
+    both = ["watch_gen", "watch_und"]
+    assert told == [["watch_gen_start", "watch_und_start"], both, [], both, both]
+
+
+def test_watching_changes_nothing_of_what_is_learnt(make_config, make_trainer, tmp_path):
+    for name, watched in (("with", watch("und", every=1)), ("without", None)):
+        config = make_config(watch=watched, run={"steps": 3, "dir": str(tmp_path / name)})
+        run_loop(make_trainer(config), config.run, description="x")
+    losses = [[line["loss"] for line in lines_of(tmp_path / n)] for n in ("with", "without")]
+    assert losses[0] == losses[1]
+
+
+def test_the_start_is_kept_over_a_resume(make_config, make_trainer, tmp_path):
+    values = []
+    for name, stops in (("whole", [None]), ("parts", [2, None])):
+        for number, stop in enumerate(stops):
+            run = {"steps": 4, "stop_at": stop, "resume": number > 0, "dir": str(tmp_path / name)}
+            trainer = make_trainer(config := make_config(watch=watch("und"), run=run))
+            run_loop(trainer, config.run, description="x")
+        values.append((trainer._watch.start, lines_of(tmp_path / name)[-1]["watch_und"]))
+    assert values[0] == values[1]
+
+
+def test_a_loss_that_grew_is_told(make_config, make_trainer, capsys):
+    """Drawing alone, at a rate that forgets: the other face gets worse."""
+    config = make_config(
+        watch=watch("und", margin=0.0), ratio=(0, 0, 1), run={"steps": 6}, optim={"lr": 3e-2}
+    )
+    run_loop(make_trainer(config), config.run, description="x")
+    said = capsys.readouterr().err
+    match = re.search(r"watch_und is [\d.]+ after 6 steps, ([\d.]+) above its start", said)
+    assert match is not None
+    assert float(match[1]) > 0
+    assert "mix more samples of this kind in" in said
+
+
+def test_what_cannot_be_watched_is_refused(make_config, make_trainer):
+    with pytest.raises(ValueError, match=r"watch\.sources must name a source"):
+        make_trainer(make_config(watch=watch()))
+    big = WatchConfig(
+        sources=SourcesConfig(
+            text=[SourceConfig(type="toy", options={"kind": "text", "length": 9})]
+        )
+    )
+    with pytest.raises(ValueError, match=r"watch\.samples is 64, and a source to watch has 9"):
+        make_trainer(make_config(watch=big))
+    with pytest.raises(ValueError, match=r"watch\.samples must be >= 1"):
+        WatchConfig(sources=SourcesConfig(), samples=0)
