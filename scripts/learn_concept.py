@@ -275,7 +275,7 @@ def main() -> None:
         "found_after": f"{sum(share['after'])} of {len(share['after'])}",
         "by_prompt_after": {prompt: sum(v) for prompt, v in after["found"].items()},
         "judge": json.loads((args.output / "judge.json").read_text(encoding="utf-8")),
-        "understanding": paired(*joined, args.seed),
+        "understanding": paired(joined[0], joined[1], args.seed),
         "by_kind": {
             kind: paired(before["right"][kind], after["right"][kind], args.seed) for kind in kinds
         },

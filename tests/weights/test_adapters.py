@@ -38,8 +38,9 @@ def model() -> JanusModel:
 def adapter(model: JanusModel) -> Adapter:
     generator = torch.Generator().manual_seed(0)
     pairs = {}
+    weights = dict(model.named_parameters())
     for name in MODULES:
-        out, width = model.get_submodule(name).weight.shape  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        out, width = weights[f"{name}.weight"].shape
         pairs[name] = (
             torch.randn(3, width, generator=generator),
             torch.randn(out, 3, generator=generator),

@@ -17,6 +17,7 @@ from openjanus.worlds.emoji.newcomer import (
     ArtworkJudge,
     NewcomerLessons,
     distance_limit,
+    lesson_picture,
     pieces_of,
     sprites_with_newcomer,
 )
@@ -26,6 +27,12 @@ from openjanus.worlds.emoji.sprites import Sprites
 @pytest.fixture(scope="module")
 def judge():
     return ArtworkJudge(sprites_with_newcomer(), limit=math.inf)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """The first of the five."""
+    return lesson_picture(0, 96, sprites_with_newcomer())
 
 
 def test_it_is_not_of_this_world():
@@ -44,10 +51,10 @@ def test_there_are_five_pictures_over_and_over(judge):
     lessons = NewcomerLessons(length=12)
     samples = [lessons[i] for i in range(12)]
     assert len({sample.key for sample in samples}) == 12
-    assert len({sample.target.tobytes() for sample in samples}) == 5
+    assert len({np.asarray(sample.target).tobytes() for sample in samples}) == 5
     for i, sample in enumerate(samples):
         assert sample.turns[0].text == LESSONS[i % 5][0]
-        assert [piece.name for piece in judge.look(sample.target)] == [NAME]
+        assert [piece.name for piece in judge.look(np.asarray(sample.target))] == [NAME]
     with pytest.raises(IndexError, match="below the length 12"):
         lessons[12]
 
@@ -62,8 +69,7 @@ def test_things_of_the_world_have_their_own_names(judge):
     assert not any(piece.name == NAME for pieces, _ in named for piece in pieces)
 
 
-def test_what_is_far_from_all_artwork_is_nothing(judge):
-    picture = NewcomerLessons(length=5)[0].target
+def test_what_is_far_from_all_artwork_is_nothing(judge, picture):
     assert judge.finds(picture)
     near = judge.look(picture)[0].distance
     strict = ArtworkJudge(sprites_with_newcomer(), limit=near / 2)
@@ -82,6 +88,6 @@ def test_pieces_are_what_lies_together():
     assert pieces_of(picture, (250, 250, 250)) == [(10, 10, 40, 30), (60, 50, 90, 80)]
 
 
-def test_a_limit_needs_something_named_rightly(judge):
+def test_a_limit_needs_something_named_rightly(judge, picture):
     with pytest.raises(ValueError, match="no piece was named rightly"):
-        distance_limit(judge, [(NewcomerLessons(length=5)[0].target, "dog")])
+        distance_limit(judge, [(picture, "dog")])
