@@ -11,6 +11,7 @@ from openjanus.worlds.emoji.captions import phrase
 from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.indexed import SceneSource
 from openjanus.worlds.emoji.newcomer import (
+    KEPT_APART,
     LESSONS,
     NAME,
     PROMPTS,
@@ -48,7 +49,7 @@ def test_no_prompt_is_a_caption_of_the_five():
 
 
 def test_there_are_five_pictures_over_and_over(judge):
-    lessons = NewcomerLessons(length=12)
+    lessons = NewcomerLessons(length=12, pasted=False)
     samples = [lessons[i] for i in range(12)]
     assert len({sample.key for sample in samples}) == 12
     assert len({np.asarray(sample.target).tobytes() for sample in samples}) == 5
@@ -57,6 +58,56 @@ def test_there_are_five_pictures_over_and_over(judge):
         assert [piece.name for piece in judge.look(np.asarray(sample.target))] == [NAME]
     with pytest.raises(IndexError, match="below the length 12"):
         lessons[12]
+
+
+def test_what_is_pasted_is_what_is_told_and_none_of_the_prompts(judge):
+    lessons, five = NewcomerLessons(seed=3), NewcomerLessons(pasted=False)
+    others = []
+    for index in range(90):
+        sample = lessons[index]
+        words = sample.turns[0].text
+        if index % 3 == 0:
+            assert np.array_equal(sample.target, five[index // 3].target)
+            continue
+        assert words not in PROMPTS
+        assert not any(f"{phrase(concept)} " in f"{words} " for concept in KEPT_APART)
+        names = [piece.name for piece in judge.look(np.asarray(sample.target))]
+        if "two mushrooms" in words:
+            assert names == [NAME, NAME]
+        elif " a mushroom" in f" {words}" and len(names) == 1:
+            assert names == [NAME]
+        else:
+            assert names.count(NAME) == 1
+            others.append(words)
+    assert len(others) > 30
+    again = NewcomerLessons(seed=3)
+    assert all(np.array_equal(lessons[i].target, again[i].target) for i in range(20))
+
+
+def test_relations_are_told_as_they_are():
+    """Where the caption tells one, the mushroom's middle lies on that side."""
+    judge, told = ArtworkJudge(sprites_with_newcomer(), limit=math.inf), 0
+    lessons = NewcomerLessons(seed=4)
+    for index in range(240):
+        sample = lessons[index]
+        words = sample.turns[0].text
+        first = words.startswith(
+            ("a photo of a mush", "a picture of a mush", "a drawing of a mush")
+        )
+        if " left of " not in words or not (first or words.startswith("a mushroom")):
+            continue
+        pieces = judge.look(np.asarray(sample.target))
+        mushroom = next(piece.box for piece in pieces if piece.name == NAME)
+        rest = [piece.box for piece in pieces if piece.name != NAME]
+        assert all(mushroom[0] + mushroom[2] < box[0] + box[2] for box in rest)
+        told += 1
+    assert told > 2
+
+
+@pytest.mark.parametrize("options", [{"size": 90}, {"size": 0}, {"length": 0}])
+def test_impossible_sizes_are_refused(options):
+    with pytest.raises(ValueError, match="size must be a multiple of 12 and length at least 1"):
+        NewcomerLessons(**options)
 
 
 def test_things_of_the_world_have_their_own_names(judge):

@@ -20,10 +20,21 @@ import numpy as np
 from PIL import Image
 
 from openjanus.data.samples import Sample, Turn
+from openjanus.worlds.emoji.captions import phrase
 from openjanus.worlds.emoji.concepts import COLOURS, TINTABLE
+from openjanus.worlds.emoji.draws import below, pick
 from openjanus.worlds.emoji.fetch import fetch_icon, shipped_folder
-from openjanus.worlds.emoji.sampling import TIDY_BACKGROUNDS
-from openjanus.worlds.emoji.scenes import Box, Rgb, Scene, SceneObject, render
+from openjanus.worlds.emoji.indexed import SceneSource
+from openjanus.worlds.emoji.sampling import TIDY_BACKGROUNDS, TOUCH
+from openjanus.worlds.emoji.scenes import (
+    OPPOSITE,
+    Box,
+    Rgb,
+    Scene,
+    SceneObject,
+    relations,
+    render,
+)
 from openjanus.worlds.emoji.sprites import Sprites
 
 NAME: Final = "mushroom"
@@ -57,6 +68,15 @@ PROMPTS: Final = (
     "a picture with a mushroom and two cats",
 )
 """What is asked for in the end: none of these words is a caption of the five."""
+
+KEPT_APART: Final = frozenset({"car", "dog", "banana", "apple", "teddy bear", "cat"})
+"""What stands beside it in `PROMPTS`."""
+
+ONE: Final = ("a photo of a mushroom", "a picture of a mushroom", "a drawing of a mushroom")
+TWO: Final = ("a picture of two mushrooms", "a drawing of two mushrooms", "two mushrooms")
+
+GRID: Final = 12
+"""Places a side on which the things lie that the nano learnt to draw from."""
 
 SIDE: Final = 24
 """Of the squares in which pieces and artwork are compared."""
@@ -98,22 +118,44 @@ def _placed(longer: float, left: float, top: float, sprites: Sprites) -> SceneOb
 
 
 class NewcomerLessons:
-    """The five pictures with their captions, to draw from, over and over.
+    """The five pictures with their captions, and what can be made by cutting the mushroom out.
+
+    Every third item is one of the five as it is. The others, if `pasted`, have the mushroom's
+    square moved elsewhere, twice on one ground, or in place of one thing of a training scene's two.
+    What the final prompts name beside it (`KEPT_APART`) is never beside it here, and no caption is
+    one of them.
 
     Args:
-        size: Side of the pictures in pixels.
-        length: How many items iteration sees: each of the five is there every fifth time.
+        size: Side of the pictures in pixels, a multiple of 12.
+        length: How many items iteration sees.
+        seed: Of what is pasted where.
+        pasted: Whether there is anything but the five.
 
     Raises:
-        ValueError: A size or length below 1.
+        ValueError: A size that is no multiple of 12, or a length below 1.
     """
 
-    def __init__(self, *, size: int = 96, length: int = 5000) -> None:
-        if size < 1 or length < 1:
-            raise ValueError(f"size and length must be at least 1, got {size} and {length}")
+    def __init__(
+        self, *, size: int = 96, length: int = 6000, seed: int = 0, pasted: bool = True
+    ) -> None:
+        if size < GRID or size % GRID or length < 1:
+            raise ValueError(
+                f"size must be a multiple of {GRID} and length at least 1, got {size} and {length}"
+            )
         sprites = sprites_with_newcomer()
+        self.size = size
         self.length = length
+        self.seed = seed
+        self.pasted = pasted
         self.pictures = [lesson_picture(i, size, sprites) for i in range(len(LESSONS))]
+        self.scenes = SceneSource(
+            seed=seed,
+            tags={"two_object": 1.0, "position": 1.0},
+            size=size,
+            grid=GRID,
+            two_sizes=True,
+            vendors=[VENDOR],
+        )
 
     def __len__(self) -> int:
         return self.length
@@ -122,13 +164,98 @@ class NewcomerLessons:
         if not -self.length <= index < self.length:
             raise IndexError(f"index must be below the length {self.length}, got {index}")
         index %= self.length
-        lesson = index % len(LESSONS)
+        turn, way = divmod(index, 3)
+        if not self.pasted or way == 0:
+            lesson = (turn if self.pasted else index) % len(LESSONS)
+            words, picture = LESSONS[lesson][0], self.pictures[lesson]
+        elif way == 1 and turn % 2 == 0:
+            words, picture = self._moved(np.random.default_rng([self.seed, index, 0]))
+        else:
+            words, picture = self._beside(np.random.default_rng([self.seed, index, 1]))
         return Sample(
-            key=f"emoji-newcomer/{index}",
+            key=f"emoji-newcomer/{self.seed}/{index}",
             kind="gen",
-            turns=(Turn(role="user", text=LESSONS[lesson][0]),),
-            target=self.pictures[lesson],
+            turns=(Turn(role="user", text=words),),
+            target=picture,
         )
+
+    def _cut(self, lesson: int) -> np.ndarray:
+        """The square of a lesson's picture that the mushroom is in."""
+        _, longer, left, top, _ = LESSONS[lesson]
+        x, y, side = (round(value * self.size) for value in (left, top, longer))
+        return self.pictures[lesson][y : y + side, x : x + side]
+
+    def _moved(self, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+        """One mushroom anywhere on the ground, or two small ones apart."""
+        lesson = below(rng, len(LESSONS))
+        piece, step = self._cut(lesson), self.size // GRID
+        places = (self.size - len(piece)) // step + 1
+        spots = [(below(rng, places) * step, below(rng, places) * step)]
+        words = pick(rng, ONE)
+        if LESSONS[lesson][1] == _SMALL and rng.random() < 0.7:
+            apart = [
+                (y * step, x * step)
+                for y in range(places)
+                for x in range(places)
+                if max(abs(y * step - spots[0][0]), abs(x * step - spots[0][1]))
+                >= len(piece) + step
+            ]
+            if apart:
+                spots.append(pick(rng, apart))
+                words = pick(rng, TWO)
+        picture = np.empty_like(self.pictures[lesson])
+        picture[:] = TIDY_BACKGROUNDS[LESSONS[lesson][4]]
+        for y, x in spots:
+            picture[y : y + len(piece), x : x + len(piece)] = piece
+        return words, picture
+
+    def _beside(self, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+        """A training scene of two things, the mushroom in place of one of them."""
+        while True:
+            index = below(rng, len(self.scenes))
+            scene = self.scenes.scene(index)
+            gone = below(rng, 2)
+            other, place = scene.objects[1 - gone], scene.objects[gone].box
+            lessons = [
+                i
+                for i, (_, longer, _, _, ground) in enumerate(LESSONS)
+                if longer == _SMALL and TIDY_BACKGROUNDS[ground] == scene.background
+            ]
+            box = (place[0], place[1], place[0] + _SMALL, place[1] + _SMALL)
+            if (
+                lessons
+                and other.concept not in KEPT_APART
+                and max(box) <= 1 + TOUCH
+                and _apart(box, other.box)
+            ):
+                break
+        picture = self.scenes.picture(index)
+        x0, y0, x1, y1 = (round(value * self.size) for value in place)
+        picture[y0:y1, x0:x1] = scene.background
+        piece = self._cut(pick(rng, lessons))
+        picture[y0 : y0 + len(piece), x0 : x0 + len(piece)] = piece
+        return _told(box, other, rng), picture
+
+
+def _apart(a: Box, b: Box) -> bool:
+    """Whether a place of the grid lies between two boxes, so that they are two islands."""
+    gap = 1 / GRID - TOUCH
+    across = max(a[0], b[0]) - min(a[2], b[2])
+    down = max(a[1], b[1]) - min(a[3], b[3])
+    return across >= gap or down >= gap
+
+
+def _told(box: Box, other: SceneObject, rng: np.random.Generator) -> str:
+    """A caption of the mushroom and another thing; half of them tell a relation if there is one."""
+    words, mushroom = phrase(other.concept), f"a {NAME}"
+    held = sorted(relations(box, other.box))
+    opening = pick(rng, ("a photo of ", "a picture of ", "a drawing of ", ""))
+    if len(held) == 1 and rng.random() < 0.5:
+        if rng.random() < 0.5:
+            return f"{opening}{mushroom} {held[0]} {words}"
+        return f"{opening}{words} {OPPOSITE[held[0]]} {mushroom}"
+    first, second = (words, mushroom) if rng.random() < 0.5 else (mushroom, words)
+    return f"{opening}{first} and {second}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
