@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NO_ROOMS = {"utils", "util", "common", "helpers", "helper", "misc", "tokenizer", "core", "lib"}
 """Names that say nothing, or (tokenizer) two things."""
 
-OPTIONAL = {"matplotlib", "resvg_py", "yaml"}
+OPTIONAL = {"bitsandbytes", "matplotlib", "peft", "resvg_py", "yaml"}
 """What an extra installs; imported where it is used, since it may be missing."""
 
 HEAVY = {"torch", "numpy", "PIL", "tokenizers", "safetensors", "huggingface_hub", "tqdm"}
@@ -116,7 +116,7 @@ def test_optional_packages_are_declared_by_an_extra():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = " ".join(
         line.replace("-", "_")
-        for extra in ("train", "nano")
+        for extra in ("train", "lora", "adamw8bit", "nano")
         for line in project["optional-dependencies"][extra]
     )
     for module in OPTIONAL:

@@ -71,5 +71,5 @@ def test_without_a_gpu_offload_is_refused():
 def test_without_bitsandbytes_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    with pytest.raises(ImportError, match="pip install bitsandbytes"):
+    with pytest.raises(ImportError, match=r"pip install openjanus\[adamw8bit\]"):
         build_adamw(groups(layer()), OptimConfig(name="adamw8bit"))

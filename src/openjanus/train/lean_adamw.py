@@ -36,7 +36,7 @@ def _eight_bit(groups: list[dict[str, Any]], options: dict[str, Any]) -> torch.o
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
-            "optim.name adamw8bit needs bitsandbytes: pip install bitsandbytes"
+            "optim.name adamw8bit needs bitsandbytes: pip install openjanus[adamw8bit]"
         ) from error
     _require_cuda(groups, "optim.name adamw8bit")
     return AdamW8bit(groups, **options)
