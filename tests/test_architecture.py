@@ -19,7 +19,16 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 NO_ROOMS = {"utils", "util", "common", "helpers", "helper", "misc", "tokenizer", "core", "lib"}
 """Names that say nothing, or (tokenizer) two things."""
 
-OPTIONAL = {"matplotlib", "pyarrow", "resvg_py", "tensorboard", "wandb", "yaml"}
+OPTIONAL = {
+    "bitsandbytes",
+    "matplotlib",
+    "peft",
+    "pyarrow",
+    "resvg_py",
+    "tensorboard",
+    "wandb",
+    "yaml",
+}
 """What an extra installs; imported where it is used, since it may be missing."""
 
 HEAVY = {"torch", "numpy", "PIL", "tokenizers", "safetensors", "huggingface_hub", "tqdm"}
@@ -123,7 +132,7 @@ def test_optional_packages_are_declared_by_an_extra():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = " ".join(
         line.replace("-", "_")
-        for extra in ("train", "nano", "wandb")
+        for extra in ("train", "nano", "wandb", "lora", "adamw8bit")
         for line in project["optional-dependencies"][extra]
     )
     for module in OPTIONAL:

@@ -32,6 +32,8 @@ STAGES = ("text", "stage1", "stage2", "stage3")
 
 def preset_of(config) -> str:
     if isinstance(config, JanusTrainConfig) and config.preset is None:
+        if config.init == ["./base"]:  # finetune/*: any model; the smallest released one here
+            return "janus-pro-1b"
         if config.init[-1] in PRESETS:
             return config.init[-1]
         return "tiny" if "tiny" in config.init or config.init[-1] == "tiny" else "nano-v0"
@@ -62,9 +64,11 @@ def test_every_recipe_is_built(name):
     assert all(source.type in known for source in sources_of(config))
     if isinstance(config, JanusTrainConfig):
         assert config.max_length <= model.config.language.max_position_embeddings
-        freeze_for_stage(model, config.stage, train_gen_embed=config.train_gen_embed)
+        whole = None if config.lora is None else config.lora.whole_doors
+        freeze_for_stage(model, config.stage, train_gen_embed=config.train_gen_embed, beside=whole)
         trained = {part_of(n) for n, p in model.named_parameters() if p.requires_grad}
         parts = trained_parts(config.stage, train_gen_embed=config.train_gen_embed)
+        parts = parts if whole is None else whole
         assert trained == parts & {part_of(n) for n, _ in model.named_parameters()}
         for kind, share in zip(("und", "text", "gen"), config.ratio, strict=True):
             assert (share > 0) == bool(getattr(config.sources, kind))

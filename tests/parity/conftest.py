@@ -127,6 +127,12 @@ def our_config(geometry: Geometry) -> JanusConfig:
     )
 
 
+@pytest.fixture(scope="session")
+def grouped_config() -> JanusConfig:
+    """A small model's sizes that every layout can hold."""
+    return our_config(GEOMETRIES["grouped"])
+
+
 def their_model(geometry: Geometry) -> Any:
     model = JanusForConditionalGeneration(
         TheirConfig(

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openjanus.cli.parsing import add_model, add_verb, load, parse_seed, print_table, save_picture
+from openjanus.cli.parsing import (
+    add_adapter,
+    add_model,
+    add_verb,
+    load,
+    parse_seed,
+    print_table,
+    save_picture,
+)
 
 if TYPE_CHECKING:
     from openjanus import PartialDrawing
@@ -158,12 +166,22 @@ def _add_info(verbs: Any) -> None:
     parser = add_verb(verbs, "info", _info, "print what a model is made of")
     parser.add_argument("model", help="preset, folder or hub id")
     parser.add_argument("--revision", help="of a hub id: a branch, a tag or a commit")
+    add_adapter(parser)
 
 
 def _info(args: argparse.Namespace) -> None:
     from openjanus.pipeline.load import describe
+    from openjanus.weights.adapters import check_adapter, read_adapter
 
     origin, model, tokenizer = describe(args.model, revision=args.revision)
+    added = {}
+    if args.adapter is not None:
+        adapter = read_adapter(args.adapter)
+        check_adapter(model, adapter, args.adapter)
+        added["adapter"] = (
+            f"rank {adapter.rank} on {len(adapter.pairs)} matrices, {len(adapter.whole)} tensors "
+            f"whole: {adapter.num_parameters:,} numbers"
+        )
     config, language = model.config, model.config.language
     parts = {
         name: sum(value.numel() for value in part.parameters())
@@ -191,6 +209,7 @@ def _info(args: argparse.Namespace) -> None:
                 for name in ("bos", "eos", "pad", "boi", "eoi", "image_pad")
             ),
             "licence": origin.licence,
+            **added,
         }
     )
 
@@ -203,6 +222,7 @@ def _add_convert(verbs: Any) -> None:
         "--format", required=True, help="openjanus, deepseek (the authors' code) or transformers"
     )
     parser.add_argument("--dtype", default="keep", help="float32, bfloat16, ... (as they are)")
+    add_adapter(parser)
     parser.add_argument("--revision", help="of a hub id: a branch, a tag or a commit")
     parser.add_argument(
         "--max-shard-bytes", type=int, default=5_000_000_000, help="of a file (%(default)s)"

@@ -23,6 +23,7 @@ EXTRAS = {
         "tensorboard": "tensorboard",
     },
     "wandb": {"wandb": "wandb"},
+    "lora": {"peft": "peft"},
     "nano": {"resvg_py": "resvg-py", "yaml": "pyyaml"},
 }
 """Extra -> the modules that it brings, each with the package that holds it."""
@@ -79,9 +80,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--model", default=DEFAULT_MODEL, help="preset, folder or hub id (%(default)s)"
     )
     parser.add_argument("--revision", help="of a hub id: a branch, a tag or a commit")
+    add_adapter(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
     parser.add_argument(
         "--dtype", default="auto", help="auto, float32, bfloat16, ... (%(default)s)"
+    )
+
+
+def add_adapter(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names an adapter."""
+    parser.add_argument(
+        "--adapter", type=Path, help="folder of a LoRA adapter for it: RUN/final/adapter"
     )
 
 
@@ -89,7 +98,13 @@ def load(args: argparse.Namespace) -> Janus:
     """Load the model that the options name."""
     import openjanus
 
-    return openjanus.load(args.model, device=args.device, dtype=args.dtype, revision=args.revision)
+    return openjanus.load(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        revision=args.revision,
+        adapter=args.adapter,
+    )
 
 
 def save_picture(picture: Image, path: Path) -> None:

@@ -12,6 +12,7 @@ from openjanus.config import PRESETS, JanusConfig, near, preset
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.pipeline.janus import Janus
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
+from openjanus.weights.adapters import merge_adapter, read_adapter
 from openjanus.weights.card import Origin, read_origin
 from openjanus.weights.formats import open_checkpoint
 from openjanus.weights.hub import HUB_ID, fetch
@@ -61,6 +62,7 @@ def load(
     device: torch.device | str = "auto",
     dtype: torch.dtype | str = "auto",
     revision: str | None = None,
+    adapter: str | Path | None = None,
 ) -> Janus:
     """Load a model that draws and answers.
 
@@ -73,22 +75,30 @@ def load(
             the checkpoint's. ``auto`` is that on an accelerator; on a CPU float32, or bfloat16 for
             large models.
         revision: Of a hub id: a branch, a tag or a commit.
+        adapter: Folder of an adapter in peft's layout, by our names or transformers'; it is added
+            to the weights. None loads the model as it is.
 
     Raises:
         FileNotFoundError: No such folder, a file in it is missing, or the hub cannot be reached.
         KeyError: Unknown preset, the message names near matches; or a special token is missing.
-        ValueError: A broken folder, an unknown device or dtype, or a revision of no hub id.
+        ValueError: A broken folder, an unknown device or dtype, a revision of no hub id, or an
+            adapter for another model.
     """
     chosen = choose_device(device)
+    added = None if adapter is None else read_adapter(adapter)
     if source == TINY and revision is None:
         config = preset(TINY)
         model = build_model(config, device="cpu")
         model.init_weights(torch.Generator().manual_seed(0))
         model = model.to(chosen, _dtype(dtype, config, chosen))
+        if added is not None:
+            merge_adapter(model, added, adapter)
         return Janus(model, byte_tokenizer(config.processor))
     folder = locate(source, revision=revision)
     checkpoint = open_checkpoint(folder)
     model = checkpoint.load(device=chosen, dtype=_dtype(dtype, checkpoint.config, chosen))
+    if added is not None:
+        merge_adapter(model, added, adapter)
     return Janus(model, checkpoint.tokenizer, origin=read_origin(str(source), folder))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from openjanus.config import PRESETS, near
-from openjanus.train.stages import TRAINED, Stage
+from openjanus.train.stages import TRAINED, Part, Stage
 from openjanus.train.vq_config import GanConfig, VQEvalConfig
 from openjanus.train.watch_config import (
     SINKS,
@@ -17,6 +17,17 @@ from openjanus.train.watch_config import (
     WandbConfig,
     check_watch,
 )
+
+DECODER_PROJECTIONS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)
+"""The matrices of a decoder layer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,9 +97,10 @@ class RunConfig:
 class OptimConfig:
     """Optimizer and schedule."""
 
-    name: Literal["adamw", "muon"] = "adamw"
-    """``muon`` takes the weight matrices of the decoder's layers, or of both towers' layers when
-    the encoder is trained by itself; AdamW has everything else."""
+    name: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    """``adamw8bit`` keeps AdamW's two averages in 8 bits, by bitsandbytes. ``muon`` takes the
+    weight matrices of the decoder's layers, or of both towers' layers when the encoder is trained
+    by itself; AdamW has everything else."""
     lr: float = 1e-4
     """Peak learning rate of AdamW."""
     muon_lr: float = 0.02
@@ -101,6 +113,8 @@ class OptimConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     final_lr_ratio: float = 0.0
     """Where cosine ends, as a share of ``lr``."""
+    offload: bool = False
+    """Keep AdamW's averages and its copy of the weights in host memory, and update there."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "muon_lr", "grad_clip"):
@@ -111,6 +125,8 @@ class OptimConfig:
             raise ValueError("optim.weight_decay and optim.warmup_steps must be >= 0")
         if not 0 <= self.final_lr_ratio <= 1:
             raise ValueError(f"optim.final_lr_ratio must be in [0, 1], got {self.final_lr_ratio}")
+        if self.offload and self.name != "adamw":
+            raise ValueError(f"optim.offload is for name adamw, got {self.name}: leave one out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -346,6 +362,51 @@ class TokenizerTrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LoraConfig:
+    """Train thin matrices beside the decoder's, and freeze the rest (LoRA, Hu et al., 2021)."""
+
+    rank: int = 16
+    """Width of the thin matrices."""
+    alpha: float = 32.0
+    """What they add is scaled by alpha over rank."""
+    dropout: float = 0.0
+    """Must be 0: a mask drawn anew would not be the same after a resume."""
+    faces: Literal["und", "gen", "both"] = "both"
+    """Whose doors ``train_doors`` is about; the decoder, which both share, always has adapters."""
+    targets: list[str] = field(default_factory=lambda: list(DECODER_PROJECTIONS))
+    """Projections of the decoder's layers that have adapters."""
+    train_doors: Literal["none", "lora", "full"] = "none"
+    """Whether the faces' aligners and ``gen_head`` stay frozen, have adapters, or are trained."""
+
+    def __post_init__(self) -> None:
+        _at_least_one("lora.rank", self.rank)
+        if not self.alpha > 0:
+            raise ValueError(f"lora.alpha must be > 0, got {self.alpha}")
+        if self.dropout != 0:
+            raise ValueError(
+                f"lora.dropout must be 0, got {self.dropout}: a resumed run could not repeat it; "
+                "lower lora.rank or run.steps against overfitting"
+            )
+        unknown = [name for name in self.targets if name not in DECODER_PROJECTIONS]
+        if unknown or not self.targets:
+            raise ValueError(
+                f"lora.targets must be some of {', '.join(DECODER_PROJECTIONS)}, got {self.targets}"
+            )
+
+    @property
+    def doors(self) -> tuple[Part, ...]:
+        """The doors of the faces, which lead into the decoder or out of it."""
+        und: tuple[Part, ...] = ("und_aligner",)
+        gen: tuple[Part, ...] = ("gen_aligner", "gen_head")
+        return {"und": und, "gen": gen, "both": (*und, *gen)}[self.faces]
+
+    @property
+    def whole_doors(self) -> frozenset[Part]:
+        """The doors that are trained whole."""
+        return frozenset(self.doors if self.train_doors == "full" else ())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SourcesConfig:
     """Sources of each kind of sample."""
 
@@ -355,6 +416,25 @@ class SourcesConfig:
     """Words alone."""
     gen: list[SourceConfig] = field(default_factory=list)
     """Pictures to draw."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WatchConfig:
+    """Measure losses on samples that are not trained on, to see what a fine-tuning costs."""
+
+    sources: SourcesConfig
+    """What is measured: of a face that must not get worse, or of all."""
+    samples: int = 64
+    """Of each source, its first ones."""
+    every: int = 0
+    """Steps between measurements; 0 means at the start and at the end alone."""
+    margin: float = 0.05
+    """Growth of a loss since the start, in nats a token, past which there is a warning."""
+
+    def __post_init__(self) -> None:
+        _at_least_one("watch.samples", self.samples)
+        if self.every < 0 or self.margin < 0:
+            raise ValueError("watch.every and watch.margin must be >= 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -419,6 +499,10 @@ class JanusTrainConfig:
     """Share of drawings that are told by the first sentence of their caption alone."""
     train_gen_embed: bool = False
     """Stage I: whether gen_embed, which starts as a copy of the codebook, is trained."""
+    lora: LoraConfig | None = None
+    """Adapters in place of the stage's parts; None trains what the stage says."""
+    watch: WatchConfig | None = None
+    """Held-out losses that must not get worse."""
     tokenize: Literal["whole", "islands"] = "whole"
     """How pictures to draw become ids: as a whole, as the papers do, or each thing on plain ground
     alone, so that its ids are the same wherever it lies (``data.islands``)."""
@@ -488,12 +572,21 @@ class JanusTrainConfig:
         if self.max_bad_samples < 0:
             raise ValueError(f"max_bad_samples must be >= 0, got {self.max_bad_samples}")
         self._check_sources()
+        self._check_lora()
 
     def _check_sources(self) -> None:
         by_kind = (self.sources.und, self.sources.text, self.sources.gen)
         for kind, share, sources in zip(("und", "text", "gen"), self.ratio, by_kind, strict=True):
             if share > 0 and sources:
                 _require_no_gap(kind, sources, self.run.last_step)
+
+    def _check_lora(self) -> None:
+        if self.lora is not None and self.stage != 3:
+            raise ValueError(
+                f"lora says what is trained in place of a stage: stage must be 3, got {self.stage}"
+            )
+        if self.lora is not None and self.optim.name == "muon":
+            raise ValueError("optim.name muon is for whole matrices, not for lora's: take adamw")
 
     def _check_batch(self) -> None:
         if self.pack_length is not None and self.pack_length < self.max_length:

@@ -95,7 +95,9 @@ def _cast_once(x: Tensor) -> Tensor:
 
 
 def _project(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-    """Several bias-free layers on one input, as one product."""
+    """Several bias-free layers on one input, as one product; layers with adapters each alone."""
+    if any(type(layer) is not nn.Linear for layer in layers):
+        return tuple(layer(x) for layer in layers)
     weight = torch.cat([layer.weight for layer in layers])
     return F.linear(x, weight).split([layer.out_features for layer in layers], dim=-1)
 

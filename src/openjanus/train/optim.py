@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from openjanus.train.config import OptimConfig
+from openjanus.train.lean_adamw import build_adamw
 
 
 def lr_factor(config: OptimConfig, step: int, total_steps: int) -> float:
@@ -89,12 +90,7 @@ class Optimizers:
             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
         ]
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                [group for group in groups if group["params"]],
-                lr=config.lr,
-                betas=config.betas,
-                fused=not sharded,
-            )
+            build_adamw([group for group in groups if group["params"]], config, fused=not sharded)
         ]
         self.peaks = [config.lr]
         if matrices:

@@ -17,11 +17,12 @@ from openjanus.config import SemanticConfig, SiglipConfig, VQConfig, preset
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
+from openjanus.model.janus import JanusModel
 from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
 from openjanus.pipeline.load import choose_device
-from openjanus.processor.text import train_tokenizer
+from openjanus.processor.text import TextTokenizer, train_tokenizer
 from openjanus.train.best import best_steps, ended_early
 from openjanus.train.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint
 from openjanus.train.config import (
@@ -33,17 +34,19 @@ from openjanus.train.config import (
     VQTrainConfig,
 )
 from openjanus.train.loop import Task, run_loop
+from openjanus.train.lora import take_adapter
 from openjanus.train.parallel import ALONE, World, is_restart, num_processes, open_world
 from openjanus.train.parse import parse_typed
 from openjanus.train.parts import load_door, save_door
 from openjanus.train.semantic_trainer import SemanticTrainer, init_semantic
 from openjanus.train.siglip_trainer import SiglipTrainer, regions_of
 from openjanus.train.stages import count_by_part
-from openjanus.train.start import beside, read_tokenizer, start_encoder, start_model
+from openjanus.train.start import beside, choose_init, read_tokenizer, start_encoder, start_model
 from openjanus.train.teacher import load_teacher
 from openjanus.train.trainer import JanusTrainer
 from openjanus.train.vq_data import EpochPictures, PictureSource
 from openjanus.train.vq_trainer import VQTrainer
+from openjanus.weights.adapters import save_adapter
 from openjanus.weights.own import save_model
 
 TrainConfig = (
@@ -213,9 +216,22 @@ def _run_janus(config: JanusTrainConfig, world: World) -> None:
 
         def write(folder: Path) -> None:
             assert final is not None  # in the first process
-            save_model(folder, final, processor.tokenizer)
+            _save_janus(config, final, processor.tokenizer, folder)
 
         world.on_main(lambda: _publish(config, write))
+
+
+def _save_janus(
+    config: JanusTrainConfig, model: JanusModel, tokenizer: TextTokenizer, folder: Path
+) -> None:
+    """The model; or of a run with adapters these alone, by both names that they may be wanted."""
+    if config.lora is None:
+        save_model(folder, model, tokenizer)
+        return
+    base = str(choose_init(config.init, config.run.dir))
+    adapter = take_adapter(model, config.lora, base=base)
+    save_adapter(folder / "adapter", adapter, layout="openjanus")
+    save_adapter(folder / "transformers-adapter", adapter, layout="transformers")
 
 
 def _run_vq(config: VQTrainConfig) -> None:

@@ -93,17 +93,31 @@ def trained_parts(stage: Stage, *, train_gen_embed: bool) -> frozenset[Part]:
     return TRAINED[stage]
 
 
-def freeze_for_stage(model: nn.Module, stage: Stage, *, train_gen_embed: bool) -> None:
-    """Set ``requires_grad`` of every parameter as the stage says.
+ADAPTER = re.compile(r".+\.lora_[AB]\..+")
+"""Names of the thin matrices that LoRA puts beside a model's own."""
+
+
+def freeze_for_stage(
+    model: nn.Module, stage: Stage, *, train_gen_embed: bool, beside: frozenset[Part] | None = None
+) -> None:
+    """Set ``requires_grad`` of every parameter as the stage says, or LoRA.
 
     A tokenizer is never trained with the decoder, not even as the understanding encoder: no
     gradient passes its ids, and what its branch has learned is what they mean.
+
+    Args:
+        model: Whose.
+        stage: Which.
+        train_gen_embed: As in ``trained_parts``.
+        beside: Parts that are trained whole beside adapters, which are all that is trained then;
+            None is a run without adapters.
     """
-    parts = trained_parts(stage, train_gen_embed=train_gen_embed)
+    parts = trained_parts(stage, train_gen_embed=train_gen_embed) if beside is None else beside
     if isinstance(getattr(model, "und_encoder", None), ImageTokenizer):
         parts -= {"und_encoder"}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in parts)
+        adapts = beside is not None and ADAPTER.fullmatch(name) is not None
+        parameter.requires_grad_(adapts or part_of(name) in parts)
 
 
 def count_by_part(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[Part, int]:

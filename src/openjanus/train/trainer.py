@@ -15,37 +15,29 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from openjanus.data.collate import Batch, EncodedSample, collate, with_image_ids
-from openjanus.data.encoding import SampleEncoder
+from openjanus.data.collate import Batch, EncodedSample, collate
 from openjanus.data.fetching import Ahead, BadSample, Crew, Fetcher, TooManyBadSamples
-from openjanus.data.id_cache import (
-    IdCache,
-    fingerprint_of,
-    module_hash,
-    picture_stamp,
-    source_digest,
-)
-from openjanus.data.islands import VERSION as ISLANDS_VERSION
 from openjanus.data.islands import IslandIds
-from openjanus.data.mixture import ALWAYS, Mixture
-from openjanus.data.packed import PackedStream
-from openjanus.data.packing import BinRules
+from openjanus.data.mixture import Draw
 from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import Source, build_source
-from openjanus.data.stream import SampleStream, StepSamples, Stream, StreamState
+from openjanus.data.stream import StepSamples, StreamState
 from openjanus.model.doors import ImageTokenizer
 from openjanus.model.dropout import DropoutKey
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig, SourceConfig
 from openjanus.train.fast_forward import run_decoder, run_encoder
+from openjanus.train.feed import encoder_of, mixture_of, open_stream
 from openjanus.train.flops import FlopCounter
+from openjanus.train.kept_ids import KeptIds, open_caches
+from openjanus.train.lora import add_lora
 from openjanus.train.losses import LossKind
 from openjanus.train.meters import GradientNorms, codebook_use, fill_of, speeds
+from openjanus.train.other_face import OtherFace
 from openjanus.train.parallel import ALONE, World
 from openjanus.train.sharding import blocks_of, checkpoint_activations, gather_model, shard_model
 from openjanus.train.stages import freeze_for_stage
-from openjanus.train.start import beside
 from openjanus.train.step import Door, TrainStep, doors_of
 from openjanus.train.trained import Trained, hash_frozen
 from openjanus.train.trial import write_trial
@@ -86,29 +78,7 @@ class JanusTrainer:
         sources: Mapping[Kind, Sequence[Source]] | None = None,
         world: World = ALONE,
     ) -> None:
-        context = model.config.language.max_position_embeddings
-        if config.max_length > context:
-            raise ValueError(
-                f"max_length ({config.max_length}) is past the model's context of {context} "
-                "tokens: lower it"
-            )
-        if config.und_image_loss and not model.config.one_vocabulary:
-            raise ValueError(
-                "und_image_loss is for a model of one vocabulary: this one's pictures to "
-                "understand are features, which nothing predicts; leave it out"
-            )
-        if config.compile and model.config.language.dropout > 0:
-            raise ValueError(
-                f"dropout {model.config.language.dropout} draws by a generator of each step, which "
-                "torch.compile cannot hold: set compile to false"
-            )
-        parts = world.size * config.accumulate
-        if config.batch_size % parts != 0:
-            raise ValueError(
-                f"batch_size ({config.batch_size}) must be a multiple of processes x accumulate "
-                f"({world.size} x {config.accumulate}), for every process has as much of it: "
-                f"give {max(1, config.batch_size // parts) * parts}"
-            )
+        _check(model, config, world)
         self.world = world
         self.share = world.share()
         self.model = model.train()
@@ -119,34 +89,29 @@ class JanusTrainer:
             sources = {k: [build_source(s.type, s.options) for s in v] for k, v in named.items()}
             # The first process makes what is missing; the others open it.
             gen = named["gen"], sources["gen"]
-            first = world.on_main(lambda: self._open_caches(*gen))
-            self._caches = self._open_caches(*gen) if first is None else first
+            first = world.on_main(lambda: open_caches(config, model, *gen))
+            caches = open_caches(config, model, *gen) if first is None else first
         else:
-            self._caches = [None for _ in sources.get("gen", ())]
+            caches = [None for _ in sources.get("gen", ())]
         self.sources = sources
         self._tokenize = self.encode_images
         if config.tokenize == "islands":
             grid = math.isqrt(model.config.num_gen_image_tokens)
             self._tokenize = IslandIds(self.encode_images, grid)
-        mixture = Mixture(
-            {kind: [len(s) - config.held_back for s in sources.get(kind, ())] for kind in KINDS},
-            {
-                kind: [s.weight for s in named[kind]] or [1.0 for _ in sources.get(kind, ())]
-                for kind in KINDS
-            },
-            config.ratio,
-            seed=config.run.seed,
-            spans={
-                kind: [(s.from_step, s.until_step) for s in named[kind]]
-                or [ALWAYS for _ in sources.get(kind, ())]
-                for kind in KINDS
-            },
-        )
-        self.mixture = mixture
-        self.crew = Crew(Fetcher(sources, mixture, self._encoder_of(config)), config.num_workers)
-        self.stream = self._open_stream()
+        self._ids = KeptIds(caches, sources, processor, self._tokenize)
+        self.mixture = mixture_of(config, named, sources)
+        self._encode = encoder_of(config, processor)
+        self.crew = Crew(Fetcher(sources, self.mixture, self._encode), config.num_workers)
+        self.stream = open_stream(config, self.crew, self.mixture, self.share)
         self._position: StreamState = {}
-        freeze_for_stage(model, config.stage, train_gen_embed=config.train_gen_embed)
+        if config.lora is not None:
+            add_lora(model, config.lora, seed=config.run.seed)
+        freeze_for_stage(
+            model,
+            config.stage,
+            train_gen_embed=config.train_gen_embed,
+            beside=None if config.lora is None else config.lora.whole_doors,
+        )
         self.device = world.device
         frozen_hash = hash_frozen(model)  # before it is cut to parts
         self._module = self._make_step()
@@ -161,6 +126,7 @@ class JanusTrainer:
         self._norms = GradientNorms(model.named_parameters())
         self._flops = FlopCounter(model)
         self.validation = self._open_validation()
+        self._other_face = None if config.watch is None else self._open_watch()
 
     def _open_validation(self) -> Validation | None:
         if self.config.val.every == 0 and not self.config.val.tasks:
@@ -175,7 +141,7 @@ class JanusTrainer:
             self.processor,
             self.config,
             sources=self.sources,
-            encode=self._encoder_of(self.config),
+            encode=self._encode,
             tokenize=self._tokenize,
             measure=self._measure,
         )
@@ -219,61 +185,19 @@ class JanusTrainer:
         shard_model(step, model, self.world, bf16=config.bf16)
         return step
 
-    def _encoder_of(self, config: JanusTrainConfig) -> SampleEncoder:
-        return SampleEncoder(
-            processor=self.processor,
-            max_length=config.max_length,
-            seed=config.run.seed,
-            mask_prompt=config.mask_prompt,
-            cond_drop=config.cond_drop,
-            first_sentence=config.first_sentence,
-            max_images=config.pack_images,
+    def _open_watch(self) -> OtherFace:
+        encode = replace(self._encode, cond_drop=0.0, first_sentence=0.0)
+        warn = partial(tqdm.write, file=sys.stderr)
+        return OtherFace(
+            self.config,
+            self.model,
+            self.processor,
+            encode=lambda sample: encode(
+                sample, Draw(kind=sample.kind, source=0, index=0, epoch=0)
+            ),
+            tokenize=self._tokenize,
+            warn=warn,
         )
-
-    def _open_stream(self) -> Stream:
-        config = self.config
-        if config.batch_unit == "samples":
-            return SampleStream(
-                self.crew, self.mixture, batch_size=config.batch_size, share=self.share
-            )
-        assert config.pack_length is not None
-        rules = BinRules(
-            capacity=config.pack_length, max_open=config.open_packs, max_images=config.pack_images
-        )
-        return PackedStream(
-            self.crew,
-            self.mixture,
-            batch_size=config.batch_size,
-            rules=rules,
-            ratio_unit=config.ratio_unit,
-            share=self.share,
-        )
-
-    def _open_caches(
-        self, configs: Sequence[SourceConfig], sources: Sequence[Source]
-    ) -> list[IdCache | None]:
-        if self.config.id_cache is None:
-            return [None for _ in sources]
-        root = beside(self.config.run.dir, self.config.id_cache)
-        tokenizer_hash = module_hash(self.model.vq)
-        how: dict[str, Any] = {} if self.config.bf16 else {"bf16": False}
-        if self.config.tokenize == "islands":
-            how["islands"] = ISLANDS_VERSION
-        names = [
-            source_digest(config.type, {**config.options, **how}, fingerprint_of(source))
-            for config, source in zip(configs, sources, strict=True)
-        ]
-        return [
-            IdCache(
-                root / name,
-                tokenizer_hash=tokenizer_hash,
-                source=name,
-                num_items=len(source),
-                num_image_tokens=self.model.config.num_gen_image_tokens,
-                codebook_size=self.model.config.codebook_size,
-            )
-            for name, source in zip(names, sources, strict=True)
-        ]
 
     def _samples(self) -> StepSamples:
         """The samples of the next step, prepared while the step before it ran."""
@@ -306,31 +230,8 @@ class JanusTrainer:
         self._with_image_ids(step)
 
     def _with_image_ids(self, step: StepSamples) -> list[EncodedSample]:
-        """Put codebook ids in place of pictures: known ones from the cache, others computed."""
-        samples = list(step.samples)
-        stamps: list[int | None] = [None for _ in samples]
-        missing: list[int] = []
-        for place, (draw, sample) in enumerate(zip(step.draws, samples, strict=True)):
-            if sample.targets:  # a document's pictures are several, the cache has one an item
-                missing.append(place)
-            if sample.target is None or sample.target.ndim == 1:
-                continue
-            cache = self._caches[draw.source]
-            if cache is not None and hasattr(self.sources["gen"][draw.source], "fingerprint"):
-                stamps[place] = picture_stamp(sample.target)  # a file may change under its name
-            known = None if cache is None else cache.get(draw.index, stamps[place])
-            if known is None:
-                missing.append(place)
-            else:
-                samples[place] = replace(sample, target=known)
-        computed = with_image_ids([samples[i] for i in missing], self.processor, self._tokenize)
-        for place, sample in zip(missing, computed, strict=True):
-            samples[place] = sample
-            draw = step.draws[place]
-            cache = self._caches[draw.source] if sample.target is not None else None
-            if cache is not None and sample.target is not None:
-                cache.put([draw.index], sample.target[None], [stamps[place]])
-        return samples
+        """Put codebook ids in place of pictures."""
+        return self._ids.put_in(step)
 
     @torch.no_grad()
     def encode_images(self, pixel_values: Tensor) -> Tensor:
@@ -347,6 +248,7 @@ class JanusTrainer:
     def train_step(self, step: int) -> dict[str, Any]:
         """One batch, one update."""
         began = time.perf_counter()
+        watched = {} if self._other_face is None else self._other_face.before(step)
         samples = self._samples()
         waited = time.perf_counter() - began
         self._count_bad(samples.bad)
@@ -369,6 +271,8 @@ class JanusTrainer:
         values["fill"] = round(fill_of(batches) if samples.fill is None else samples.fill, 4)
         values |= codebook_use(batches, self.model.config.codebook_size)
         values["flops"] = self._flops.count(batches)
+        if self._other_face is not None:
+            values |= watched | self._other_face.after(step)
         if self.num_bad > 0:
             values["bad_samples"] = self.num_bad
         seconds = time.perf_counter() - began
@@ -510,14 +414,13 @@ class JanusTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """What is trained, with its optimizers, and counters; all that is frozen as a hash."""
-        for cache in self._caches:
-            if cache is not None:
-                cache.flush()
+        self._ids.flush()
         return self.trained.state_dict() | {
             "data": self._position,
             "num_bad": self.num_bad,
             "seen": dict(self.seen),
             "seen_tokens": dict(self.seen_tokens),
+            "watched": {} if self._other_face is None else dict(self._other_face.start),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -533,6 +436,39 @@ class JanusTrainer:
         self.seen = dict(state["seen"])
         # A checkpoint from before tokens were counted: they count from there on.
         self.seen_tokens = dict(state.get("seen_tokens", self.seen_tokens))
+        if self._other_face is not None:
+            self._other_face.start = dict(state["watched"])
+
+
+def _check(model: JanusModel, config: JanusTrainConfig, world: World) -> None:
+    """Refuse what does not go together, before anything is read."""
+    context = model.config.language.max_position_embeddings
+    if config.max_length > context:
+        raise ValueError(
+            f"max_length ({config.max_length}) is past the model's context of {context} "
+            "tokens: lower it"
+        )
+    if config.und_image_loss and not model.config.one_vocabulary:
+        raise ValueError(
+            "und_image_loss is for a model of one vocabulary: this one's pictures to "
+            "understand are features, which nothing predicts; leave it out"
+        )
+    if config.compile and model.config.language.dropout > 0:
+        raise ValueError(
+            f"dropout {model.config.language.dropout} draws by a generator of each step, which "
+            "torch.compile cannot hold: set compile to false"
+        )
+    parts = world.size * config.accumulate
+    if config.batch_size % parts != 0:
+        raise ValueError(
+            f"batch_size ({config.batch_size}) must be a multiple of processes x accumulate "
+            f"({world.size} x {config.accumulate}), for every process has as much of it: "
+            f"give {max(1, config.batch_size // parts) * parts}"
+        )
+    if config.lora is not None and world.size > 1:
+        raise ValueError(
+            f"lora is of one process, and there are {world.size}: run it without torchrun"
+        )
 
 
 def _split(items: Sequence[T], number: int) -> list[Sequence[T]]:

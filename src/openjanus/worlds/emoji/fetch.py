@@ -187,6 +187,25 @@ def fetch_emoji(folder: str | Path | None = None, *, progress: Progress | None =
     return folder
 
 
+def fetch_icon(code_point: str, *, progress: Progress | None = None) -> dict[str, np.ndarray]:
+    """Fetch one emoji that is not of this world: its rendering by vendor, as those of sprites.
+
+    Args:
+        code_point: As a concept's.
+        progress: Told each step.
+
+    Raises:
+        FileNotFoundError, RuntimeError, ValueError, ImportError: As `fetch_emoji`.
+    """
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for artwork in ARTWORK:
+            _tell(progress, f"fetching {artwork.package} {artwork.version}")
+            icons, chars = _read_icons(_npm_pack(artwork, Path(scratch)))
+            found[artwork.vendor] = render_svg(icon_svg(icons, chars[code_point]), SPRITE_SIDE)
+    return found
+
+
 def fetch_text(folder: str | Path | None = None, *, progress: Progress | None = None) -> Path:
     """Fetch WordNet's glosses and English small talk to `glosses.jsonl` and `dialogues.jsonl`.
 

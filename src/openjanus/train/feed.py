@@ -1,0 +1,69 @@
+"""How a run's configuration becomes its order of samples, and what is made of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from openjanus.data.encoding import SampleEncoder
+from openjanus.data.fetching import Crew
+from openjanus.data.mixture import ALWAYS, Mixture
+from openjanus.data.packed import PackedStream
+from openjanus.data.packing import BinRules
+from openjanus.data.samples import KINDS, Kind
+from openjanus.data.sources import Source
+from openjanus.data.stream import SampleStream, Share, Stream
+from openjanus.processor.prompt import Processor
+from openjanus.train.config import JanusTrainConfig, SourceConfig
+
+
+def mixture_of(
+    config: JanusTrainConfig,
+    named: Mapping[Kind, Sequence[SourceConfig]],
+    sources: Mapping[Kind, Sequence[Source]],
+) -> Mixture:
+    """The order over all sources but for what is held back of each."""
+    return Mixture(
+        {kind: [len(s) - config.held_back for s in sources.get(kind, ())] for kind in KINDS},
+        {
+            kind: [s.weight for s in named[kind]] or [1.0 for _ in sources.get(kind, ())]
+            for kind in KINDS
+        },
+        config.ratio,
+        seed=config.run.seed,
+        spans={
+            kind: [(s.from_step, s.until_step) for s in named[kind]]
+            or [ALWAYS for _ in sources.get(kind, ())]
+            for kind in KINDS
+        },
+    )
+
+
+def encoder_of(config: JanusTrainConfig, processor: Processor) -> SampleEncoder:
+    """What becomes of a sample."""
+    return SampleEncoder(
+        processor=processor,
+        max_length=config.max_length,
+        seed=config.run.seed,
+        mask_prompt=config.mask_prompt,
+        cond_drop=config.cond_drop,
+        first_sentence=config.first_sentence,
+        max_images=config.pack_images,
+    )
+
+
+def open_stream(config: JanusTrainConfig, crew: Crew, mixture: Mixture, share: Share) -> Stream:
+    """Samples or packs, step after step."""
+    if config.batch_unit == "samples":
+        return SampleStream(crew, mixture, batch_size=config.batch_size, share=share)
+    assert config.pack_length is not None
+    rules = BinRules(
+        capacity=config.pack_length, max_open=config.open_packs, max_images=config.pack_images
+    )
+    return PackedStream(
+        crew,
+        mixture,
+        batch_size=config.batch_size,
+        rules=rules,
+        ratio_unit=config.ratio_unit,
+        share=share,
+    )

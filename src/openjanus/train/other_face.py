@@ -1,0 +1,122 @@
+"""What a fine-tuning costs: losses on samples that are not trained on, before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from openjanus.data.collate import EncodedSample, collate, with_image_ids
+from openjanus.data.samples import KINDS, Kind
+from openjanus.data.sources import Source, build_source
+from openjanus.model.janus import JanusModel
+from openjanus.processor.prompt import Processor
+from openjanus.train.config import JanusTrainConfig, SourceConfig
+from openjanus.train.losses import compute_losses
+
+BATCH = 8
+"""Samples looked at together: the same at every measurement, so that losses can be compared."""
+
+
+class OtherFace:
+    """Held-out losses by kind at the start, at the end, and every so often.
+
+    Args:
+        config: Of the run, with ``watch``.
+        model: Whose losses.
+        processor: Of the model.
+        encode: A sample as tokens, nothing of it hidden.
+        tokenize: Pictures to codebook ids.
+        warn: Told what got worse, one line.
+
+    Raises:
+        KeyError: An unknown source.
+        ValueError: Options that a source refuses, no source, or samples that are not usable.
+    """
+
+    def __init__(
+        self,
+        config: JanusTrainConfig,
+        model: JanusModel,
+        processor: Processor,
+        *,
+        encode: Callable[[Any], EncodedSample],
+        tokenize: Callable[[Any], Any],
+        warn: Callable[[str], None],
+    ) -> None:
+        assert config.watch is not None, "there is nothing to watch otherwise"
+        self.config = config.watch
+        self.run = config
+        self.model = model
+        self.processor = processor
+        self.warn = warn
+        self.start: dict[str, float] = {}
+        self._batches: dict[Kind, list[list[EncodedSample]]] = {}
+        named: dict[Kind, list[SourceConfig]] = {
+            "und": self.config.sources.und,
+            "text": self.config.sources.text,
+            "gen": self.config.sources.gen,
+        }
+        for kind in KINDS:
+            sources = [build_source(source.type, source.options) for source in named[kind]]
+            samples = [encode(sample) for source in sources for sample in self._first(source)]
+            if samples:
+                ready = with_image_ids(samples, processor, tokenize)
+                self._batches[kind] = _in_batches(ready)
+        if not self._batches:
+            raise ValueError("watch.sources must name a source: add one of und, text or gen")
+
+    def _first(self, source: Source) -> list[Any]:
+        if len(source) < self.config.samples:
+            raise ValueError(
+                f"watch.samples is {self.config.samples}, and a source to watch has {len(source)}: "
+                "lower it"
+            )
+        return [source[index] for index in range(self.config.samples)]
+
+    def before(self, step: int) -> dict[str, float]:
+        """The losses before anything is trained; nothing at any other step than 0."""
+        if step != 0:
+            return {}
+        self.start = self.measure()
+        return {f"{name}_start": value for name, value in self.start.items()}
+
+    def after(self, step: int) -> dict[str, float]:
+        """The losses after a step (from 0), if it is time for them; a warning where they grew."""
+        done, every = step + 1, self.config.every
+        if done != self.run.run.last_step and not (every and done % every == 0):
+            return {}
+        values = self.measure()
+        for name, value in values.items():
+            grown = value - self.start[name]
+            if grown > self.config.margin:
+                self.warn(
+                    f"{name} is {value:.4f} after {done} steps, {grown:.4f} above its start and "
+                    f"past watch.margin ({self.config.margin}): mix more samples of this kind in, "
+                    "or lower optim.lr or run.steps"
+                )
+        return values
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Nats a token by kind, of all supervised tokens alike."""
+        training = self.model.training
+        self.model.eval()
+        values = {}
+        device = self.model.language_model.model.embed_tokens.weight.device
+        for kind, batches in self._batches.items():
+            total, count = 0.0, 0
+            for samples in batches:
+                batch = collate(samples, self.processor, pack_length=None).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.run.bf16):
+                    losses = compute_losses(self.model, batch)
+                total += float(losses.sums[kind])
+                count += losses.counts[kind]
+            values[f"watch_{kind}"] = round(total / count, 5)
+        self.model.train(training)
+        return values
+
+
+def _in_batches(samples: Sequence[EncodedSample]) -> list[list[EncodedSample]]:
+    return [list(samples[start : start + BATCH]) for start in range(0, len(samples), BATCH)]
