@@ -288,13 +288,13 @@ def test_ids_are_computed_once_and_kept_between_runs(make_config, make_trainer, 
     config = make_config(ratio=(0, 0, 1), run={"steps": 20})
     trainer = make_trainer(config)
     sizes = []
-    encode = trainer._tokenize
-    trainer._tokenize = lambda pixels: sizes.append(len(pixels)) or encode(pixels)
+    encode = trainer._ids._tokenize
+    trainer._ids._tokenize = lambda pixels: sizes.append(len(pixels)) or encode(pixels)
     first = [trainer._with_image_ids(trainer.stream.step(step)) for step in range(7)]
     assert sum(sizes) == 62  # every item but those held back, once
     trainer.state_dict()
     again = make_trainer(config)
-    again._tokenize = lambda pixels: pytest.fail("all ids are known")
+    again._ids._tokenize = lambda pixels: pytest.fail("all ids are known")
     second = [again._with_image_ids(again.stream.step(step)) for step in range(7)]
     for a, b in zip(chain(*first), chain(*second), strict=True):
         assert np.array_equal(a.target, b.target)
