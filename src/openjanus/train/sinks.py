@@ -7,6 +7,7 @@ was to get stands in the run's folder all the same.
 from __future__ import annotations
 
 import html
+import importlib
 import json
 import secrets
 import warnings
@@ -178,10 +179,10 @@ class WandbSink:
 
     def __init__(self, run: RunConfig, run_id: str) -> None:
         try:
-            import wandb
+            # By name: the types of an extra that developers need not have are not asked for.
+            self._wandb: Any = importlib.import_module("wandb")
         except ImportError as error:
             raise ImportError("run.sinks names wandb: pip install 'openjanus[wandb]'") from error
-        self._wandb: Any = wandb
         folder = Path(run.dir)
         self._run = self._wandb.init(
             project=run.wandb.project,
