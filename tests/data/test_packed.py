@@ -161,6 +161,15 @@ def test_broken_samples_are_told_once_whatever_the_resume(processor):
     assert first + second == whole
 
 
+def test_a_replacement_is_named_as_what_it_is(processor):
+    """Its ids are kept under that name: another's would be drawn in the next epoch."""
+    stream, state = make_stream(processor, ratio=(0, 1, 0), broken=7), {}
+    for _ in range(8):
+        step = stream.take(state)
+        state = step.state
+        assert [f"text/{draw.index}" for draw in step.draws] == [s.key for s in step.samples]
+
+
 def test_workers_change_nothing(processor):
     alone, states = run(make_stream(processor, broken=7), 4)
     stream = make_stream(processor, workers=2, broken=7)

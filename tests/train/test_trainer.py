@@ -326,6 +326,22 @@ def test_gen_embed_starts_as_the_codebook(tiny_config):
     assert torch.allclose(rows.norm(dim=-1), torch.ones(len(rows)), atol=1e-5)
 
 
+def test_a_broken_item_among_the_samples_is_named_and_left_out(
+    make_config, make_trainer, tmp_path, capsys
+):
+    class Broken(ToyScenes):
+        def __getitem__(self, index):
+            if index == 63:
+                raise OSError("unreadable")
+            return super().__getitem__(index)
+
+    config = make_config(ratio=(0, 1, 0))
+    trainer = make_trainer(config, sources={"text": [Broken(kind="text", length=64)]})
+    trainer.sample(tmp_path, 1)
+    assert "samples leave out text item 63: OSError: unreadable" in capsys.readouterr().err
+    assert len((tmp_path / "step-00000001.txt").read_text().splitlines()) == 1
+
+
 def test_held_back_items_are_never_trained_on(make_config, make_trainer):
     trainer = make_trainer(make_config(held_back=9))
     draws = [d for step in range(60) for d in trainer.stream.mixture.batch(step, 10)]

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from openjanus.data.collate import EncodedSample
-from openjanus.data.fetching import BadSample, Crew, TooManyBadSamples
-from openjanus.data.mixture import Draw, Mixture
+from openjanus.data.fetching import BadSample, Crew, Fetched, TooManyBadSamples
+from openjanus.data.mixture import Mixture
 from openjanus.data.packing import Bin, BinRules, Piece, put
 from openjanus.data.samples import KINDS, Kind
 from openjanus.data.stream import ALONE, Share, StepSamples, StreamState
@@ -33,7 +32,6 @@ class _Known:
     """What the packer needs of a sample, wherever it was read."""
 
     piece: Piece[Place]
-    draw: Draw
     bad: tuple[BadSample, ...]
 
 
@@ -123,7 +121,7 @@ class PackedStream:
         self.ratio_unit = ratio_unit
         self.share = share
         self._known: dict[Place, _Known] = {}
-        self._samples: dict[Place, EncodedSample] = {}
+        self._fetched: dict[Place, Fetched] = {}
 
     def take(self, state: StreamState) -> StepSamples:
         """The packs of the step after ``state``, dealt in turn to the processes.
@@ -194,8 +192,8 @@ class PackedStream:
             fetched, failure = [], str(error)
         for place, one in zip(mine, fetched, strict=failure is None):
             piece = Piece(place, len(one.sample.input_ids), len(one.sample.images))
-            found[place] = _Known(piece, one.draw, one.bad)
-            self._samples[place] = one.sample
+            found[place] = _Known(piece, one.bad)
+            self._fetched[place] = one
         for part, failed in self.share.gather((found, failure)):
             if failed is not None:
                 raise TooManyBadSamples(failed)
@@ -207,25 +205,25 @@ class PackedStream:
         used = sum(row.length for row in packs)
         mine = packs[self.share.rank :: self.share.world]
         places = [piece.name for row in mine for piece in row.pieces]
-        missing = [place for place in places if place not in self._samples]
+        missing = [place for place in places if place not in self._fetched]
         # Read by another process, or before this one was started: broken ones were told then.
         for place, one in zip(
             missing,
             self.crew.fetch([self.mixture.item(*place) for place in missing]),
             strict=True,
         ):
-            self._samples[place] = one.sample
-        samples = tuple(self._samples[place] for place in places)
+            self._fetched[place] = one
+        taken = [self._fetched[place] for place in places]
         for row in packs:
             for piece in row.pieces:
-                self._samples.pop(piece.name, None)
+                self._fetched.pop(piece.name, None)
         rows: list[tuple[int, ...]] = []
         for row in mine:
             start = sum(len(before) for before in rows)
             rows.append(tuple(range(start, start + len(row.pieces))))
         return StepSamples(
-            draws=tuple(self.mixture.item(*place) for place in places),
-            samples=samples,
+            draws=tuple(one.draw for one in taken),  # of what was taken, not of what was wanted
+            samples=tuple(one.sample for one in taken),
             rows=tuple(rows),
             bad=tuple(bad),
             state=state,

@@ -585,6 +585,8 @@ class JanusTrainConfig:
             raise ValueError(
                 f"lora says what is trained in place of a stage: stage must be 3, got {self.stage}"
             )
+        if self.lora is not None and self.ema_decay is not None:
+            raise ValueError("ema_decay averages whole models, not adapters: leave it out of lora")
         if self.lora is not None and self.optim.name == "muon":
             raise ValueError("optim.name muon is for whole matrices, not for lora's: take adamw")
 

@@ -167,14 +167,15 @@ def run_loop(task: Task, run: RunConfig, *, description: str, world: World = ALO
                 bar.set_postfix(shown, refresh=False)
                 # Not where it was merely stopped: whoever goes on has the lines of one run.
                 is_due = measured or done % run.log_every == 0 or done == run.last_step
+                is_due = is_due or any(name.startswith("watch_") for name in values)
                 if metrics is not None and is_due:
                     metrics.write({"step": done, **values})
                     watch.sinks.log(done, values)
                 is_last = done == end or watch.is_over
-                if run.sample_every and done % run.sample_every == 0 and not is_last:
-                    sample()
                 if (done % run.save_every == 0 or is_best) and not is_last:
                     save()
+                if run.sample_every and done % run.sample_every == 0 and not is_last:
+                    sample()
                 stopped = world.any(asked[0])  # all, after the same step
         if done > start:
             save()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from openjanus.data.collate import EncodedSample, collate, with_image_ids
+from openjanus.data.collate import Batch, EncodedSample, collate, with_image_ids
 from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import Source, build_source
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig, SourceConfig
-from openjanus.train.losses import compute_losses
 
 BATCH = 8
 """Samples looked at together: the same at every measurement, so that losses can be compared."""
@@ -28,6 +28,7 @@ class OtherFace:
         processor: Of the model.
         encode: A sample as tokens, nothing of it hidden.
         tokenize: Pictures to codebook ids.
+        measure: A batch's sums and counts of supervised tokens by kind, without gradients.
         warn: Told what got worse, one line.
 
     Raises:
@@ -43,6 +44,7 @@ class OtherFace:
         *,
         encode: Callable[[Any], EncodedSample],
         tokenize: Callable[[Any], Any],
+        measure: Callable[[Batch], tuple[Mapping[Any, Tensor], Mapping[Any, int]]],
         warn: Callable[[str], None],
     ) -> None:
         assert config.watch is not None, "there is nothing to watch otherwise"
@@ -51,6 +53,7 @@ class OtherFace:
         self.model = model
         self.processor = processor
         self.warn = warn
+        self._measure = measure
         self.start: dict[str, float] = {}
         self._batches: dict[Kind, list[list[EncodedSample]]] = {}
         named: dict[Kind, list[SourceConfig]] = {
@@ -110,9 +113,9 @@ class OtherFace:
             for samples in batches:
                 batch = collate(samples, self.processor, pack_length=None).to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.run.bf16):
-                    losses = compute_losses(self.model, batch)
-                total += float(losses.sums[kind])
-                count += losses.counts[kind]
+                    sums, counts = self._measure(batch)
+                total += float(sums[kind])
+                count += counts[kind]
             values[f"watch_{kind}"] = round(total / count, 5)
         self.model.train(training)
         return values

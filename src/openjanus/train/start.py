@@ -200,6 +200,11 @@ def choose_init(init: Sequence[str], run_dir: str) -> Path | str:
         folder = beside(run_dir, name)
         if (folder / "config.json").is_file():
             return folder
+        if (folder / "adapter").is_dir():
+            raise ValueError(
+                f"{folder} holds adapters, not a model: merge them first (openjanus convert BASE "
+                f"OUT --adapter {folder / 'adapter'}), and give OUT"
+            )
         if checkpoint_steps(folder.parent):
             raise ValueError(
                 f"the run in {folder.parent} is not complete: finish it with --run.resume true "

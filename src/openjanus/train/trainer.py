@@ -19,7 +19,7 @@ from openjanus.data.collate import Batch, EncodedSample, collate
 from openjanus.data.fetching import Ahead, BadSample, Crew, Fetcher, TooManyBadSamples
 from openjanus.data.islands import IslandIds
 from openjanus.data.mixture import Draw
-from openjanus.data.samples import KINDS, Kind
+from openjanus.data.samples import KINDS, Kind, Sample
 from openjanus.data.sources import Source, build_source
 from openjanus.data.stream import StepSamples, StreamState
 from openjanus.model.doors import ImageTokenizer
@@ -196,6 +196,7 @@ class JanusTrainer:
                 sample, Draw(kind=sample.kind, source=0, index=0, epoch=0)
             ),
             tokenize=self._tokenize,
+            measure=self._measure,
             warn=warn,
         )
 
@@ -219,7 +220,7 @@ class JanusTrainer:
         for sample in bad if self.world.is_main else ():
             tqdm.write(f"skipped {sample.name}: {sample.reason}", file=sys.stderr)
         self.num_bad += len(bad)
-        if self.num_bad > self.config.max_bad_samples:
+        if bad and self.num_bad > self.config.max_bad_samples:
             raise TooManyBadSamples(
                 f"{self.num_bad} samples could not be used, max_bad_samples is "
                 f"{self.config.max_bad_samples}; the last: {bad[-1].name}: {bad[-1].reason}"
@@ -385,17 +386,28 @@ class JanusTrainer:
         """Write drawings and answers for the items that are held back; seeds are fixed."""
         shares = dict(zip(KINDS, self.config.ratio, strict=True))
         held_back = [
-            source[index]
+            sample
             for kind in KINDS
             if shares[kind] > 0
             for source in self.sources[kind][:1]
             for index in range(len(source) - self.config.held_back, len(source))
+            if (sample := self._readable(kind, source, index)) is not None
         ]
         model = self.whole_model()
         if model is not None:
             write_trial(model, self.processor, held_back, folder, step)
         self.model.train()
         self.world.barrier()
+
+    def _readable(self, kind: Kind, source: Source, index: int) -> Sample | None:
+        """An item that is to be shown; None, and its name told, where it is broken."""
+        try:
+            return source[index]
+        except Exception as error:  # noqa: BLE001 - any code of a source: named
+            if self.world.is_main:
+                reason = f"{type(error).__name__}: {error}"
+                tqdm.write(f"samples leave out {kind} item {index}: {reason}", file=sys.stderr)
+            return None
 
     def whole_model(self, *, average: bool = False) -> JanusModel | None:
         """The model in one piece, in the first process; all processes must call this.
