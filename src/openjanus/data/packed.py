@@ -109,11 +109,7 @@ class PackedStream:
         ratio_unit: RatioUnit = "samples",
         share: Share = ALONE,
     ) -> None:
-        if batch_size < 1 or batch_size % share.world != 0:
-            raise ValueError(
-                f"batch_size must be a multiple of the number of processes ({share.world}), "
-                f"got {batch_size}"
-            )
+        share.check(batch_size)
         self.crew = crew
         self.mixture = mixture
         self.batch_size = batch_size

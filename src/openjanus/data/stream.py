@@ -53,6 +53,14 @@ class Share:
     gather: Callable[[Any], list[Any]] = lambda value: [value]
     """What every process gave, by rank; all must call it, in the same order."""
 
+    def check(self, batch_size: int) -> None:
+        """Raise ``ValueError`` for a step that cannot be dealt evenly."""
+        if batch_size < 1 or batch_size % self.world != 0:
+            raise ValueError(
+                f"batch_size must be a multiple of the number of processes ({self.world}), "
+                f"got {batch_size}"
+            )
+
 
 ALONE = Share()
 """One process has everything."""
@@ -74,11 +82,7 @@ class SampleStream:
     def __init__(
         self, crew: Crew, mixture: Mixture, *, batch_size: int, share: Share = ALONE
     ) -> None:
-        if batch_size < 1 or batch_size % share.world != 0:
-            raise ValueError(
-                f"batch_size must be a multiple of the number of processes ({share.world}), "
-                f"got {batch_size}"
-            )
+        share.check(batch_size)
         self.crew = crew
         self.mixture = mixture
         self.batch_size = batch_size
