@@ -29,6 +29,8 @@ class SampleEncoder:
     """Share of drawings whose prompt is hidden, in the form that guidance uses."""
     first_sentence: float = 0.0
     """Share of drawings that are told by the first sentence of their caption alone."""
+    learn_image_start: bool = False
+    """Supervise ``<begin_of_image>`` where documents and answers draw."""
     max_images: int | None = None
     """Pictures to understand that a sample may have."""
 
@@ -55,6 +57,7 @@ class SampleEncoder:
             max_length=self.max_length,
             mask_prompt=self.mask_prompt,
             drop_condition=drop,
+            learn_image_start=self.learn_image_start,
         )
 
 

@@ -119,7 +119,7 @@ class Processor:
         return self.uncond_prompt(len(ids))
 
     def training_dialogue(
-        self, turns: Sequence[Turn], *, system: str | None = None
+        self, turns: Sequence[Turn], *, system: str | None = None, answers_draw: bool = False
     ) -> tuple[list[int], list[bool]]:
         """A finished dialogue as training ids.
 
@@ -129,6 +129,7 @@ class Processor:
         Args:
             turns: Ends with an answer.
             system: System prompt; None is the model's own, "" is none.
+            answers_draw: Whether answers may hold marks, of pictures that are drawn there.
 
         Returns:
             Ids, BOS first and marks expanded, and the loss mask: True on answers and their EOS.
@@ -139,7 +140,10 @@ class Processor:
         if not turns or not turns[-1].text.strip():
             raise ValueError("a training dialogue must end with an answer: the last turn is empty")
         text, spans = render_with_spans(
-            turns, config=self.config.processor, system=self._system(system)
+            turns,
+            config=self.config.processor,
+            system=self._system(system),
+            answers_draw=answers_draw,
         )
         ids, offsets = self.tokenizer.encode_with_offsets(text)
         mask = [any(a <= start and end <= b for a, b in spans) for start, end in offsets]
