@@ -82,6 +82,29 @@ class Processor:
         pixels = self.und_pixels(images) if len(images) > 0 else None
         return Prompt(input_ids=(self.tokenizer.bos_id, *ids), images=pixels)
 
+    def plain_prompt(self, text: str, images: Sequence[ImageLike] = ()) -> Prompt:
+        """The beginning of a document, to go on with: BOS and the text, marks expanded.
+
+        Args:
+            text: Words, as ``training_plain`` takes them; the end stays as it is, spaces too.
+            images: A picture for each mark, in order.
+
+        Raises:
+            ValueError: No text, marks and images differ in number, or a special token in the text.
+        """
+        words = text.replace(IMAGE_MARK, "")
+        if not text.strip():
+            raise ValueError("the text is empty: write how the document begins")
+        self._check_words(words)
+        marks = text.count(IMAGE_MARK)
+        if marks != len(images):
+            raise ValueError(
+                f"{marks} {IMAGE_MARK} marks for {len(images)} images: give one for each mark"
+            )
+        ids = self.tokenizer.encode(text.replace(IMAGE_MARK, self.config.processor.image_token))
+        pixels = self.und_pixels(images) if len(images) > 0 else None
+        return Prompt(input_ids=(self.tokenizer.bos_id, *self._expand(ids)), images=pixels)
+
     def gen_prompt(self, text: str) -> tuple[int, ...]:
         """The prompt of a drawing: the dialogue template without a system prompt, then BOI.
 
