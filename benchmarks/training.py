@@ -39,7 +39,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from openjanus.config import JanusConfig, preset
+from openjanus.config import JanusConfig
 from openjanus.data.collate import Batch, EncodedSample, collate
 from openjanus.data.encoding import SampleEncoder
 from openjanus.data.fetching import Crew, Fetcher
@@ -48,6 +48,7 @@ from openjanus.data.packed import PackedStream
 from openjanus.data.packing import BinRules
 from openjanus.data.samples import IMAGE_MARK, KINDS, Kind, Sample, Turn
 from openjanus.data.stream import Stream
+from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import byte_tokenizer
 from openjanus.train.config import JanusTrainConfig, OptimConfig, RunConfig, SourcesConfig

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from openjanus.config import PRESETS, preset
 from openjanus.data.sources import build_source, source_names
 from openjanus.model.janus import build_model
+from openjanus.presets import PRESETS, preset
 from openjanus.train.config import JanusTrainConfig, SiglipTrainConfig, VQTrainConfig
 from openjanus.train.recipes import (
     load_members,

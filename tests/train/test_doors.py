@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from openjanus.config import SiglipConfig, VQConfig, preset
+from openjanus.config import SiglipConfig, VQConfig
 from openjanus.data.samples import Region
 from openjanus.data.sources import build_source
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
+from openjanus.presets import preset
 from openjanus.processor.text import byte_tokenizer
 from openjanus.train.config import (
     JanusTrainConfig,

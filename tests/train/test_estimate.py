@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from openjanus.config import DecoderConfig, JanusConfig, SiglipConfig, preset
+from openjanus.config import DecoderConfig, JanusConfig, SiglipConfig
 from openjanus.model.decoder import Decoder
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.siglip import SiglipEncoder
+from openjanus.presets import preset
 from openjanus.train.config import JanusTrainConfig, OptimConfig
 from openjanus.train.estimate import (
     Memory,

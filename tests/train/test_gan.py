@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from openjanus.config import VQConfig, preset
+from openjanus.config import VQConfig
 from openjanus.data.sources import build_source
 from openjanus.model.vq import VQTokenizer
+from openjanus.presets import preset
 from openjanus.train.checkpoint import load_checkpoint, newest_checkpoint
 from openjanus.train.config import (
     OptimConfig,

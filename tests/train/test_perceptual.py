@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from openjanus.config import VQConfig, preset
+from openjanus.config import VQConfig
 from openjanus.data.sources import build_source
 from openjanus.model.vq import VQTokenizer
+from openjanus.presets import preset
 from openjanus.train.config import RunConfig, SourceConfig, VQLossConfig, VQTrainConfig
 from openjanus.train.perceptual import PerceptualLoss, load_perceptual
 from openjanus.train.runs import init_vq

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from openjanus.config import preset
 from openjanus.data.sources import source_names
 from openjanus.model.janus import build_model
+from openjanus.presets import preset
 from openjanus.processor.text import byte_tokenizer
 from openjanus.train.config import JanusTrainConfig, SourceConfig, SourcesConfig
 from openjanus.train.recipes import load_members, load_recipe, recipe_names, run_recipe

@@ -13,18 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.config import (
-    JanusConfig,
-    ProcessorConfig,
-    SemanticConfig,
-    SiglipConfig,
-    VQConfig,
-    preset,
-)
+from openjanus.config import JanusConfig, ProcessorConfig, SemanticConfig, SiglipConfig, VQConfig
 from openjanus.data.sources import build_source
 from openjanus.model.janus import build_model
 from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.siglip import SiglipEncoder
+from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer
 from openjanus.train.config import (

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from openjanus.config import VQConfig, preset
+from openjanus.config import VQConfig
 from openjanus.data.samples import Sample, Turn
 from openjanus.data.sources import build_source
 from openjanus.model.vq import VQTokenizer
+from openjanus.presets import preset
 from openjanus.train.config import RunConfig, SourceConfig, VQTrainConfig
 from openjanus.train.runs import init_vq
 from openjanus.train.vq_data import HELD_OUT_FIRST, EpochPictures, centre, random_crop

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from openjanus.config import PRESETS, near
+from openjanus.presets import PRESETS
+from openjanus.rules import near
 from openjanus.train.stages import TRAINED, Part, Stage
 from openjanus.train.vq_config import GanConfig, VQEvalConfig
 from openjanus.train.watch_config import (

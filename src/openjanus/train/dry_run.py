@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from openjanus.config import PRESETS, JanusConfig, preset
+from openjanus.config import JanusConfig
 from openjanus.data.samples import KINDS
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.pipeline.load import NANO, packaged_models
+from openjanus.presets import PRESETS, preset
 from openjanus.train.config import (
     JanusTrainConfig,
     SiglipTrainConfig,

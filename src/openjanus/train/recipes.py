@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from openjanus.config import near
+from openjanus.rules import near
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import (
     JanusTrainConfig,

@@ -13,7 +13,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from openjanus.config import SemanticConfig, SiglipConfig, VQConfig, preset
+from openjanus.config import SemanticConfig, SiglipConfig, VQConfig
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
@@ -22,6 +22,7 @@ from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
 from openjanus.pipeline.load import choose_device
+from openjanus.presets import preset
 from openjanus.processor.text import TextTokenizer, train_tokenizer
 from openjanus.train.best import best_steps, ended_early
 from openjanus.train.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint

@@ -11,20 +11,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from openjanus.config import (
-    PRESETS,
-    DecoderConfig,
-    JanusConfig,
-    ProcessorConfig,
-    near,
-    preset,
-)
+from openjanus.config import DecoderConfig, JanusConfig, ProcessorConfig
 from openjanus.config_file import parse_dataclass
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.pipeline.load import NANO, packaged_models
+from openjanus.presets import PRESETS, preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer, add_special_tokens, byte_tokenizer
+from openjanus.rules import near
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import JanusTrainConfig, SiglipTrainConfig
 from openjanus.train.parts import (

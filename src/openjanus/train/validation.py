@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from openjanus.config import near
 from openjanus.data.collate import Batch, EncodedSample, collate, with_image_ids
 from openjanus.data.encoding import SampleEncoder
 from openjanus.data.mixture import Draw
@@ -27,6 +26,7 @@ from openjanus.eval.runner import SETTINGS_NAME, run_task
 from openjanus.model.janus import JanusModel
 from openjanus.pipeline import Janus
 from openjanus.processor.prompt import Processor
+from openjanus.rules import near
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.watch_config import ValTaskConfig
 
