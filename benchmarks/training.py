@@ -40,8 +40,8 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from openjanus.config import JanusConfig
-from openjanus.data.collate import Batch, EncodedSample, collate
-from openjanus.data.encoding import SampleEncoder
+from openjanus.data.collate import Batch, collate
+from openjanus.data.encoding import EncodedSample, SampleEncoder
 from openjanus.data.fetching import Crew, Fetcher
 from openjanus.data.mixture import Mixture
 from openjanus.data.packed import PackedStream

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from openjanus.data.collate import EncodedSample, with_image_ids
+from openjanus.data.encoding import EncodedSample, with_image_ids
 from openjanus.data.id_cache import (
     IdCache,
     fingerprint_of,

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openjanus.data.collate import Batch, EncodedSample, collate, with_image_ids
+from openjanus.data.collate import Batch, collate
+from openjanus.data.encoding import EncodedSample, with_image_ids
 from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import Source, build_source
 from openjanus.model.janus import JanusModel

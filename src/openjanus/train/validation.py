@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from openjanus.data.collate import Batch, EncodedSample, collate, with_image_ids
-from openjanus.data.encoding import SampleEncoder
+from openjanus.data.collate import Batch, collate
+from openjanus.data.encoding import EncodedSample, SampleEncoder, with_image_ids
 from openjanus.data.mixture import Draw
 from openjanus.data.samples import KINDS, Kind, Sample
 from openjanus.data.sources import Source, build_source
