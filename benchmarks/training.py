@@ -51,7 +51,10 @@ from openjanus.data.stream import Stream
 from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import byte_tokenizer
-from openjanus.train.config import JanusTrainConfig, OptimConfig, RunConfig, SourcesConfig
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.optim_config import OptimConfig
+from openjanus.train.run_config import RunConfig
+from openjanus.train.source_config import SourcesConfig
 from openjanus.train.start import fresh_model
 from openjanus.train.trainer import JanusTrainer
 

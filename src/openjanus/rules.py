@@ -35,6 +35,11 @@ def require_positive(config: Any, *, but: str = "") -> None:
         )
 
 
+def require_at_least_one(name: str, value: int) -> None:
+    """Raise ``ValueError`` unless a number of things is at least one."""
+    require(value >= 1, f"{name} must be >= 1, got {value}")
+
+
 def near(name: str, known: list[str]) -> str:
     """The tail of a message about an unknown name: its near matches, or all that is known."""
     matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

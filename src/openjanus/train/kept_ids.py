@@ -22,7 +22,8 @@ from openjanus.data.sources import Source
 from openjanus.data.stream import StepSamples
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
-from openjanus.train.config import JanusTrainConfig, SourceConfig
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.source_config import SourceConfig
 from openjanus.train.start import beside
 
 

@@ -14,7 +14,8 @@ from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import Source, build_source
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
-from openjanus.train.config import JanusTrainConfig, SourceConfig
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.source_config import SourceConfig
 
 BATCH = 8
 """Samples looked at together: the same at every measurement, so that losses can be compared."""

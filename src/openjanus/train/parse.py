@@ -1,4 +1,4 @@
-"""Plain data to the classes of ``train.config``: strict, typed, and with one-line errors."""
+"""Plain data to the classes of a run: strict, typed, and with one-line errors."""
 
 from __future__ import annotations
 

@@ -21,12 +21,13 @@ from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer, add_special_tokens, byte_tokenizer
 from openjanus.rules import near
 from openjanus.train.checkpoint import checkpoint_steps
-from openjanus.train.config import JanusTrainConfig, SiglipTrainConfig
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.parts import (
     load_door,
     load_language_model,
     start_gen_embed_from_codebook,
 )
+from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.weights.formats import load_model
 from openjanus.weights.published import read_vocabulary
 
