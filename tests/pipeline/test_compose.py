@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from openjanus.config import preset
 from openjanus.model.janus import build_model
 from openjanus.pipeline import ComposedImage, Composition, Janus
+from openjanus.presets import preset
 from openjanus.processor.chat import Turn
 from openjanus.processor.text import byte_tokenizer
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from openjanus.train.checkpoint import load_checkpoint, newest_checkpoint
-from openjanus.train.config import LoraConfig
 from openjanus.train.fast_forward import run_decoder
 from openjanus.train.loop import run_loop
 from openjanus.train.lora import add_lora, take_adapter
+from openjanus.train.lora_config import LoraConfig
 from openjanus.train.metrics import read_metrics
 from openjanus.train.runs import run_training
 from openjanus.train.start import fresh_model

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from openjanus.config import preset
 from openjanus.data.sources import source_names
 from openjanus.model.janus import build_model
+from openjanus.presets import preset
 from openjanus.processor.text import byte_tokenizer
-from openjanus.train.config import JanusTrainConfig, OptimConfig, SourceConfig, SourcesConfig
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.optim import Optimizers, lr_factor
+from openjanus.train.optim_config import OptimConfig
 from openjanus.train.recipes import load_members, load_recipe, recipe_names, run_recipe
+from openjanus.train.source_config import SourceConfig, SourcesConfig
 from openjanus.train.stages import freeze_for_stage, part_of
 from openjanus.train.start import fresh_model, grown_tokenizer, start_model
 from openjanus.weights.formats import load_model

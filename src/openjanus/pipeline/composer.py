@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from openjanus.config import near
 from openjanus.engine.noise import seed_or_new
 from openjanus.engine.request import ComposeRequest, FinishedEvent, ImageIdEvent, TokenEvent
 from openjanus.pipeline.composition import (
@@ -26,6 +25,7 @@ from openjanus.pipeline.text_stream import TextStream
 from openjanus.processor.chat import parse_messages
 from openjanus.processor.image import ImageLike
 from openjanus.processor.prompt import Processor, Prompt
+from openjanus.rules import near
 
 
 class Composer:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from openjanus.config import near
+from openjanus.rules import near
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

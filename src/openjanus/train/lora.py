@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from openjanus.model.janus import JanusModel
-from openjanus.train.config import LoraConfig
+from openjanus.train.lora_config import LoraConfig
 from openjanus.weights.adapters import Adapter
 
 _DECODER = r"language_model\.model\.layers\.\d+\.(?:self_attn|mlp)\."

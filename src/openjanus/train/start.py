@@ -11,27 +11,23 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from openjanus.config import (
-    PRESETS,
-    DecoderConfig,
-    JanusConfig,
-    ProcessorConfig,
-    near,
-    preset,
-)
+from openjanus.config import DecoderConfig, JanusConfig, ProcessorConfig
 from openjanus.config_file import parse_dataclass
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.pipeline.load import NANO, packaged_models
+from openjanus.presets import PRESETS, preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer, add_special_tokens, byte_tokenizer
+from openjanus.rules import near
 from openjanus.train.checkpoint import checkpoint_steps
-from openjanus.train.config import JanusTrainConfig, SiglipTrainConfig
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.parts import (
     load_door,
     load_language_model,
     start_gen_embed_from_codebook,
 )
+from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.weights.formats import load_model
 from openjanus.weights.published import read_vocabulary
 
