@@ -95,6 +95,25 @@ def test_chat_prints_the_reply(picture, capsys):
     assert capsys.readouterr().out == f"{reply.text}\n"
 
 
+def test_compose_writes_a_page_and_its_pictures(tmp_path, capsys):
+    import openjanus
+
+    folder = tmp_path / "composition"
+    options = ["--temperature", "1", "--max-new-tokens", "60", "--max-images", "1", "--seed", "0"]
+    arguments = ["compose", "a red car", "--model", "tiny", "--output", str(folder)]
+    assert main([*arguments, *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(folder / "page.html") and str(folder / "0.png") in lines
+    composition = openjanus.load("tiny").compose(
+        "a red car", temperature=1.0, max_new_tokens=60, max_images=1, seed=0
+    )
+    (image,) = composition.images
+    with Image.open(folder / "0.png") as written:
+        assert np.array_equal(np.asarray(written), np.asarray(image))
+    data = json.loads((folder / "composition.json").read_text(encoding="utf-8"))
+    assert data["token_ids"] == list(composition.token_ids)
+
+
 def test_a_conversation_has_a_history(monkeypatch, capsys):
     import openjanus
 
@@ -291,6 +310,8 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["drw", "x"], "did you mean 'draw'"),
         (["draw"], "required: prompt"),
         (["draw", "a", "red", "car"], "quotes"),
+        (["compose", "a car", "--model", "tiny", "--max-images", "-1"], "0 is words alone"),
+        (["compose", "a car", "--model", "tiny", "--form", "chatty"], "did you mean 'chat'"),
         (["draw", "a car", "--sed", "3"], "did you mean '--seed'"),
         (["draw", "a car", "--guidance-scal=3"], "did you mean '--guidance-scale'"),
         (["draw", "a car", "--n", "many"], "invalid int value"),

@@ -23,6 +23,12 @@ CHAT = (
     "top_p: float | None = None, stop: str | Sequence[str] = (), seed: int | None = None"
 )
 IMAGES = "images: Sequence[ImageLike] = ()"
+COMPOSE = (
+    "system: str | None = None, form: Form = chat, max_new_tokens: int = 512, max_images: int = 4, "
+    "temperature: float = 0.0, top_p: float | None = None, guidance_scale: float | None = None, "
+    "image_temperature: float | None = None, image_top_k: int | None = None, "
+    "image_top_p: float | None = None, seed: int | None = None"
+)
 
 SIGNATURES = {
     "draw": f"(self, prompt: str, {DRAW}) -> Drawing",
@@ -34,6 +40,10 @@ SIGNATURES = {
     "chat": f"(self, messages: Messages, *, {IMAGES}, {CHAT}) -> Reply",
     "chat_batch": f"(self, conversations: Sequence[Messages], *, {CHAT}) -> list[Reply]",
     "chat_stream": f"(self, messages: Messages, *, {IMAGES}, {CHAT}) -> Iterator[Piece]",
+    "compose": f"(self, messages: Messages, *, {IMAGES}, {COMPOSE}) -> Composition",
+    "compose_stream": (
+        f"(self, messages: Messages, *, {IMAGES}, {COMPOSE}) -> Iterator[ComposedPiece]"
+    ),
     "encode_image": "(self, image: ImageLike) -> Tensor",
     "decode_image": "(self, image_ids: Tensor | Sequence[int]) -> Image.Image",
     "score": (
@@ -50,6 +60,13 @@ SIGNATURES = {
 }
 
 FIELDS = {
+    "ComposeOptions": [
+        *("form", "system", "max_new_tokens", "max_images", "temperature", "top_p"),
+        *("guidance_scale", "image_temperature", "image_top_k", "image_top_p"),
+    ],
+    "ComposedImage": ["image", "image_ids"],
+    "ComposedPiece": ["text", "image", "composition"],
+    "Composition": ["parts", "token_ids", "finish_reason", "usage", "seed", "options"],
     "Drawing": ["images", "image_ids", "prompt", "seed", "options"],
     "DrawOptions": ["guidance_scale", "temperature", "top_k", "top_p", "negative_prompt"],
     "PartialDrawing": ["image_index", "image", "image_ids", "seed", "options", "is_complete"],
@@ -69,6 +86,10 @@ def signature(function: object) -> str:
 
 def test_names() -> None:
     assert openjanus.__all__ == [
+        "ComposeOptions",
+        "ComposedImage",
+        "ComposedPiece",
+        "Composition",
         "DrawOptions",
         "Drawing",
         "EngineOptions",
@@ -116,7 +137,7 @@ def test_functions() -> None:
     )
     assert signature(openjanus.encode_sample) == (
         "(sample: Sample, processor: Processor, *, max_length: int, mask_prompt: bool = True, "
-        "drop_condition: bool = False) -> EncodedSample"
+        "drop_condition: bool = False, learn_image_start: bool = False) -> EncodedSample"
     )
 
 

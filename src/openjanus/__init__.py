@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from openjanus.data.samples import Sample, Turn
     from openjanus.engine.engine import EngineOptions
     from openjanus.model.janus import JanusModel
+    from openjanus.pipeline.composition import (
+        ComposedImage,
+        ComposedPiece,
+        ComposeOptions,
+        Composition,
+    )
     from openjanus.pipeline.janus import Janus
     from openjanus.pipeline.load import build, load
     from openjanus.pipeline.results import (
@@ -36,6 +42,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ComposeOptions": "openjanus.pipeline.composition",
+    "ComposedImage": "openjanus.pipeline.composition",
+    "ComposedPiece": "openjanus.pipeline.composition",
+    "Composition": "openjanus.pipeline.composition",
     "DrawOptions": "openjanus.pipeline.results",
     "Drawing": "openjanus.pipeline.results",
     "EngineOptions": "openjanus.engine.engine",
@@ -57,6 +67,10 @@ _HOMES = {
 """Public names, and the modules that they come from."""
 
 __all__ = [
+    "ComposeOptions",
+    "ComposedImage",
+    "ComposedPiece",
+    "Composition",
     "DrawOptions",
     "Drawing",
     "EngineOptions",

@@ -111,6 +111,9 @@ def test_the_page_shows_hidden_prompts_and_documents(chat, processor):
     page = sample_page([document], processor, title="t", drop_condition=True)
     assert page.count("[16 ids]") == 2 and page.count("[16 slots]") == 1
     assert page.count("<img") == 3
+    with_starts = sample_page([document], processor, title="t", learn_image_start=True)
+    learnt = [int(re.findall(r"(\d+) learnt", text)[0]) for text in (page, with_starts)]
+    assert learnt[1] == learnt[0] + 2
 
 
 def test_a_job_that_was_stopped_gives_the_same_file(tmp_path):

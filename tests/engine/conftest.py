@@ -13,6 +13,7 @@ from openjanus.config import JanusConfig
 from openjanus.engine.engine import Engine
 from openjanus.engine.request import (
     ChatRequest,
+    ComposeRequest,
     DrawRequest,
     FailedEvent,
     FinishedEvent,
@@ -50,6 +51,12 @@ def lively_model(tiny_config: JanusConfig) -> JanusModel:
 def semantic_model() -> JanusModel:
     """The same with one semantic tokenizer for both faces. Do not change it."""
     return build_lively(preset("tiny-semantic"))
+
+
+@pytest.fixture(scope="session")
+def one_vocabulary_model() -> JanusModel:
+    """The same as a Chameleon. Do not change it."""
+    return build_lively(preset("tiny-chameleon"))
 
 
 def run_all(engine: Engine, requests: list[Request]) -> list[tuple[int, ...]]:
@@ -99,6 +106,27 @@ def chat_request(**changes: Any) -> ChatRequest:
 def chat() -> Callable[..., ChatRequest]:
     """``chat(**changes)``."""
     return chat_request
+
+
+def compose_request(**changes: Any) -> ComposeRequest:
+    options: dict[str, Any] = {
+        "input_ids": tuple(range(40, 60)),
+        "boi_id": 30,
+        "eoi_id": 31,
+        "pad_id": 5,
+        "max_new_tokens": 30,
+        "max_images": 3,
+        "temperature": 1.0,
+        "seed": 5,
+        "guidance_scale": 3.0,
+    }
+    return ComposeRequest(**(options | changes))
+
+
+@pytest.fixture(scope="session")
+def compose() -> Callable[..., ComposeRequest]:
+    """``compose(**changes)``."""
+    return compose_request
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from openjanus.engine import page
+from openjanus.engine import sampler
 from openjanus.engine.engine import Engine
 from openjanus.engine.request import ChatRequest, DrawRequest, Request
 from openjanus.engine.sampling import sample
@@ -27,7 +27,7 @@ def loop_scores(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         scores.append(logits.float().log_softmax(-1)[0, ids[0]])
         return ids
 
-    monkeypatch.setattr(page, "sample", spy)
+    monkeypatch.setattr(sampler, "sample", spy)
     return scores
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from openjanus.model.janus import build_model
 from openjanus.presets import preset
 from openjanus.processor.text import byte_tokenizer
 from openjanus.train.config import JanusTrainConfig
+from openjanus.train.optim import Optimizers, lr_factor
+from openjanus.train.optim_config import OptimConfig
 from openjanus.train.recipes import load_members, load_recipe, recipe_names, run_recipe
 from openjanus.train.source_config import SourceConfig, SourcesConfig
 from openjanus.train.stages import freeze_for_stage, part_of
@@ -224,6 +227,120 @@ def test_the_encoder_of_the_papers_has_a_recipe() -> None:
     config = load_recipe("siglip/large-384")
     assert config.kind == "siglip"
     assert preset(config.preset).und_encoder == preset("janus-pro-7b").und_encoder
+
+
+def chameleon(part: str) -> JanusTrainConfig:
+    config = load_recipe(f"chameleon/{part}")
+    assert isinstance(config, JanusTrainConfig)
+    return config
+
+
+def test_chameleon_has_its_papers_numbers() -> None:
+    first, last = chameleon("pretrain"), chameleon("align")
+    optim = first.optim
+    assert (optim.lr, optim.betas, optim.eps, optim.weight_decay) == (1e-4, (0.9, 0.95), 1e-5, 0.1)
+    assert (optim.warmup_steps, optim.grad_clip, optim.schedule) == (4000, 1.0, "exponential")
+    assert (first.batch_unit, first.batch_size, first.pack_length) == ("packs", 2**11, 2**12)
+    assert first.run.steps == round(9.2e12 / 2**23)
+    assert (first.ratio, first.ratio_unit) == ((1.5 / 2, 2.9, 1.5 / 2 + 0.4), "tokens")
+    assert not first.mask_prompt and first.und_image_loss and first.image_start_loss
+
+    optim = last.optim
+    assert (optim.lr, optim.schedule, optim.weight_decay) == (1e-5, "cosine", 0.1)
+    assert (last.batch_size, last.pack_length, last.mask_prompt) == (128, 4096, True)
+    tokens = (19.4, 940.0 + 1.1 + 38.6, 68.0 + 35.8)  # millions
+    assert last.ratio == tuple(round(each) for each in tokens)
+    assert last.run.steps == -(-round(sum(tokens) * 1e6) // (128 * 4096))
+    assert last.image_start_loss
+    for config in (first, last):
+        assert (config.z_loss, config.max_length, config.preset) == (1e-5, 4096, "chameleon-7b")
+    assert preset("chameleon-7b").language.dropout == 0.1
+
+
+def test_chameleon_has_its_size() -> None:
+    model = build_model(preset("chameleon-7b"))
+    qk_norm = 32 * 2 * 2 * 4096  # layers, queries and keys, gain and bias of every head
+    expected = language_model_size(4096, 11_008, 32, 65_536) + qk_norm
+    assert sum(p.numel() for p in model.language_model.parameters()) == expected == 7_013_666_816
+
+
+def test_chameleons_second_stage_is_a_fifth_and_half_of_it_is_new() -> None:
+    config = chameleon("pretrain")
+    begin = round(0.8 * config.run.steps)
+    for kind in ("und", "text", "gen"):
+        sources = getattr(config.sources, kind)
+        assert {source.from_step for source in sources} == {0, begin}
+        assert all(source.until_step is None for source in sources)
+        weights = [sum(s.weight for s in sources if s.from_step == start) for start in (0, begin)]
+        assert weights[0] == weights[1]
+
+
+def test_chameleons_two_recipes_do_not_drift_apart() -> None:
+    one, other = asdict(chameleon("pretrain")), asdict(chameleon("align"))
+    apart = {"init", "tokenizer", "vq", "ratio", "sources", "batch_size", "mask_prompt", "run"}
+    apart |= {"und_image_loss", "cond_drop", "optim"}
+    for name, value in one.items():
+        assert name in apart or other[name] == value, name
+    free = {"lr", "schedule", "final_lr_ratio", "warmup_steps"}
+    for name, value in one["optim"].items():
+        assert name in free or other["optim"][name] == value, name
+    assert [(m.folder, m.recipe) for m in load_members("chameleon/all")] == [
+        ("pretrain", "chameleon/pretrain"),
+        ("align", "chameleon/align"),
+    ]
+    assert other["init"] == ["pretrain/final"]
+    for part in (one, other):
+        for source in [s for kind in part["sources"].values() for s in kind]:
+            assert source["type"] in source_names()
+            assert source["options"]["path"].startswith("data/")
+
+
+def test_all_of_chameleon_runs_to_its_end(tmp_path: Path) -> None:
+    documents = {"type": "toy-documents", "options": {"form": "chat", "length": 64}}
+    changes: dict[str, Any] = {
+        "preset": "tiny-chameleon",
+        "device": "cpu",
+        "batch_size": 1,
+        "pack_length": 192,
+        "max_length": 192,
+        "run.steps": 5,
+        "held_back": 2,
+    }
+    own: dict[str, dict[str, Any]] = {"align": {}, "pretrain": {"init": ["tiny-chameleon"]}}
+    own["pretrain"] |= {"vq": None, "tokenizer": None}
+    for part, kind in (("pretrain", "plain"), ("align", "chat")):
+        plain = [toy("und", form=kind), toy("und", form=kind, from_step=4)]
+        own[part]["sources"] = {"und": plain, "text": [toy("text")], "gen": [documents]}
+    overrides = [
+        f"--{part}.{key}={json.dumps(value)}"
+        for part, keys in own.items()
+        for key, value in (changes | keys).items()
+    ]
+    root = tmp_path / "runs"
+    run_recipe("chameleon/all", ["--run.dir", str(root), *overrides])
+    for part in own:
+        lines = (root / part / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
+        assert (root / part / "final" / "model.safetensors").is_file()
+
+
+def test_exponential_falls_by_the_same_share_each_step() -> None:
+    config = OptimConfig(schedule="exponential", final_lr_ratio=0.01, warmup_steps=2)
+    factors = [lr_factor(config, step, 12) for step in range(13)]
+    assert factors[:3] == [0.5, 1.0, 1.0]
+    shares = [b / a for a, b in pairwise(factors[2:])]
+    assert shares == pytest.approx([0.01**0.1] * 10)
+    assert factors[-1] == pytest.approx(0.01)
+    with pytest.raises(ValueError, match="exponential never gets to 0: give the share"):
+        OptimConfig(schedule="exponential")
+    with pytest.raises(ValueError, match=r"optim\.eps must be > 0, got 0"):
+        OptimConfig(eps=0)
+
+
+def test_eps_reaches_adamw() -> None:
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    optimizers = Optimizers([("w", weight)], OptimConfig(eps=1e-5))
+    assert {group["eps"] for one in optimizers.optimizers for group in one.param_groups} == {1e-5}
 
 
 # a whole family on the toy world

@@ -152,6 +152,7 @@ def _show(args: argparse.Namespace) -> None:
         _processor(args),
         title=args.source if config is None else args.config,
         mask_prompt=True if config is None else config.mask_prompt,
+        learn_image_start=False if config is None else config.image_start_loss,
     )
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(page, encoding="utf-8")

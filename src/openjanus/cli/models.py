@@ -1,4 +1,4 @@
-"""Verbs on a model: draw, chat, reconstruct, info, convert."""
+"""Verbs on a model: draw, chat, compose, reconstruct, info, convert."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def add_verbs(verbs: Any) -> None:
     """Add this module's verbs."""
-    for add in (_add_draw, _add_chat, _add_reconstruct, _add_info, _add_convert):
+    for add in (_add_draw, _add_chat, _add_compose, _add_reconstruct, _add_info, _add_convert):
         add(verbs)
 
 
@@ -145,6 +145,63 @@ def _questions(question: str | None) -> Iterator[str]:
             return
         if line.strip():
             yield line.strip()
+
+
+def _add_compose(verbs: Any) -> None:
+    parser = add_verb(verbs, "compose", _compose, "answer in words and pictures")
+    parser.add_argument("prompt", help="a question, or with --form plain how a document begins")
+    add_model(parser)
+    parser.add_argument(
+        "--image", action="append", default=[], help="a picture of the question; may be repeated"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("composition"), help="folder (%(default)s)"
+    )
+    parser.add_argument("--form", default="chat", help="chat or plain (%(default)s)")
+    parser.add_argument("--system", help="system prompt; the model's own when left out")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="words (%(default)s)")
+    parser.add_argument("--max-images", type=int, default=4, help="pictures (%(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="of words (%(default)s)")
+    parser.add_argument("--top-p", type=float, help="of words")
+    parser.add_argument(
+        "--guidance-scale", type=float, help="of pictures; the model's own when left out"
+    )
+    parser.add_argument(
+        "--image-temperature", type=float, help="of pictures; the model's own when left out"
+    )
+    parser.add_argument("--image-top-k", type=int, help="of pictures")
+    parser.add_argument("--image-top-p", type=float, help="of pictures")
+    parser.add_argument("--seed", type=parse_seed, help="same seed, same reply")
+
+
+def _compose(args: argparse.Namespace) -> None:
+    from openjanus.processor.image import open_image
+
+    images = [open_image(path) for path in args.image]
+    janus = load(args)
+    count = 0
+    for piece in janus.compose_stream(
+        args.prompt,
+        images=images,
+        system=args.system,
+        form=args.form,
+        max_new_tokens=args.max_new_tokens,
+        max_images=args.max_images,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        guidance_scale=args.guidance_scale,
+        image_temperature=args.image_temperature,
+        image_top_k=args.image_top_k,
+        image_top_p=args.image_top_p,
+        seed=args.seed,
+    ):
+        print(piece.text, end="", flush=True)
+        if piece.image is not None:
+            print(f"\n{args.output / f'{count}.png'}", flush=True)
+            count += 1
+        if piece.composition is not None:
+            print(f"\n{args.output / 'page.html'}")
+            piece.composition.save(args.output)
 
 
 def _add_reconstruct(verbs: Any) -> None:

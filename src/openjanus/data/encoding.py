@@ -69,6 +69,8 @@ class SampleEncoder:
     """Share of drawings whose prompt is hidden, in the form that guidance uses."""
     first_sentence: float = 0.0
     """Share of drawings that are told by the first sentence of their caption alone."""
+    learn_image_start: bool = False
+    """Supervise ``<begin_of_image>`` where documents and answers draw."""
     max_images: int | None = None
     """Pictures to understand that a sample may have."""
 
@@ -95,6 +97,7 @@ class SampleEncoder:
             max_length=self.max_length,
             mask_prompt=self.mask_prompt,
             drop_condition=drop,
+            learn_image_start=self.learn_image_start,
         )
 
 
@@ -114,6 +117,7 @@ def encode_sample(
     max_length: int,
     mask_prompt: bool = True,
     drop_condition: bool = False,
+    learn_image_start: bool = False,
 ) -> EncodedSample:
     """Tokenize a sample.
 
@@ -125,6 +129,8 @@ def encode_sample(
             system. Plain forms have no prompt.
         drop_condition: gen: hide the prompt in the very form that guidance uses, BOS and
             ``<begin_of_image>`` kept and everything between a pad (the papers' 10 %).
+        learn_image_start: Supervise ``<begin_of_image>`` where a document or an answer draws, so
+            that the model learns where pictures come.
 
     Raises:
         ValueError: Too many tokens; or a sample that its kind's form cannot express.
@@ -135,7 +141,7 @@ def encode_sample(
                 f"sample {sample.key}: a document has no prompt to hide: drop_condition is for "
                 "drawings"
             )
-        encoded = _encode_document(sample, processor)
+        encoded = _encode_document(sample, processor, mask_prompt, learn_image_start)
     elif sample.kind == "gen":
         encoded = _encode_gen(sample, processor, drop_condition)
     elif sample.form == "plain":
@@ -182,16 +188,22 @@ def _encode_plain(sample: Sample, processor: Processor) -> EncodedSample:
     )
 
 
-def _encode_document(sample: Sample, processor: Processor) -> EncodedSample:
+def _encode_document(
+    sample: Sample, processor: Processor, mask_prompt: bool, learn_image_start: bool
+) -> EncodedSample:
     """Words and pictures of both roles as they come; the slots of those to draw hold pads.
 
-    The place of a picture is the same for both roles, ``<begin_of_image>`` to ``<end_of_image>``,
-    and neither of these two is learnt: where a picture comes is the document's to say.
+    The place of a picture is the same for both roles, ``<begin_of_image>`` to ``<end_of_image>``.
+    The latter is never learnt: it follows the last id by form. The former is where that is asked
+    for; otherwise where a picture comes is the document's to say.
     """
     tokenizer = processor.tokenizer
     text = "".join(turn.text for turn in sample.turns)
     is_drawn = [mark == DRAW_MARK for mark in _MARK.findall(text)]
-    ids, mask = processor.training_plain(text.replace(DRAW_MARK, IMAGE_MARK))
+    if sample.form == "plain":
+        ids, mask = processor.training_plain(text.replace(DRAW_MARK, IMAGE_MARK))
+    else:
+        ids, mask = _encode_drawing_chat(sample, processor, mask_prompt)
     num_slots = processor.config.num_und_image_tokens
     num_ids = processor.config.num_gen_image_tokens
     new_ids: list[int] = []
@@ -205,6 +217,7 @@ def _encode_document(sample: Sample, processor: Processor) -> EncodedSample:
         at = slots + num_slots
         if drawn:
             starts.append(len(new_ids))
+            new_mask[-1] = learn_image_start
         count = num_ids if drawn else num_slots
         new_ids += [tokenizer.pad_id if drawn else tokenizer.image_pad_id] * count
         new_mask += [False] * count
@@ -217,6 +230,24 @@ def _encode_document(sample: Sample, processor: Processor) -> EncodedSample:
         gen_starts=tuple(starts),
         targets=sample.targets,
     )
+
+
+def _encode_drawing_chat(
+    sample: Sample, processor: Processor, mask_prompt: bool
+) -> tuple[list[int], list[bool]]:
+    """Ids and mask of a chat whose answers draw; all pictures have the slots of those seen."""
+    tokenizer = processor.tokenizer
+    if any(turn.role == "assistant" and IMAGE_MARK in turn.text for turn in sample.turns):
+        raise ValueError(
+            f"sample {sample.key}: an answer holds {IMAGE_MARK}, a picture to understand: write "
+            f"{DRAW_MARK} for one that is drawn"
+        )
+    turns = [replace(turn, text=turn.text.replace(DRAW_MARK, IMAGE_MARK)) for turn in sample.turns]
+    ids, mask = processor.training_dialogue(turns, system=sample.system, answers_draw=True)
+    never = {tokenizer.boi_id, tokenizer.eoi_id, tokenizer.image_pad_id}
+    if not mask_prompt:
+        mask = [place > 0 for place in range(len(ids))]
+    return ids, [counts and token not in never for token, counts in zip(ids, mask, strict=True)]
 
 
 def _encode_chat(sample: Sample, processor: Processor, mask_prompt: bool) -> EncodedSample:

@@ -44,6 +44,7 @@ def sample_page(
     title: str,
     mask_prompt: bool = True,
     drop_condition: bool = False,
+    learn_image_start: bool = False,
 ) -> str:
     """Samples as HTML.
 
@@ -53,9 +54,10 @@ def sample_page(
         title: Of the page.
         mask_prompt: As in training.
         drop_condition: Show drawings with their prompts hidden, as guidance is trained.
+        learn_image_start: As in training.
     """
     parts = [
-        _section(sample, processor, mask_prompt, drop_condition)
+        _section(sample, processor, mask_prompt, drop_condition, learn_image_start)
         if isinstance(sample, Sample)
         else f'<section><p class="bad">{html.escape(sample)}</p></section>'
         for sample in samples
@@ -69,7 +71,13 @@ def sample_page(
     )
 
 
-def _section(sample: Sample, processor: Processor, mask_prompt: bool, drop_condition: bool) -> str:
+def _section(
+    sample: Sample,
+    processor: Processor,
+    mask_prompt: bool,
+    drop_condition: bool,
+    learn_image_start: bool,
+) -> str:
     try:
         encoded = encode_sample(
             sample,
@@ -77,6 +85,7 @@ def _section(sample: Sample, processor: Processor, mask_prompt: bool, drop_condi
             max_length=NO_LIMIT,
             mask_prompt=mask_prompt,
             drop_condition=drop_condition and sample.target is not None,
+            learn_image_start=learn_image_start,
         )
     except ValueError as error:
         return f'<section><p class="bad">{html.escape(str(error))}</p></section>'

@@ -69,8 +69,9 @@ class Sample:
     target: np.ndarray | None = None
     """gen: the uint8 (H, W, 3) picture to draw."""
     targets: tuple[np.ndarray, ...] = ()
-    """gen, in place of ``target``: the pictures that a plain document draws between its words, in
-    the order of their ``<draw_placeholder>``; it may hold pictures to understand as well."""
+    """gen, in place of ``target``: the pictures that a document draws between its words, or a chat
+    in its answers, in the order of their ``<draw_placeholder>``; pictures to understand may stand
+    beside them, in a chat in its questions."""
     form: Literal["chat", "plain"] = "chat"
     """``chat`` is the model's template; ``plain`` are stage I's forms, without roles."""
     system: str | None = None
@@ -101,12 +102,11 @@ class Sample:
                 f"sample {self.key}: a target picture belongs to kind 'gen' alone, which has "
                 "either target or targets"
             )
-        if self.targets and self.form != "plain":
-            raise ValueError(
-                f"sample {self.key}: pictures are drawn between words in form 'plain' alone, got "
-                f"{self.form!r}"
-            )
-        if self.system is not None and (self.form == "plain" or self.kind == "gen"):
+        if self.form == "chat" and any(
+            DRAW_MARK in turn.text for turn in self.turns if turn.role == "user"
+        ):
+            raise ValueError(f"sample {self.key}: pictures are drawn in answers, not in questions")
+        if self.system is not None and (self.form == "plain" or self.target is not None):
             raise ValueError(f"sample {self.key}: a system prompt belongs to dialogues alone")
         roles = [turn.role for turn in self.turns]
         if not roles:

@@ -14,7 +14,7 @@ from openjanus.data.files.documents import DocumentFile
 from openjanus.data.files.parquet import ParquetFile
 from openjanus.data.files.tar import TarShards
 from openjanus.data.files.text import TextFiles, TextLines
-from openjanus.data.toy import ToyPairs, ToyPictures, ToyScenes
+from openjanus.data.toy import ToyDocuments, ToyPairs, ToyPictures, ToyScenes
 from openjanus.registry import Registry
 
 
@@ -39,6 +39,7 @@ SOURCES = Registry(
     "openjanus.sources",
     {
         "toy": ToyScenes,
+        "toy-documents": ToyDocuments,
         "toy-pairs": ToyPairs,
         "toy-pictures": ToyPictures,
         "chat-jsonl": ChatFile,

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from openjanus.data.samples import IMAGE_MARK, Kind, Sample, Turn
+from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Kind, Sample, Turn
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
@@ -179,6 +179,50 @@ class ToyScenes(_ToySource):
         return (
             Turn(role="user", text=f"{mark}{question}"),
             Turn(role="assistant", text=answer),
+        )
+
+
+class ToyDocuments(_ToySource):
+    """Documents that tell of two scenes in turn, and draw each.
+
+    Args:
+        form: ``plain`` documents, or ``chat``: the answer to a prompt that names both.
+        seed: Names the stream of scenes.
+        size: Side of the pictures, in pixels.
+        length: How many documents there are.
+
+    Raises:
+        ValueError: An unknown form, or a size or length below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        form: Literal["chat", "plain"] = "plain",
+        seed: int = 0,
+        size: int = 32,
+        length: int = 10_000,
+    ) -> None:
+        super().__init__(seed=seed, size=size, length=length)
+        if form not in ("chat", "plain"):
+            raise ValueError(f"form must be chat or plain, got {form!r}: change the options")
+        self.form: Literal["chat", "plain"] = form
+        self.name = f"toy-documents-{form}"
+
+    def __getitem__(self, index: int) -> Sample:
+        index = self._checked(index)
+        pair = (index, (index + 1) % self.length)
+        first, second = (f"{self.scene(i).colour} {self.scene(i).shape}" for i in pair)
+        told = f"a {first}: {DRAW_MARK} a {second}: {DRAW_MARK} done"
+        turns = (Turn(role="assistant", text=told),)
+        if self.form == "chat":
+            turns = (Turn(role="user", text=f"a {first}, a {second}"), *turns)
+        return Sample(
+            key=self.key(index),
+            kind="gen",
+            turns=turns,
+            targets=tuple(self.picture(i) for i in pair),
+            form=self.form,
         )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openjanus.engine.compose_page import ComposePage
+from openjanus.engine.course import Course
 from openjanus.engine.page import (
     ImagePage,
     Page,
@@ -18,6 +20,7 @@ from openjanus.engine.page import (
 )
 from openjanus.engine.request import (
     ChatRequest,
+    ComposeRequest,
     DrawRequest,
     Event,
     FailedEvent,
@@ -41,7 +44,7 @@ class EngineOptions:
     """Batches that exist at once; requests that find no place wait."""
     max_prefill_tokens: int = 4096
     """Prompt tokens prefilled in one step before everybody else's next token (at least one
-    prompt is)."""
+    prompt is). What guidance leads a composition's picture away from is not counted."""
     prefix_cache_size: int = 8
     """Drawing prompts kept prefilled, unconditional ones included; 0 keeps none."""
 
@@ -61,8 +64,10 @@ class EngineOptions:
 class _Job:
     request: Request
     limit: int
-    """Ids after which it ends."""
+    """Ids after which it ends, at the latest."""
     ids: list[int]
+    course: Course | None = None
+    """Of a composition, whose ids these are."""
 
 
 class Engine:
@@ -83,7 +88,8 @@ class Engine:
         self._model = model.eval()
         self._image_pad_id = image_pad_id
         rows = self.options.rows_per_page
-        self._scheduler = Scheduler({"image": rows // 2, "text": rows}, self.options.max_pages)
+        slots: dict[Mode, int] = {"image": rows // 2, "text": rows, "compose": rows // 2}
+        self._scheduler = Scheduler(slots, self.options.max_pages)
         self._pages: dict[int, Page] = {}
         self._runs_idle: bool | None = None  # tried before the first step
         self._jobs: dict[int, _Job] = {}
@@ -137,6 +143,9 @@ class Engine:
         if isinstance(request, DrawRequest):
             mode, limit = "image", config.num_gen_image_tokens
             length = self._check_draw(request)
+        elif isinstance(request, ComposeRequest):
+            mode, length = "compose", len(request.input_ids)
+            limit = self._check_compose(request)
         else:
             self._check_ids(request.input_ids)
             self._check_images(request)
@@ -156,6 +165,22 @@ class Engine:
                 raise ValueError("a drawing prompt cannot hold pictures: describe them in words")
         return max(len(ids) for ids in prompts)
 
+    def _check_compose(self, request: ComposeRequest) -> int:
+        """The most ids, of words and pictures, that a composition may have."""
+        config = self._model.config
+        self._check_ids(request.input_ids)
+        self._check_ids((request.boi_id, request.eoi_id, request.pad_id))
+        self._check_images(request)
+        length, context = len(request.input_ids), config.language.max_position_embeddings
+        picture = config.num_gen_image_tokens + 2
+        if request.max_images > 0 and length + picture > context:
+            raise ValueError(
+                f"a picture takes {picture} tokens beside a prompt of {length}, the context holds "
+                f"{context}: shorten the prompt, or ask for words alone by max_images 0"
+            )
+        most = request.max_new_tokens + request.max_images * (picture - 1)
+        return min(most, max(context - length, 1))
+
     def _check_ids(self, ids: tuple[int, ...]) -> None:
         vocab_size = self._model.config.text_vocab_size
         low, high = min(ids), max(ids)
@@ -166,7 +191,7 @@ class Engine:
                 "encode with the tokenizer of this model"
             )
 
-    def _check_images(self, request: ChatRequest) -> None:
+    def _check_images(self, request: ChatRequest | ComposeRequest) -> None:
         config = self._model.config
         size, num_tokens = config.und_image_size, config.num_und_image_tokens
         shape = (0, 3, size, size) if request.images is None else tuple(request.images.shape)
@@ -227,18 +252,57 @@ class Engine:
             assert request.uncond_ids is not None
             uncond, more = self._draw_prefix(request.uncond_ids)
             return page.seat(seat.slot, request, cond, uncond), tokens + more
-        assert isinstance(page, TextPage)
         cache, last = run_prefill(self._model, self._embed_chat(request))
         prefix = Prefix(cache, self._model.text_logits(last))
+        if isinstance(request, ComposeRequest):
+            assert isinstance(page, ComposePage)
+            course = self._jobs[seat.request_id].course = self._course(seat.request_id)
+            return page.seat(seat.slot, request, course, prefix), prefix.length
+        assert isinstance(page, TextPage)
         return page.seat(seat.slot, request, prefix), prefix.length
+
+    def _course(self, request_id: int) -> Course:
+        """The beginning of a composition."""
+        job, config = self._jobs[request_id], self._model.config
+        assert isinstance(job.request, ComposeRequest)
+        return Course(
+            boi_id=job.request.boi_id,
+            eoi_id=job.request.eoi_id,
+            stop_ids=job.request.stop_ids,
+            num_image_ids=config.num_gen_image_tokens,
+            first_code=config.text_vocab_size,
+            max_words=job.request.max_new_tokens,
+            max_images=job.request.max_images,
+            room=job.limit,
+            ids=job.ids,
+        )
+
+    def _begin_picture(self, request_id: int) -> None:
+        """Prefill what guidance leads away from, when a composition has come to a picture."""
+        job, seat = self._jobs[request_id], self._scheduler.seat(request_id)
+        assert isinstance(job.request, ComposeRequest) and seat is not None
+        page = self._pages[seat.page_id]
+        assert isinstance(page, ComposePage)
+        if job.request.guidance_scale == 1:
+            return page.begin_picture(seat.slot, None)
+        bos_id, *others = job.request.input_ids
+        pads = (job.request.pad_id,) * (len(others) + len(job.ids) - 1)  # BOI is yet to be run
+        embeds = self._model.embed_text(self._tensor((bos_id, *pads)))
+        cache, last = run_prefill(self._model, embeds)
+        return page.begin_picture(seat.slot, Prefix(cache, last))
 
     def _page(self, page_id: int) -> Page:
         if page_id not in self._pages:
             for gone in self._pages.keys() - set(self._scheduler.page_ids):
                 del self._pages[gone]
             mode, capacity = self._scheduler.page_shape(page_id)
-            kind = ImagePage if mode == "image" else TextPage
-            self._pages[page_id] = kind(self._model, capacity, self.options.rows_per_page)
+            rows = self.options.rows_per_page
+            if mode == "compose":
+                page = ComposePage(self._model, capacity, rows, self._image_pad_id)
+            else:
+                kind = ImagePage if mode == "image" else TextPage
+                page = kind(self._model, capacity, rows)
+            self._pages[page_id] = page
         return self._pages[page_id]
 
     def _must_run_idle(self) -> bool:
@@ -258,8 +322,8 @@ class Engine:
         self._prefixes.put(key, prefix)
         return prefix, prefix.length
 
-    def _embed_chat(self, request: ChatRequest) -> Tensor:
-        """(1, T, D) embeddings of a chat prompt, its pictures in their slots."""
+    def _embed_chat(self, request: ChatRequest | ComposeRequest) -> Tensor:
+        """(1, T, D) embeddings of a prompt of words, its pictures in their slots."""
         input_ids = self._tensor(request.input_ids)
         if request.images is None or len(request.images) == 0:
             return self._model.embed_text(input_ids)
@@ -274,6 +338,8 @@ class Engine:
     def _take(self, request_id: int, sampled: int) -> list[Event]:
         """Record a sampled id, say so, and end the request if it was the last."""
         job = self._jobs[request_id]
+        if job.course is not None:
+            return self._follow(request_id, job.course)
         job.ids.append(sampled)
         events: list[Event]
         reason: FinishReason | None = None
@@ -287,11 +353,32 @@ class Engine:
                 reason = "stop"
             elif len(job.ids) == job.limit:
                 reason = "length"
-        if reason is not None:
-            events.append(FinishedEvent(request_id, tuple(job.ids), reason))
-            del self._jobs[request_id]
-            self._leave(request_id)
-        return events
+        return events + self._finish(request_id, reason)
+
+    def _follow(self, request_id: int, course: Course) -> list[Event]:
+        """``_take`` of a composition: the page has recorded the id."""
+        events: list[Event]
+        if course.last_is_code:
+            assert course.num_codes is not None
+            code = course.ids[-1] - course.first_code
+            events = [ImageIdEvent(request_id, course.num_codes - 1, code)]
+        else:
+            events = [TokenEvent(request_id, course.ids[-1])]
+        if course.begins_picture:
+            try:
+                self._begin_picture(request_id)
+            except RuntimeError as error:  # out of memory
+                self.cancel(request_id)
+                return [*events, FailedEvent(request_id, error)]
+        return events + self._finish(request_id, course.finish_reason)
+
+    def _finish(self, request_id: int, reason: FinishReason | None) -> list[Event]:
+        """End a request where there is a reason to."""
+        if reason is None:
+            return []
+        ids = tuple(self._jobs.pop(request_id).ids)
+        self._leave(request_id)
+        return [FinishedEvent(request_id, ids, reason)]
 
     def _leave(self, request_id: int) -> None:
         seat = self._scheduler.seat(request_id)

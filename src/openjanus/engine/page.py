@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.engine.noise import block_length, gumbel_noise
 from openjanus.engine.request import ChatRequest, DrawRequest, Request
-from openjanus.engine.sampling import guide, sample
+from openjanus.engine.sampler import SlotSampler
+from openjanus.engine.sampling import guide
 from openjanus.model.attention import KVCache, Run, runs_of
 from openjanus.model.decoder import DecoderLayer
 from openjanus.model.doors import TokenizerEntrance
@@ -137,7 +137,7 @@ def _sizes(number: int, least: int) -> list[int]:
 
 
 class Page(ABC):
-    """What drawing and answering share: rows, the noise of each slot, sampling.
+    """What all kinds of requests share: rows, the noise of each slot, sampling.
 
     Args:
         model: The model.
@@ -155,7 +155,6 @@ class Page(ABC):
         self.model = model
         self.num_slots = num_rows // rows_per_slot
         self._rows_per_slot = rows_per_slot
-        self.num_ids = num_ids
         self.cache = KVCache.allocate(
             model.config.language,
             num_rows,
@@ -166,13 +165,8 @@ class Page(ABC):
         )
         self._lengths: list[int | None] = [None] * num_rows  # tokens a row holds; None is idle
         self._next_ids = torch.zeros(self.num_slots, dtype=torch.int64, device=device)
-        self._temperature = torch.zeros(self.num_slots, device=device)
-        self._top_k = torch.full_like(self._next_ids, num_ids)
-        self._top_p = torch.ones(self.num_slots, device=device)
         self._requests: list[Request | None] = [None] * self.num_slots
-        self._num_sampled = [0] * self.num_slots
-        self._block = block_length(num_ids)
-        self._noise = torch.zeros(self.num_slots, self._block, num_ids, device=device)
+        self._sampler = SlotSampler(self.num_slots, num_ids, device)
 
     @abstractmethod
     def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
@@ -182,28 +176,18 @@ class Page(ABC):
     def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
         """(B, D) hidden states of some slots -> (s, ids)."""
 
-    def _seat(self, slot: int, request: Request, prefixes: list[Prefix], logits: Tensor) -> int:
-        """Fork the prefixes into the slot's rows and sample the first id from (1, ids) logits."""
-        for part, prefix in enumerate(prefixes):
-            row = part * self.num_slots + slot
-            self.cache.copy_row(prefix.cache, 0, [row], prefix.length)
-            self._lengths[row] = prefix.length
-        top_k = request.top_k if isinstance(request, DrawRequest) else None
-        self._temperature[slot] = request.temperature
-        self._top_k[slot] = self.num_ids if top_k is None else min(top_k, self.num_ids)
-        self._top_p[slot] = 1.0 if request.top_p is None else request.top_p
-        self._requests[slot] = request
-        self._num_sampled[slot] = 0
-        return self._sample(logits, [slot])[0]
+    def _fork(self, slot: int, part: int, prefix: Prefix) -> None:
+        """Copy a prefix into one of a slot's rows: 0 is the conditional one."""
+        row = part * self.num_slots + slot
+        self.cache.copy_row(prefix.cache, 0, [row], prefix.length)
+        self._lengths[row] = prefix.length
 
     def leave(self, slot: int) -> None:
         """Free a slot."""
         self._requests[slot] = None
         for row in range(slot, len(self._lengths), self.num_slots):
             self._lengths[row] = None
-        self._temperature[slot] = 0
-        self._top_k[slot] = self.num_ids
-        self._top_p[slot] = 1
+        self._sampler.leave(slot)
 
     def step(self, *, runs_idle: bool) -> dict[int, int]:
         """Decode one token in every slot where somebody sits.
@@ -229,7 +213,11 @@ class Page(ABC):
             runs=runs_of(lengths, rows),
         )
         self._lengths = [None if length is None else length + 1 for length in self._lengths]
-        logits = self._logits(hidden_states[:, 0], slots)
+        return self._choose(hidden_states[:, 0], slots, seated)
+
+    def _choose(self, hidden_states: Tensor, slots: list[int], seated: list[int]) -> dict[int, int]:
+        """(B, D) hidden states of the slots that were run -> the next id of each that is seated."""
+        logits = self._logits(hidden_states, slots)
         kept = [place for place, slot in enumerate(slots) if slot in seated]
         return dict(zip(seated, self._sample(logits[kept], seated), strict=True))
 
@@ -244,38 +232,9 @@ class Page(ABC):
 
     def _sample(self, logits: Tensor, slots: list[int]) -> list[int]:
         """(s, ids) logits of some slots -> their next ids, which are kept for the next step."""
-        requests = [request for slot in slots if (request := self._requests[slot]) is not None]
-        cuts_k = any(isinstance(r, DrawRequest) and r.top_k is not None for r in requests)
-        cuts_p = any(r.top_p is not None for r in requests)
-        ids = sample(
-            logits,
-            self._next_noise(slots),
-            self._temperature[slots],
-            self._top_k[slots] if cuts_k else None,
-            self._top_p[slots] if cuts_p else None,
-        )
+        ids = self._sampler.sample(logits, slots)
         self._next_ids[slots] = ids
         return ids.tolist()
-
-    def _next_noise(self, slots: list[int]) -> Tensor:
-        """(s, ids) noise of each slot's next position, made in blocks of positions."""
-        places = []
-        for slot in slots:
-            request, position = self._requests[slot], self._num_sampled[slot]
-            assert request is not None
-            place = position % self._block
-            places.append(place)
-            if place == 0 and request.temperature > 0:
-                stream = request.image_index if isinstance(request, DrawRequest) else 0
-                self._noise[slot] = gumbel_noise(
-                    request.seed,
-                    stream,
-                    torch.arange(position, position + self._block),
-                    self.num_ids,
-                    self._noise.device,
-                )
-            self._num_sampled[slot] += 1
-        return self._noise[slots, places]
 
 
 class ImagePage(Page):
@@ -287,16 +246,27 @@ class ImagePage(Page):
 
     def __init__(self, model: JanusModel, capacity: int, num_rows: int) -> None:
         super().__init__(model, capacity, num_rows, 2, model.config.codebook_size)
-        self._scale = torch.ones(self.num_slots, device=self._temperature.device)
+        self._scale = torch.ones(self.num_slots, device=self._next_ids.device)
         self._gen_cache = model.allocate_gen_cache(self.num_slots)
 
     def seat(self, slot: int, request: DrawRequest, cond: Prefix, uncond: Prefix | None) -> int:
         """Start a drawing in a slot and return its first id; no ``uncond`` means no guidance."""
+        self._requests[slot] = request
+        self._sampler.seat(
+            slot,
+            seed=request.seed,
+            stream=request.image_index,
+            temperature=request.temperature,
+            top_k=request.top_k,
+            top_p=request.top_p,
+        )
         self._scale[slot] = request.guidance_scale
-        if uncond is None:
-            return self._seat(slot, request, [cond], cond.logits.float())
-        logits = guide(cond.logits, uncond.logits, self._scale[slot : slot + 1])
-        return self._seat(slot, request, [cond, uncond], logits)
+        self._fork(slot, 0, cond)
+        logits = cond.logits.float()
+        if uncond is not None:
+            self._fork(slot, 1, uncond)
+            logits = guide(cond.logits, uncond.logits, self._scale[slot : slot + 1])
+        return self._sample(logits, [slot])[0]
 
     def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
         if self._gen_cache is None:
@@ -304,7 +274,8 @@ class ImagePage(Page):
         # Both rows of a slot have drawn the same ids: what these leave behind is kept once. The
         # last id has been sampled and not yet been fed in.
         lengths = [
-            None if self._requests[slot] is None else self._num_sampled[slot] - 1 for slot in slots
+            None if self._requests[slot] is None else self._sampler.num_sampled[slot] - 1
+            for slot in slots
         ]
         runs = runs_of(lengths, slots)
         embeds = self.model.embed_gen(ids[:, None], cache=self._gen_cache, runs=runs)  # (s, 1, D)
@@ -323,7 +294,17 @@ class TextPage(Page):
 
     def seat(self, slot: int, request: ChatRequest, prefix: Prefix) -> int:
         """Start a reply in a slot and return its first id."""
-        return self._seat(slot, request, [prefix], prefix.logits)
+        self._requests[slot] = request
+        self._sampler.seat(
+            slot,
+            seed=request.seed,
+            stream=0,
+            temperature=request.temperature,
+            top_k=None,
+            top_p=request.top_p,
+        )
+        self._fork(slot, 0, prefix)
+        return self._sample(prefix.logits, [slot])[0]
 
     def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
         return self.model.embed_text(ids)[:, None]

@@ -14,7 +14,7 @@ from openjanus.rules import require, require_temperature
 _PAPERS = DrawingConfig()
 
 FinishReason = Literal["stop", "length", "complete"]
-"""A reply met a stop id, or its limit; a drawing has all its ids."""
+"""A reply or composition met a stop id, or its limit; a drawing has all its ids."""
 
 
 def _is_count(value: object) -> bool:
@@ -118,12 +118,75 @@ class ChatRequest:
         require(len(self.input_ids) > 0, "input_ids are empty: give at least BOS")
 
 
-Request = DrawRequest | ChatRequest
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ComposeRequest:
+    """One reply in which words and pictures come in turn (Chameleon, section 2.4).
+
+    Words are sampled until ``<begin_of_image>`` is; then N codes, then ``<end_of_image>``, and
+    words again. A picture that is begun is always completed.
+
+    Raises:
+        ValueError: An option breaks its rule.
+    """
+
+    input_ids: tuple[int, ...]
+    """Text ids, BOS first; each picture is a run of placeholder ids."""
+    images: Tensor | None = None
+    """(I, 3, S, S) preprocessed pictures in the order of their placeholders."""
+    boi_id: int
+    """The word after which codes come."""
+    eoi_id: int
+    """The word after the last code; never sampled, as little as a placeholder."""
+    pad_id: int
+    """Stands for all but BOS in what guidance leads away from."""
+    max_new_tokens: int = 512
+    """Words, ``<begin_of_image>`` among them; a picture's codes are counted by ``max_images``."""
+    max_images: int = 4
+    """Pictures; another is begun only where it fits whole into the context."""
+    temperature: float = 0.0
+    """Of words; 0 is greedy."""
+    top_p: float | None = None
+    """Of words."""
+    guidance_scale: float = _PAPERS.guidance_scale
+    """Of pictures, against BOS and pads of the length that the reply then has; 1 is none."""
+    image_temperature: float = _PAPERS.temperature
+    """Of pictures."""
+    image_top_k: int | None = None
+    image_top_p: float | None = None
+    seed: int = 0
+    """In [0, 2**64). Words are noise stream 0, picture k (from 0) is stream k + 1."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids that end the reply; the one that did is its last id."""
+
+    def __post_init__(self) -> None:
+        check_sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+        DrawingConfig(guidance_scale=self.guidance_scale, temperature=self.image_temperature)
+        try:
+            check_sampling(
+                temperature=self.image_temperature,
+                top_k=self.image_top_k,
+                top_p=self.image_top_p,
+                seed=self.seed,
+            )
+        except ValueError as error:
+            raise ValueError(f"image_{error}") from error
+        require(
+            _is_count(self.max_new_tokens) and self.max_new_tokens >= 1,
+            f"max_new_tokens must be an integer >= 1, got {self.max_new_tokens!r}",
+        )
+        require(
+            _is_count(self.max_images) and 0 <= self.max_images <= MAX_STREAM,
+            f"max_images must be an integer >= 0, got {self.max_images!r}: 0 is words alone",
+        )
+        require(len(self.input_ids) > 0, "input_ids are empty: give at least BOS")
+
+
+Request = DrawRequest | ChatRequest | ComposeRequest
 
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """A text id of a reply."""
+    """A text id of a reply or composition."""
 
     request_id: int
     token_id: int
@@ -131,7 +194,7 @@ class TokenEvent:
 
 @dataclass(frozen=True, slots=True)
 class ImageIdEvent:
-    """A codebook id of a drawing."""
+    """A codebook id of a drawing, or of the picture that a composition is at."""
 
     request_id: int
     position: int
@@ -145,13 +208,14 @@ class FinishedEvent:
 
     request_id: int
     ids: tuple[int, ...]
-    """All text ids of a reply (its stop id included), or all N codebook ids of a drawing."""
+    """All text ids of a reply (its stop id included), or all N codebook ids of a drawing. In a
+    composition code i is V + i, V the number of text ids, as in a model of one vocabulary."""
     finish_reason: FinishReason
 
 
 @dataclass(frozen=True, slots=True)
 class FailedEvent:
-    """The last event of a request that could not be started; all others go on."""
+    """The last event of a request that could not be started, or a picture of it; others go on."""
 
     request_id: int
     error: Exception

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Mode = Literal["image", "text"]
+Mode = Literal["image", "text", "compose"]
 
 SMALLEST_CAPACITY = 64
 

@@ -4,6 +4,12 @@
 out), ``text_stream`` (ids to words as they arrive).
 """
 
+from openjanus.pipeline.composition import (
+    ComposedImage,
+    ComposedPiece,
+    ComposeOptions,
+    Composition,
+)
 from openjanus.pipeline.janus import Janus
 from openjanus.pipeline.load import build, load
 from openjanus.pipeline.results import (
@@ -16,6 +22,10 @@ from openjanus.pipeline.results import (
 )
 
 __all__ = [
+    "ComposeOptions",
+    "ComposedImage",
+    "ComposedPiece",
+    "Composition",
     "DrawOptions",
     "Drawing",
     "Janus",

@@ -1,16 +1,14 @@
-"""``Janus``: draw, chat, encode, decode and score, on top of the engine.
+"""``Janus``: draw, chat, compose, encode, decode and score, on top of the engine.
 
 Image i of a prompt is a function of (weights, prompt, seed, i, options) alone: a list, a batch or
-a stream never changes it. The work is done by ``artist`` and ``speaker``, which share an engine.
+a stream never changes it. The work is done by ``artist``, ``speaker``, ``composer`` and ``scorer``,
+which share an engine.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import torch
 from PIL import Image
@@ -18,40 +16,22 @@ from torch import Tensor
 
 from openjanus.config import JanusConfig
 from openjanus.engine.engine import Engine, EngineOptions
-from openjanus.engine.request import DrawRequest
-from openjanus.engine.scoring import score_answer, score_image_ids
 from openjanus.model.janus import JanusModel
 from openjanus.pipeline.artist import Artist
+from openjanus.pipeline.composer import Composer
+from openjanus.pipeline.composition import ComposedPiece, ComposeOptions, Composition, Form
 from openjanus.pipeline.driver import EngineDriver
+from openjanus.pipeline.options import names_near_options
 from openjanus.pipeline.results import Drawing, DrawOptions, PartialDrawing, Piece, Reply
-from openjanus.pipeline.speaker import ChatOptions, Messages, Speaker, one_system, stop_strings
-from openjanus.processor.chat import Turn, parse_messages
+from openjanus.pipeline.scorer import Scorer
+from openjanus.pipeline.speaker import ChatOptions, Messages, Speaker, stop_strings
 from openjanus.processor.image import ImageLike
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer
-from openjanus.rules import near
 from openjanus.weights.card import Origin, write_card
 from openjanus.weights.formats import export_model
 from openjanus.weights.own import save_model
 from openjanus.weights.shards import MAX_SHARD_BYTES
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _names_near_options(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Make the TypeError of an unknown option name its near matches."""
-    known = list(inspect.signature(function).parameters)[1:]
-
-    @functools.wraps(function)
-    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        for name in kwargs:
-            if name not in known:
-                hint = near(name, known)
-                raise TypeError(f"{function.__name__}() has no option {name!r}; {hint}")
-        return function(*args, **kwargs)
-
-    return checked
 
 
 class Janus:
@@ -82,6 +62,8 @@ class Janus:
         driver = EngineDriver(self._engine)
         self._artist = Artist(model, self.processor, driver)
         self._speaker = Speaker(self.processor, driver)
+        self._composer = Composer(self.processor, driver, self._artist.decode)
+        self._scorer = Scorer(model, self.processor, self._engine)
 
     @property
     def config(self) -> JanusConfig:
@@ -93,7 +75,7 @@ class Janus:
         """Where the model is."""
         return self.model.language_model.model.embed_tokens.weight.device
 
-    @_names_near_options
+    @names_near_options
     def draw(
         self,
         prompt: str,
@@ -135,7 +117,7 @@ class Janus:
             raise ValueError(f"draw takes one string, got {type(prompt).__name__}: use draw_batch")
         return self._artist.draw([prompt], n, seed, options)[0]
 
-    @_names_near_options
+    @names_near_options
     def draw_batch(
         self,
         prompts: Sequence[str],
@@ -168,7 +150,7 @@ class Janus:
             raise ValueError("draw_batch takes a list of prompts, got one string: use draw")
         return self._artist.draw(list(prompts), n, seed, options)
 
-    @_names_near_options
+    @names_near_options
     def draw_stream(
         self,
         prompt: str,
@@ -203,7 +185,7 @@ class Janus:
         )
         return self._artist.stream(prompt, n, seed, options, partial_images)
 
-    @_names_near_options
+    @names_near_options
     def chat(
         self,
         messages: Messages,
@@ -243,7 +225,7 @@ class Janus:
         request = self._speaker.request(messages, images, seed, options)
         return self._speaker.reply([request], options.stop)[0]
 
-    @_names_near_options
+    @names_near_options
     def chat_batch(
         self,
         conversations: Sequence[Messages],
@@ -281,7 +263,7 @@ class Janus:
                 raise ValueError(f"conversations[{index}]: {error}") from error
         return self._speaker.reply(requests, options.stop)
 
-    @_names_near_options
+    @names_near_options
     def chat_stream(
         self,
         messages: Messages,
@@ -309,6 +291,107 @@ class Janus:
         )
         request = self._speaker.request(messages, images, seed, options)
         return (piece for _, piece in self._speaker.stream([request], options.stop))
+
+    @names_near_options
+    def compose(
+        self,
+        messages: Messages,
+        *,
+        images: Sequence[ImageLike] = (),
+        system: str | None = None,
+        form: Form = "chat",
+        max_new_tokens: int = 512,
+        max_images: int = 4,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        guidance_scale: float | None = None,
+        image_temperature: float | None = None,
+        image_top_k: int | None = None,
+        image_top_p: float | None = None,
+        seed: int | None = None,
+    ) -> Composition:
+        """Answer in words and pictures, each where the model wants it (Chameleon, section 2.4).
+
+        When a word sampled is ``<begin_of_image>``, a whole picture follows. Models whose training
+        has not taught them to say it (``image_start_loss``) answer in words alone.
+
+        Args:
+            messages: As in ``chat``; a text to go on with where ``form`` is ``plain``.
+            images: As in ``chat``.
+            system: As in ``chat``.
+            form: ``chat`` answers; ``plain`` goes on with a document, which has no roles.
+            max_new_tokens: Words; a picture's ids do not count. Cut to what the context leaves.
+            max_images: Pictures; 0 is words alone.
+            temperature: Of words; 0 is greedy.
+            top_p: Of words.
+            guidance_scale: Of pictures, against pads in place of all before; None as in ``draw``.
+            image_temperature: ``draw``'s temperature.
+            image_top_k: ``draw``'s top_k.
+            image_top_p: ``draw``'s top_p.
+            seed: As in ``draw``.
+
+        Raises:
+            ValueError: An option breaks its rule, a message is malformed, or the context does not
+                hold the prompt and a picture.
+            FileNotFoundError: No picture at a path.
+        """
+        *_, last = self.compose_stream(
+            messages,
+            images=images,
+            system=system,
+            form=form,
+            max_new_tokens=max_new_tokens,
+            max_images=max_images,
+            temperature=temperature,
+            top_p=top_p,
+            guidance_scale=guidance_scale,
+            image_temperature=image_temperature,
+            image_top_k=image_top_k,
+            image_top_p=image_top_p,
+            seed=seed,
+        )
+        assert last.composition is not None
+        return last.composition
+
+    @names_near_options
+    def compose_stream(
+        self,
+        messages: Messages,
+        *,
+        images: Sequence[ImageLike] = (),
+        system: str | None = None,
+        form: Form = "chat",
+        max_new_tokens: int = 512,
+        max_images: int = 4,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        guidance_scale: float | None = None,
+        image_temperature: float | None = None,
+        image_top_k: int | None = None,
+        image_top_p: float | None = None,
+        seed: int | None = None,
+    ) -> Iterator[ComposedPiece]:
+        """Compose piece by piece: words as they come, pictures whole; ``compose``'s options.
+
+        Raises:
+            ValueError: As ``compose``, at the call.
+            FileNotFoundError: No picture at a path.
+        """
+        options = ComposeOptions.resolve(
+            self.config.drawing,
+            form=form,
+            system=system,
+            max_new_tokens=max_new_tokens,
+            max_images=max_images,
+            temperature=temperature,
+            top_p=top_p,
+            guidance_scale=guidance_scale,
+            image_temperature=image_temperature,
+            image_top_k=image_top_k,
+            image_top_p=image_top_p,
+        )
+        request = self._composer.request(messages, images, seed, options)
+        return self._composer.stream(request, options)
 
     def encode_image(self, image: ImageLike) -> Tensor:
         """A picture's codebook ids: (N,) int64 on the CPU; its short side fills the square."""
@@ -344,22 +427,7 @@ class Janus:
         Raises:
             ValueError: The answer is empty, or as ``chat``.
         """
-        dialogue = parse_messages(messages, images)
-        system = one_system(system, dialogue.system)
-        prompt = self.processor.und_prompt(dialogue.turns, dialogue.images, system=system)
-        turns = [*dialogue.turns, Turn(role="assistant", text=answer)]
-        ids, is_answer = self.processor.training_dialogue(turns, system=system)
-        self._check_context(len(ids))
-        num_prompt = len(ids) - is_answer[::-1].index(False)  # earlier answers are prompt
-        all_ids = torch.tensor(ids, device=self.device)
-        prompt_ids = all_ids[:num_prompt]
-        return score_answer(
-            self.model,
-            prompt_ids,
-            all_ids[num_prompt:],
-            images=None if prompt.images is None else prompt.images.to(self.device),
-            image_slots=prompt_ids == self.processor.tokenizer.image_pad_id,
-        ).cpu()
+        return self._scorer.answer(messages, answer, images, system)
 
     def score_image(
         self,
@@ -383,20 +451,7 @@ class Janus:
             ValueError: As ``draw`` and ``decode_image``.
         """
         scale = 1.0 if guidance_scale is None else guidance_scale
-        ids = self._artist.checked_ids(image_ids)
-        prompt_ids = self.processor.gen_prompt(prompt)
-        uncond_ids = self.processor.uncond_prompt(len(prompt_ids))
-        request = DrawRequest(
-            prompt_ids=prompt_ids, uncond_ids=uncond_ids, seed=0, guidance_scale=scale
-        )
-        self._engine.check(request)
-        return score_image_ids(
-            self.model,
-            torch.tensor(prompt_ids, device=self.device),
-            ids,
-            uncond_ids=torch.tensor(uncond_ids, device=self.device),
-            guidance_scale=scale,
-        ).cpu()
+        return self._scorer.image(prompt, self._artist.checked_ids(image_ids), scale)
 
     def save(self, folder: Path | str) -> None:
         """Write a folder that ``load`` reads; files of the same names are replaced.
@@ -407,7 +462,7 @@ class Janus:
         if self.origin.source is not None:
             write_card(Path(folder), self.config, layout="openjanus", origin=self.origin)
 
-    @_names_near_options
+    @names_near_options
     def export(
         self,
         folder: Path | str,
@@ -435,10 +490,3 @@ class Janus:
             max_shard_bytes=max_shard_bytes,
             origin=self.origin,
         )
-
-    def _check_context(self, length: int) -> None:
-        context = self.config.language.max_position_embeddings
-        if length > context:
-            raise ValueError(
-                f"prompt and answer take {length} tokens, the context holds {context}: shorten them"
-            )

@@ -57,9 +57,15 @@ def render(turns: Sequence[Turn], *, config: ProcessorConfig, system: str) -> st
 
 
 def render_with_spans(
-    turns: Sequence[Turn], *, config: ProcessorConfig, system: str
+    turns: Sequence[Turn], *, config: ProcessorConfig, system: str, answers_draw: bool = False
 ) -> tuple[str, list[tuple[int, int]]]:
     """``render``, and where the answers are.
+
+    Args:
+        turns: As in ``render``.
+        config: As in ``render``.
+        system: As in ``render``.
+        answers_draw: Whether answers may hold marks, of pictures that are drawn there.
 
     Returns:
         The text, and for each answer its (start, end) characters: from the space before its
@@ -75,7 +81,7 @@ def render_with_spans(
     for index, turn in enumerate(turns):
         content = _checked(turn.text, config, f"turn {index} ({turn.role})")
         is_answer = turn.role == "assistant"
-        if is_answer and IMAGE_MARK in content:
+        if is_answer and IMAGE_MARK in content and not answers_draw:
             raise ValueError(
                 f"turn {index} (assistant) holds a picture: these models take pictures from the "
                 "user alone"

@@ -82,6 +82,29 @@ class Processor:
         pixels = self.und_pixels(images) if len(images) > 0 else None
         return Prompt(input_ids=(self.tokenizer.bos_id, *ids), images=pixels)
 
+    def plain_prompt(self, text: str, images: Sequence[ImageLike] = ()) -> Prompt:
+        """The beginning of a document, to go on with: BOS and the text, marks expanded.
+
+        Args:
+            text: Words, as ``training_plain`` takes them; the end stays as it is, spaces too.
+            images: A picture for each mark, in order.
+
+        Raises:
+            ValueError: No text, marks and images differ in number, or a special token in the text.
+        """
+        words = text.replace(IMAGE_MARK, "")
+        if not text.strip():
+            raise ValueError("the text is empty: write how the document begins")
+        self._check_words(words)
+        marks = text.count(IMAGE_MARK)
+        if marks != len(images):
+            raise ValueError(
+                f"{marks} {IMAGE_MARK} marks for {len(images)} images: give one for each mark"
+            )
+        ids = self.tokenizer.encode(text.replace(IMAGE_MARK, self.config.processor.image_token))
+        pixels = self.und_pixels(images) if len(images) > 0 else None
+        return Prompt(input_ids=(self.tokenizer.bos_id, *self._expand(ids)), images=pixels)
+
     def gen_prompt(self, text: str) -> tuple[int, ...]:
         """The prompt of a drawing: the dialogue template without a system prompt, then BOI.
 
@@ -119,7 +142,7 @@ class Processor:
         return self.uncond_prompt(len(ids))
 
     def training_dialogue(
-        self, turns: Sequence[Turn], *, system: str | None = None
+        self, turns: Sequence[Turn], *, system: str | None = None, answers_draw: bool = False
     ) -> tuple[list[int], list[bool]]:
         """A finished dialogue as training ids.
 
@@ -129,6 +152,7 @@ class Processor:
         Args:
             turns: Ends with an answer.
             system: System prompt; None is the model's own, "" is none.
+            answers_draw: Whether answers may hold marks, of pictures that are drawn there.
 
         Returns:
             Ids, BOS first and marks expanded, and the loss mask: True on answers and their EOS.
@@ -139,7 +163,10 @@ class Processor:
         if not turns or not turns[-1].text.strip():
             raise ValueError("a training dialogue must end with an answer: the last turn is empty")
         text, spans = render_with_spans(
-            turns, config=self.config.processor, system=self._system(system)
+            turns,
+            config=self.config.processor,
+            system=self._system(system),
+            answers_draw=answers_draw,
         )
         ids, offsets = self.tokenizer.encode_with_offsets(text)
         mask = [any(a <= start and end <= b for a, b in spans) for start, end in offsets]

@@ -98,6 +98,9 @@ class JanusTrainConfig:
     """Learn to predict the ids of pictures to understand too, as Chameleon does with every token;
     for a model of one vocabulary. Off, as in Janus, where pictures that are asked about are given.
     """
+    image_start_loss: bool = False
+    """Learn ``<begin_of_image>`` where documents and answers draw, as Chameleon learns every token:
+    what ``compose`` needs. Off, where a picture comes is the document's to say."""
     max_bad_samples: int = 100
     """Samples that may be unusable before the run stops."""
     log_keys: bool = False

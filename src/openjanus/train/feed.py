@@ -48,6 +48,7 @@ def encoder_of(config: JanusTrainConfig, processor: Processor) -> SampleEncoder:
         mask_prompt=config.mask_prompt,
         cond_drop=config.cond_drop,
         first_sentence=config.first_sentence,
+        learn_image_start=config.image_start_loss,
         max_images=config.pack_images,
     )
 

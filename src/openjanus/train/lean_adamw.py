@@ -25,7 +25,7 @@ def build_adamw(
         ImportError: ``adamw8bit`` without bitsandbytes.
         ValueError: ``adamw8bit`` or ``offload`` for weights that are not on a GPU.
     """
-    options: dict[str, Any] = {"lr": config.lr, "betas": config.betas}
+    options: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
     if config.name == "adamw8bit":
         return _eight_bit(groups, options)
     if config.offload:
@@ -64,17 +64,23 @@ class OffloadedAdamW(torch.optim.Optimizer):
         groups: Parameters with their options, as of any optimizer.
         lr: Learning rate.
         betas: Of the averages.
+        eps: Added to the root of the second one.
     """
 
     def __init__(
-        self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float]
+        self,
+        groups: list[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float = 1e-8,
     ) -> None:
         super().__init__(groups, {"lr": lr, "betas": betas})
         copies = [
             {**group, "params": [_host_copy(p) for p in group["params"]]}
             for group in self.param_groups
         ]
-        self._host = torch.optim.AdamW(copies, lr=lr, betas=betas, fused=True)
+        self._host = torch.optim.AdamW(copies, lr=lr, betas=betas, eps=eps, fused=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -29,6 +29,8 @@ def lr_factor(config: OptimConfig, step: int, total_steps: int) -> float:
     if config.schedule == "constant":
         return 1.0
     progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    if config.schedule == "exponential":
+        return config.final_lr_ratio ** min(1.0, progress)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return config.final_lr_ratio + (1 - config.final_lr_ratio) * cosine
 

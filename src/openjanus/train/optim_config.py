@@ -23,14 +23,16 @@ class OptimConfig:
     grad_clip: float = 1.0
     """Largest norm of the whole gradient."""
     warmup_steps: int = 0
-    schedule: Literal["constant", "cosine"] = "constant"
+    eps: float = 1e-8
+    """Added to the root of AdamW's second average."""
+    schedule: Literal["constant", "cosine", "exponential"] = "constant"
     final_lr_ratio: float = 0.0
-    """Where cosine ends, as a share of ``lr``."""
+    """Where cosine and exponential end, as a share of ``lr``; exponential never gets to 0."""
     offload: bool = False
     """Keep AdamW's averages and its copy of the weights in host memory, and update there."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "muon_lr", "grad_clip"):
+        for name in ("lr", "muon_lr", "grad_clip", "eps"):
             value = getattr(self, name)
             if not value > 0:
                 raise ValueError(f"optim.{name} must be > 0, got {value}")
@@ -38,5 +40,10 @@ class OptimConfig:
             raise ValueError("optim.weight_decay and optim.warmup_steps must be >= 0")
         if not 0 <= self.final_lr_ratio <= 1:
             raise ValueError(f"optim.final_lr_ratio must be in [0, 1], got {self.final_lr_ratio}")
+        if self.schedule == "exponential" and self.final_lr_ratio == 0:
+            raise ValueError(
+                "optim.schedule exponential never gets to 0: give the share of lr that it ends at, "
+                "for instance --optim.final_lr_ratio 0.01"
+            )
         if self.offload and self.name != "adamw":
             raise ValueError(f"optim.offload is for name adamw, got {self.name}: leave one out")

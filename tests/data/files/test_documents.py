@@ -157,7 +157,6 @@ def test_what_is_no_document_is_told(record, says):
         ({"targets": ()}, "1 <draw_placeholder> for 0 pictures to draw"),
         ({"kind": "und"}, "belongs to kind 'gen' alone"),
         ({"target": np.zeros((1, 1, 3), np.uint8)}, "either target or targets"),
-        ({"form": "chat"}, "in form 'plain' alone"),
         ({"system": "x"}, "belongs to dialogues alone"),
     ],
 )
@@ -171,3 +170,83 @@ def test_samples_that_contradict_themselves_are_refused(changes, says):
     }
     with pytest.raises(ValueError, match=f"sample k: .*{says}"):
         Sample(**(options | changes))
+
+
+def taught_by(sample, processor, **options):
+    (done,) = with_image_ids(
+        [encode_sample(sample, processor, max_length=512, **options)], processor, fake_ids
+    )
+    batch = collate([done], processor)
+    ids = batch.input_ids.flatten()
+    assert ids[batch.text_places + 1].tolist() == batch.text_targets.tolist()
+    return processor.tokenizer.decode(batch.text_targets.tolist(), skip_special=False), batch
+
+
+def test_where_pictures_come_is_learnt_where_asked(story, processor):
+    names = processor.config.processor
+    taught, batch = taught_by(story, processor, learn_image_start=True)
+    boi = names.boi_token
+    # Of the two that are drawn; not of the one to understand, and no end.
+    assert taught == f"A sketch  becomes {boi} and then {boi} at last.{names.eos_token}"
+    plain, before = taught_by(story, processor)
+    assert plain == taught.replace(boi, "")
+    assert before.image_places.tolist() == batch.image_places.tolist()
+
+
+ANSWER = {
+    "prompt": "Draw two.",
+    "parts": [
+        {"type": "text", "text": "First"},
+        {"type": "target_image", "target_image": "blue.png"},
+        {"type": "text", "text": "and last"},
+        {"type": "target_image", "target_image": "red.png"},
+    ],
+}
+
+
+@pytest.mark.parametrize("mask_prompt", [True, False])
+def test_a_document_may_answer_a_prompt(write_lines, pictures, processor, mask_prompt):
+    sample = DocumentFile(path=str(write_lines("a.jsonl", [ANSWER])))[0]
+    assert (sample.kind, sample.form) == ("gen", "chat")
+    assert [turn.role for turn in sample.turns] == ["user", "assistant"]
+    names = processor.config.processor
+    options = {"mask_prompt": mask_prompt, "learn_image_start": True}
+    taught, batch = taught_by(sample, processor, **options)
+    boi, eos = names.boi_token, names.eos_token
+    answer = f" First{boi}and last{boi}{eos}"
+    asked = f"{names.user_role}: Draw two.\n\n{names.assistant_role}:"
+    assert taught == (answer if mask_prompt else asked + answer)
+    assert batch.image_ids is not None and batch.image_ids[:, 0].tolist() == [30, 0]
+    assert batch.pixel_values is None and not batch.und_slots.any()
+    # What is read before the answer is what is asked at inference.
+    prompt = processor.und_prompt([Turn(role="user", text="Draw two.")]).input_ids
+    assert tuple(batch.input_ids.flatten()[: len(prompt)].tolist()) == prompt
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"prompt": " "}, "'prompt' must be words, got ' '"),
+        ({"prompt": 3}, "'prompt' must be words, got 3"),
+        ({"prompt": f"a {DRAW_MARK}"}, "'prompt' spells <draw_placeholder>"),
+        ({"parts": [{"type": "image", "image": "red.png"}]}, "draws its pictures: make each a"),
+    ],
+)
+def test_what_cannot_be_asked_is_told(write_lines, pictures, changes, says):
+    source = DocumentFile(path=str(write_lines("a.jsonl", [ANSWER | changes])))
+    with pytest.raises(ValueError, match=says):
+        source[0]
+
+
+def test_pictures_are_drawn_in_answers_alone(processor):
+    picture = np.zeros((8, 8, 3), np.uint8)
+    ask, answer = Turn(role="user", text=f"a {DRAW_MARK}"), Turn(role="assistant", text="b")
+    with pytest.raises(ValueError, match="drawn in answers, not in questions"):
+        Sample(key="k", kind="gen", turns=(ask, answer), targets=(picture,))
+    turns = (
+        Turn(role="user", text="draw"),
+        Turn(role="assistant", text=f"{IMAGE_MARK} {DRAW_MARK}"),
+    )
+    seen = Sample(key="k", kind="gen", turns=turns, images=(picture,), targets=(picture,))
+    with pytest.raises(ValueError, match="an answer holds <image_placeholder>, a picture to"):
+        encode_sample(seen, processor, max_length=256)

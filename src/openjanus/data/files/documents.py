@@ -24,6 +24,9 @@ class Document:
     images: tuple[Any, ...]
     targets: tuple[Any, ...]
 
+    prompt: str | None = None
+    """What is asked, where the document is an answer."""
+
     @property
     def kind(self) -> Kind:
         """``gen`` where anything is drawn."""
@@ -38,7 +41,8 @@ class DocumentFile(RecordSource):
     ``{"parts": [{"type": "text", "text": ...}, {"type": "image", "image": ...},
     {"type": "target_image", "target_image": ...}, ...]}``; or parallel lists, ``{"texts": ["...",
     null], "images": [null, "a.jpg"]}``, whose pictures all have the role of the option
-    ``listed_as``. Every word and every drawn picture is learnt.
+    ``listed_as``. Every word and every drawn picture is learnt. With ``{"prompt": "..."}`` beside
+    either, the document is the answer to it: a chat, whose pictures are all drawn.
 
     Args:
         path: A ``.jsonl`` or ``.json`` file, a folder of them, or a pattern.
@@ -72,13 +76,16 @@ class DocumentFile(RecordSource):
         """Read the document and open its pictures."""
         document = parse_document(self.record(index), self.listed_as)
         beside = self.records.path(index)
+        turns = [Turn(role="assistant", text=document.text)]
+        if document.prompt is not None:
+            turns.insert(0, Turn(role="user", text=document.prompt))
         return Sample(
             key=self.key(index),
             kind=document.kind,
-            turns=(Turn(role="assistant", text=document.text),),
+            turns=tuple(turns),
             images=tuple(self.picture(image, beside) for image in document.images),
             targets=tuple(self.picture(target, beside) for target in document.targets),
-            form="plain",
+            form="plain" if document.prompt is None else "chat",
         )
 
 
@@ -116,7 +123,25 @@ def parse_document(record: Mapping[str, Any], listed_as: ListedAs = "understood"
         else:
             text += DRAW_MARK
             targets.append(value)
-    return Document(text=text, images=tuple(images), targets=tuple(targets))
+    prompt = _prompt(record)
+    if prompt is not None and images:
+        raise ValueError(
+            "a document that answers a prompt draws its pictures: make each a target_image"
+        )
+    return Document(text=text, images=tuple(images), targets=tuple(targets), prompt=prompt)
+
+
+def _prompt(record: Mapping[str, Any]) -> str | None:
+    """What a document answers, if anything."""
+    prompt = record.get("prompt")
+    if prompt is None:
+        return None
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"'prompt' must be words, got {prompt!r}: leave it out where none is")
+    for mark in (IMAGE_MARK, DRAW_MARK):
+        if mark in prompt:
+            raise ValueError(f"'prompt' spells {mark}: prompts are words alone")
+    return prompt
 
 
 def _from_lists(record: Mapping[str, Any], listed_as: ListedAs) -> list[dict[str, Any]]:
