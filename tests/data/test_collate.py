@@ -10,6 +10,8 @@ from openjanus.data.collate import collate
 from openjanus.data.encoding import encode_sample, with_image_ids
 from openjanus.data.samples import IMAGE_MARK, Sample, Turn
 from openjanus.data.toy import ToyScenes
+from openjanus.processor.prompt import Processor
+from openjanus.processor.text import byte_tokenizer, train_tokenizer
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
@@ -156,6 +158,39 @@ def test_packed_rows_restart_positions_and_keep_documents_apart(processor):
         start = place[0] - batch.positions.flatten()[place[0]]
         extra = lengths[int(row[0])]
         assert place[0] - start == len(samples[0].input_ids) - 17 + extra
+
+
+@pytest.mark.parametrize("pack_length", [16, 40, 64, 100])
+def test_a_picture_lies_in_one_row_however_short_the_rows_are(processor, pack_length):
+    """Rows are not cut from one long stream: what fits nowhere has a longer row of its own."""
+    samples = [drawing(processor, np.full(16, n), text="x" * n) for n in (1, 30, 2)]
+    batch = collate(samples, processor, pack_length=pack_length)
+    rows, width = batch.input_ids.shape
+    assert sum(stop - start for _, start, stop in batch.spans) == batch.num_tokens
+    assert batch.num_tokens == sum(len(sample.input_ids) for sample in samples)
+    assert all(row < rows and start < stop <= width for row, start, stop in batch.spans)
+    for places in batch.image_places.view(3, 16):
+        assert len(set((places // width).tolist())) == 1
+        assert places.diff().eq(1).all()
+        # With <begin_of_image> before it.
+        assert batch.input_ids.flatten()[places[0]] == processor.tokenizer.boi_id
+
+
+def test_pads_are_the_tokenizers_own(tiny_config):
+    # The known defect: the pad of one checkpoint, as a number.
+    names, seen = tiny_config.processor, set()
+    for tokenizer in (byte_tokenizer(names), train_tokenizer(["x"], 264, names)):
+        processor = Processor(tiny_config, tokenizer)
+        hidden = drawing(processor, np.arange(16), drop_condition=True)
+        batch = collate([hidden, encode(ToyScenes(kind="und")[0], processor)], processor)
+        (padding,) = batch.input_ids[~batch.attention_mask].unique().tolist()
+        (slots,) = batch.input_ids[batch.gen_slots].unique().tolist()
+        assert hidden.gen_start is not None
+        (prompt,) = set(hidden.input_ids[1 : hidden.gen_start - 1])
+        for pad in (padding, slots, prompt):
+            assert tokenizer.decode([pad], skip_special=False) == names.pad_token
+        seen.add(padding)
+    assert len(seen) == 2
 
 
 def test_samples_past_the_limit_are_named(processor):

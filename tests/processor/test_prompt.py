@@ -176,6 +176,14 @@ def test_the_loss_mask_covers_the_answers_and_their_ends(
     assert ids[-1] == any_processor.tokenizer.eos_id
 
 
+@pytest.mark.parametrize("system", ["Be kind.", "Answer: a cat."])
+def test_a_system_prompt_is_read_and_not_learnt(any_processor: Processor, system: str) -> None:
+    ids, mask = any_processor.training_dialogue([user("Hi"), assistant("Ho")], system=system)
+    assert system in any_processor.tokenizer.decode(ids, skip_special=False)
+    eos = any_processor.config.processor.eos_token
+    assert supervised(any_processor, ids, mask) == [f" Ho{eos}"]
+
+
 def test_training_ids_by_hand(processor: Processor, tiny_config: JanusConfig) -> None:
     t, n = processor.tokenizer, tiny_config.num_und_image_tokens
     ids, mask = processor.training_dialogue([user(f"{IMAGE_MARK}\nHi"), assistant("Ho")])

@@ -58,6 +58,13 @@ def make_trainer(tiny_config, processor) -> Callable[..., JanusTrainer]:
     return make
 
 
+@pytest.fixture
+def cut_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process may be one of several: the model stays whole."""
+    monkeypatch.setattr("openjanus.train.sharding.init_device_mesh", lambda *_: None)
+    monkeypatch.setattr("openjanus.train.sharding.fully_shard", lambda module, **_: module)
+
+
 def start_process(
     config: JanusTrainConfig, rank: int, size: int, port: int, **environment: str
 ) -> subprocess.Popen[str]:

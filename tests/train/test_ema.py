@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from openjanus.train.checkpoint import load_checkpoint, newest_checkpoint
 from openjanus.train.ema import Ema
 from openjanus.train.runs import run_training
+from openjanus.train.stages import part_of, trained_parts
 
 
 def test_it_follows_the_weights_sooner_at_first():
@@ -39,6 +43,28 @@ def test_the_result_of_a_run_is_the_average_and_a_resume_keeps_it(make_config, t
     assert torch.equal(finals[0][name], places[f"ema/{name}"])
     assert not torch.equal(finals[0][name], places[f"model/{name}"])
     assert task["ema_steps"] == 4
+
+
+def test_it_is_in_the_same_parts_as_the_weights():
+    """A copy of the whole in every process is what a large model has no room for."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        part = distribute_tensor(torch.ones(4, 4), init_device_mesh("cpu", (1,)), [Shard(0)])
+        ema = Ema([("x", torch.nn.Parameter(part))], 0.9)
+        ema.update()
+        average = ema.tensors["x"]
+        assert isinstance(average, DTensor)
+        assert average.placements == part.placements
+    finally:
+        dist.destroy_process_group()
+
+
+def test_what_is_frozen_has_no_copy(make_config, make_trainer):
+    ema = make_trainer(make_config(stage=1, ema_decay=0.9)).trained.ema
+    assert ema is not None
+    assert {part_of(name) for name in ema.tensors} == trained_parts(1, train_gen_embed=False) - {
+        "extra_aligners"
+    }
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.5])

@@ -76,12 +76,26 @@ def test_the_state_at_boi_learns_the_first_id_and_the_last_ids_state_nothing(
         return hidden
 
     compute_losses(model, batch, decoder=decoder).total.backward()
+    assert len(states) == 1  # one parallel pass: never through the sampling loop
     gradient = states[0].grad[0].abs().sum(-1)
     boi = batch.input_ids[0].tolist().index(processor.tokenizer.boi_id)
     taught = gradient.nonzero().flatten().tolist()
     assert taught == list(range(boi, boi + 16))
-    # One parallel pass: never through the sampling loop.
-    assert len(states) == 1
+
+
+def test_what_comes_back_in_are_the_ids_that_are_taught(model, encoded, processor):
+    # The known defect: training through the sampling loop, on ids that the model drew itself.
+    (sample,) = encoded("gen")
+    states = []
+    for step in (0, 1):
+        target = sample.target.copy()
+        target[9] = (target[9] + step) % 64
+        batch = collate([replace(sample, target=target)], processor)
+        states.append(compute_hidden_states(model, batch)[0])
+    same = (states[0] == states[1]).all(-1).tolist()
+    slot = sample.gen_start + 9
+    assert same[:slot] == [True] * slot
+    assert same[slot : sample.gen_start + 16] == [False] * 7
 
 
 @pytest.mark.parametrize("kinds", [("gen",), ("und",), ("text",), ("text", "gen"), ("und", "und")])

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from openjanus.data.stream import Share
+from openjanus.data.toy import ToyScenes
 from openjanus.train.checkpoint import load_checkpoint, newest_checkpoint
 from openjanus.train.metrics import read_metrics
 from openjanus.train.optim import Optimizers
@@ -156,6 +158,33 @@ def test_muon_of_several_processes_is_refused():
         Optimizers(named, OptimConfig(name="adamw"))
     finally:
         dist.destroy_process_group()
+
+
+class WithAnother(World):
+    """The first of two processes; the other has 100 supervised tokens at the same doors."""
+
+    def share(self):
+        return Share()
+
+    def gather(self, value):
+        if isinstance(value, tuple):
+            return [value, (100, value[1])]
+        return [value, [0 for _ in value]]
+
+
+def test_the_mean_is_over_the_tokens_of_all_processes(make_config, make_trainer, cut_nothing):
+    """The known defect: each takes its own mean, and a process with few tokens counts too much."""
+    sources = {kind: [ToyScenes(kind=kind, length=64)] for kind in ("und", "text", "gen")}
+    found = []
+    for world in (World(), WithAnother(size=2)):
+        trainer = make_trainer(make_config(bf16=False), sources=sources, world=world)
+        batches = trainer._batches(trainer._samples())
+        values = trainer._backward(0, batches)
+        gradient = trainer.model.get_parameter("gen_head.vision_head.weight").grad
+        found.append((values["loss"], gradient, sum(b.num_supervised for b in batches)))
+    (loss, whole, number), (share, part, _) = found
+    assert share == pytest.approx(loss * number / (number + 100), rel=1e-5)
+    torch.testing.assert_close(part, whole * number / (number + 100), atol=1e-6, rtol=1e-4)
 
 
 class Second(World):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from openjanus.data.toy import ToyScenes
 from openjanus.model.decoder import SwiGLU
+from openjanus.train.parallel import World
 from openjanus.train.sharding import blocks_of
 
 
@@ -22,6 +25,25 @@ def test_activations_that_are_not_kept_are_computed_again(make_config, make_trai
         trained = trainer.trained.parameters
         gradients.append((values["loss"], {n: p.grad for n, p in trained.items()}))
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_what_is_frozen_is_so_before_it_is_cut(
+    make_config, make_trainer, cut_nothing, monkeypatch, stage
+):
+    """FSDP gives what is trained a gradient of its own when it cuts: later is too late."""
+    cut = []
+
+    def note(module, **_):
+        cut.append((module, [p.requires_grad for p in module.parameters()]))
+
+    monkeypatch.setattr("openjanus.train.sharding.fully_shard", note)
+    sources = {kind: [ToyScenes(kind=kind, length=64)] for kind in ("und", "text", "gen")}
+    trainer = make_trainer(make_config(stage=stage), sources=sources, world=World(size=2))
+    assert len(cut) == 1 + len(list(blocks_of(trainer.model)))
+    for module, trained in cut:
+        assert trained == [p.requires_grad for p in module.parameters()]
+    assert set(cut[-1][1]) == {True, False}
 
 
 def test_samples_are_drawn_without_them(make_config, make_trainer, tmp_path):

@@ -61,6 +61,21 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(make_config, make_tra
         assert all(torch.equal(value, states[1][index][key]) for key, value in state.items())
 
 
+def test_what_was_prepared_before_a_state_came_is_thrown_away(make_config, make_trainer):
+    """The known defect: the loader is started, and its state restored after."""
+    run = make_trainer(make_config())
+    for step in range(2):
+        run.train_step(step)
+    state = run.state_dict()
+    run.train_step(2)
+    other = make_trainer(make_config())
+    other.train_step(0)  # which prepares the next one
+    other.load_state_dict(state)
+    other.train_step(2)
+    assert other.last_keys() == run.last_keys()
+    assert other.seen == run.seen
+
+
 PACKS = {"batch_unit": "packs", "batch_size": 4, "pack_length": 256, "ratio_unit": "tokens"}
 
 
