@@ -21,7 +21,7 @@ def batches_of(trainer):
 
 def test_norms_by_part_are_those_of_the_gradients_and_make_up_the_whole(make_config, make_trainer):
     trainer = make_trainer(make_config(stage=3, bf16=False))
-    trainer._backward(0, batches_of(trainer))
+    trainer.gradients.add(0, batches_of(trainer))
     found = trainer._norms.read()
     parts = {part_of(n) for n, p in trainer.model.named_parameters() if p.grad is not None}
     assert set(found) == {f"grad_norm_{part}" for part in parts}

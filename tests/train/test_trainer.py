@@ -92,7 +92,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(make_config, make_tr
         trainer = make_trainer(make_config(bf16=False, accumulate=parts, **options))
         batches = trainer._batches(trainer._samples())
         assert len(batches) == parts
-        values = trainer._backward(0, batches)
+        values = trainer.gradients.add(0, batches)
         trained = [p for p in trainer.model.parameters() if p.requires_grad]
         gradients.append((values["loss"], [p.grad for p in trained]))
     (loss, whole), (summed, parts) = gradients

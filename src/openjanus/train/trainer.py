@@ -23,30 +23,26 @@ from openjanus.data.samples import KINDS, Kind, Sample
 from openjanus.data.sources import Source, build_source
 from openjanus.data.stream import StepSamples, StreamState
 from openjanus.model.doors import ImageTokenizer
-from openjanus.model.dropout import DropoutKey
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig, SourceConfig
-from openjanus.train.fast_forward import run_decoder, run_encoder
 from openjanus.train.feed import encoder_of, mixture_of, open_stream
 from openjanus.train.flops import FlopCounter
+from openjanus.train.gradients import Gradients
 from openjanus.train.kept_ids import KeptIds, open_caches
 from openjanus.train.lora import add_lora
-from openjanus.train.losses import LossKind
 from openjanus.train.meters import GradientNorms, codebook_use, fill_of, speeds
 from openjanus.train.other_face import OtherFace
 from openjanus.train.parallel import ALONE, World
-from openjanus.train.sharding import blocks_of, checkpoint_activations, gather_model, shard_model
+from openjanus.train.sharding import gather_model
 from openjanus.train.stages import freeze_for_stage
-from openjanus.train.step import Door, TrainStep, doors_of
+from openjanus.train.step import build_step
 from openjanus.train.trained import Trained, hash_frozen
 from openjanus.train.trial import write_trial
 from openjanus.train.validation import Validation
 
 ENCODE_CHUNK = 16
 """Pictures encoded at once, always: so that ids do not depend on the batch they came in."""
-
-LOSS_KINDS: tuple[LossKind, ...] = (*KINDS, "und_image")
 
 T = TypeVar("T")
 
@@ -114,7 +110,8 @@ class JanusTrainer:
         )
         self.device = world.device
         frozen_hash = hash_frozen(model)  # before it is cut to parts
-        self._module = self._make_step()
+        self._module = build_step(model, config, world)
+        self.gradients = Gradients(self._module, config, world)
         self.trained = Trained(model, config, frozen_hash=frozen_hash)
         self.optimizers = self.trained.optimizers
         self._next: Ahead[StepSamples] | None = None
@@ -122,7 +119,6 @@ class JanusTrainer:
         self.seen: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self.seen_tokens: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._keys: list[str] = []
-        self._output: Tensor | None = None
         self._norms = GradientNorms(model.named_parameters())
         self._flops = FlopCounter(model)
         self.validation = self._open_validation()
@@ -143,47 +139,13 @@ class JanusTrainer:
             sources=self.sources,
             encode=self._encode,
             tokenize=self._tokenize,
-            measure=self._measure,
+            measure=self.gradients.measure,
         )
 
     @property
     def products(self) -> tuple[torch.device, torch.dtype]:
         """Where matrix products are done, and in what."""
         return self.device, torch.bfloat16 if self.config.bf16 else torch.float32
-
-    def _make_step(self) -> TrainStep:
-        """The model and its loss, on this process's device, sharded where there are several.
-
-        The fast forwards of a CPU read the weights of layers without calling these, so they are
-        not for weights that are gathered, or activations that are dropped, around a call.
-        """
-        config, model = self.config, self.model
-        sharded = self.world.size > 1
-        if config.activation_checkpointing:
-            checkpoint_activations(model)
-        if sharded or config.activation_checkpointing or self.device.type != "cpu":
-            decoder, encoder = model.language_model.model, None
-        else:
-            decoder = partial(run_decoder, model.language_model.model)
-            encoder = partial(run_encoder, model.und_encoder)
-        if config.compile and not sharded:
-            decoder = torch.compile(decoder, dynamic=True)
-        step = TrainStep(
-            model,
-            decoder=decoder,
-            encoder=encoder,
-            z_loss=config.z_loss,
-            und_images=config.und_image_loss,
-            # What is compiled keeps one kind of mask, and does not compile for each batch.
-            isolation="dense" if config.compile else None,
-        )
-        if not sharded:
-            return step.to(self.device)
-        if config.compile:
-            for block in blocks_of(model):
-                block.compile(dynamic=True)
-        shard_model(step, model, self.world, bf16=config.bf16)
-        return step
 
     def _open_watch(self) -> OtherFace:
         encode = replace(self._encode, cond_drop=0.0, first_sentence=0.0)
@@ -196,7 +158,7 @@ class JanusTrainer:
                 sample, Draw(kind=sample.kind, source=0, index=0, epoch=0)
             ),
             tokenize=self._tokenize,
-            measure=self._measure,
+            measure=self.gradients.measure,
             warn=warn,
         )
 
@@ -258,7 +220,7 @@ class JanusTrainer:
         batches = self._batches(samples)
         self._position = samples.state
         self._keys = [key for batch in batches for key in batch.keys]
-        found = self._backward(step, batches)
+        found = self.gradients.add(step, batches)
         if (step + 1) % self.config.run.log_every == 0 or step + 1 == self.config.run.last_step:
             found |= self._norms.read()
         norm, lr = self.optimizers.step(step, self.config.run.steps)
@@ -298,50 +260,6 @@ class JanusTrainer:
             for part in _split(rows, config.accumulate)
         ]
 
-    def _backward(self, step: int, batches: Sequence[Batch]) -> dict[str, Any]:
-        """Gradients of one mean over the supervised tokens of all processes' batches."""
-        own = [doors_of(batch) for batch in batches]
-        told = self.world.gather((sum(self._num_supervised(batch) for batch in batches), own))
-        whole = sum(number for number, _ in told)
-        total, z_loss, squares = 0.0, 0.0, 0.0
-        sums: dict[LossKind, float] = dict.fromkeys(LOSS_KINDS, 0.0)
-        counts: dict[LossKind, int] = dict.fromkeys(LOSS_KINDS, 0)
-        drops = self.model.config.language.dropout > 0
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
-        for part, batch in enumerate([batch.to(self.device) for batch in batches]):
-            doors = frozenset[Door]().union(*(every[part] for _, every in told))
-            shard = part * self.share.world + self.share.rank
-            key = DropoutKey(seed=self.config.run.seed, step=step, shard=shard) if drops else None
-            with autocast:
-                loss, found, numbers, z = self._module(
-                    batch, whole, doors, dropout=key, observe=self._observe
-                )
-            loss.backward()
-            total += loss.item()
-            z_loss += 0.0 if z is None else z.item()
-            squares += self._output_square(batch) * batch.num_tokens
-            for kind, number in numbers.items():
-                sums[kind] += float(found[kind])
-                counts[kind] += number
-        num_tokens = sum(batch.num_tokens for batch in batches)
-        total, z_loss, squares, places, *rest = self.world.sum(
-            [total, z_loss, squares, num_tokens, *sums.values(), *counts.values()]
-        )
-        half = len(LOSS_KINDS)
-        means = zip(LOSS_KINDS, rest[:half], rest[half:], strict=True)
-        present = [(kind, value, int(count)) for kind, value, count in means if count > 0]
-        values: dict[str, Any] = {"loss": total}
-        if self.config.z_loss > 0:
-            values["z_loss"] = z_loss
-        values["output_norm"] = round(math.sqrt(squares / places), 5)
-        values |= {f"loss_{kind}": round(value / count, 5) for kind, value, count in present}
-        return values | {f"tokens_{kind}": count for kind, _, count in present}
-
-    def _measure(self, batch: Batch) -> tuple[dict[LossKind, Tensor], dict[LossKind, int]]:
-        """Sums and counts of a batch that every process has, without gradients."""
-        _, sums, counts, _ = self._module(batch, self._num_supervised(batch), doors_of(batch))
-        return sums, counts
-
     def _count(
         self, samples: Sequence[EncodedSample], batches: Sequence[Batch]
     ) -> tuple[float, float]:
@@ -349,30 +267,12 @@ class JanusTrainer:
         own = [sum(sample.kind == kind for sample in samples) for kind in KINDS]
         own += [sum(len(s.input_ids) for s in samples if s.kind == kind) for kind in KINDS]
         tokens = sum(batch.num_tokens for batch in batches)
-        supervised = sum(self._num_supervised(batch) for batch in batches)
+        supervised = sum(self.gradients.num_supervised(batch) for batch in batches)
         *seen, tokens, supervised = self.world.sum([*own, tokens, supervised])
         for place, kind in enumerate(KINDS):
             self.seen[kind] += int(seen[place])
             self.seen_tokens[kind] += int(seen[len(KINDS) + place])
         return tokens, supervised
-
-    def _num_supervised(self, batch: Batch) -> int:
-        """Places of a batch that predict something."""
-        und = int(batch.und_slots.sum()) if self.config.und_image_loss else 0
-        return batch.num_supervised + und
-
-    def _observe(self, hidden_states: Tensor) -> None:
-        self._output = hidden_states.detach()
-
-    def _output_square(self, batch: Batch) -> float:
-        """Mean square of what the last layer gave, before the final norm, at real tokens.
-
-        It grows long before the loss shows that a run goes wrong (Chameleon, section 2.3).
-        """
-        assert self._output is not None
-        outputs, self._output = self._output, None
-        squares = outputs.float().square().mean(-1)  # (R, T)
-        return squares[batch.attention_mask].mean().item()
 
     def last_keys(self) -> list[str]:
         """Keys of the last batch."""
