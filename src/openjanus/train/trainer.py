@@ -120,7 +120,7 @@ class JanusTrainer:
         self.seen_tokens: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._keys: list[str] = []
         self._norms = GradientNorms(model.named_parameters())
-        self._flops = FlopCounter(model)
+        self._flops = FlopCounter(model, und_images=config.und_image_loss)
         self.validation = self._open_validation()
         self._other_face = None if config.watch is None else self._open_watch()
 
