@@ -149,7 +149,11 @@ class JanusTrainer:
 
     def _open_watch(self) -> OtherFace:
         encode = replace(self._encode, cond_drop=0.0, first_sentence=0.0)
-        warn = partial(tqdm.write, file=sys.stderr)
+
+        def warn(line: str) -> None:
+            if self.world.is_main:
+                tqdm.write(line, file=sys.stderr)
+
         return OtherFace(
             self.config,
             self.model,
