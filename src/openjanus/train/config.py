@@ -517,7 +517,8 @@ class JanusTrainConfig:
     max_bad_samples: int = 100
     """Samples that may be unusable before the run stops."""
     log_keys: bool = False
-    """Write the keys of each step's samples to metrics.jsonl, for the report of spikes."""
+    """Write the keys of each step's samples, of all processes, to metrics.jsonl, for the report of
+    spikes."""
     held_back: int = 8
     """Last items of every source, never trained on: what the samples of a run show, and what its
     held-out loss is of where ``val`` names no other sources."""
@@ -534,7 +535,7 @@ class JanusTrainConfig:
     """Run each block again in the backward in place of keeping what it computed: less memory, a
     third more work."""
     process_timeout_s: float = 600.0
-    """Seconds that several processes wait for one of them, which may be drawing samples."""
+    """Seconds after which a process that says nothing is given up by the others."""
     device: str = "cpu"
     """Where the model is trained, for instance ``cuda``."""
     prefetch: bool = True

@@ -31,7 +31,15 @@ from openjanus.train.flops import FlopCounter
 from openjanus.train.gradients import Gradients
 from openjanus.train.kept_ids import KeptIds, open_caches
 from openjanus.train.lora import add_lora
-from openjanus.train.meters import GradientNorms, codebook_use, fill_of, speeds
+from openjanus.train.meters import (
+    GradientNorms,
+    StepFacts,
+    codebook_use,
+    count_codes,
+    facts_of,
+    join_facts,
+    speeds,
+)
 from openjanus.train.other_face import OtherFace
 from openjanus.train.parallel import ALONE, World
 from openjanus.train.sharding import gather_model
@@ -219,32 +227,36 @@ class JanusTrainer:
         samples = self._samples()
         waited = time.perf_counter() - began
         self._count_bad(samples.bad)
-        if self.validation is not None:
-            self.validation.refuse_trained([sample.key for sample in samples.samples])
         batches = self._batches(samples)
+        facts = self._facts(samples, batches)
+        self._keys = facts.keys
+        if self.validation is not None:
+            self.validation.refuse_trained(self._keys)
         self._position = samples.state
-        self._keys = [key for batch in batches for key in batch.keys]
         found = self.gradients.add(step, batches)
         if (step + 1) % self.config.run.log_every == 0 or step + 1 == self.config.run.last_step:
             found |= self._norms.read()
         norm, lr = self.optimizers.step(step, self.config.run.steps)
         if self.trained.ema is not None:
             self.trained.ema.update()
-        tokens, supervised = self._count(samples.samples, batches)
+        for kind in KINDS:
+            self.seen[kind] += facts.samples[kind]
+            self.seen_tokens[kind] += facts.tokens[kind]
         values = found | {"lr": lr, "grad_norm": norm, "samples": dict(self.seen)}
         if self.config.log_keys:
             values["keys"] = self._keys
         values["tokens"] = dict(self.seen_tokens)
-        values["fill"] = round(fill_of(batches) if samples.fill is None else samples.fill, 4)
-        values |= codebook_use(batches, self.model.config.codebook_size)
-        values["flops"] = self._flops.count(batches)
+        values["fill"] = round(facts.fill if samples.fill is None else samples.fill, 4)
+        codes = count_codes(batches, self.model.config.codebook_size)
+        values |= codebook_use(self.world.sum_counts(codes))
+        values["flops"] = facts.flops
         if self._other_face is not None:
             values |= watched | self._other_face.after(step)
         if self.num_bad > 0:
             values["bad_samples"] = self.num_bad
         seconds = time.perf_counter() - began
         values["data_wait"] = round(waited / seconds, 4)
-        return values | speeds(tokens, supervised, seconds)
+        return values | speeds(facts.num_tokens, facts.supervised, seconds)
 
     def _batches(self, step: StepSamples) -> list[Batch]:
         """The step's samples in as many batches as gradients are accumulated over."""
@@ -264,22 +276,15 @@ class JanusTrainer:
             for part in _split(rows, config.accumulate)
         ]
 
-    def _count(
-        self, samples: Sequence[EncodedSample], batches: Sequence[Batch]
-    ) -> tuple[float, float]:
-        """Count what all processes have seen; tokens and supervised ones of the step."""
-        own = [sum(sample.kind == kind for sample in samples) for kind in KINDS]
-        own += [sum(len(s.input_ids) for s in samples if s.kind == kind) for kind in KINDS]
-        tokens = sum(batch.num_tokens for batch in batches)
+    def _facts(self, samples: StepSamples, batches: Sequence[Batch]) -> StepFacts:
+        """What the step is made of, in all processes."""
         supervised = sum(self.gradients.num_supervised(batch) for batch in batches)
-        *seen, tokens, supervised = self.world.sum([*own, tokens, supervised])
-        for place, kind in enumerate(KINDS):
-            self.seen[kind] += int(seen[place])
-            self.seen_tokens[kind] += int(seen[len(KINDS) + place])
-        return tokens, supervised
+        flops = self._flops.count(batches)
+        own = facts_of(samples, batches, supervised=supervised, flops=flops)
+        return join_facts(self.world.gather(own))
 
     def last_keys(self) -> list[str]:
-        """Keys of the last batch."""
+        """Keys of the last step, of all processes, in the order in which they were dealt."""
         return self._keys
 
     def validate(self, folder: Path, step: int) -> dict[str, Any]:
