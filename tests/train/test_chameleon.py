@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from openjanus.train.losses import compute_hidden_states, compute_losses
 from openjanus.train.recipes import run_recipe
 from openjanus.train.start import fresh_model
 from openjanus.train.trainer import JanusTrainer
+from openjanus.train.watch_config import ValConfig
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,18 @@ def test_operations_are_those_counted_by_hand(quiet, a_batch, und_images):
     by_hand += 6 * places * width * 448
     by_hand += 12 * heads * language.num_hidden_layers * pairs
     assert FlopCounter(quiet, und_images=und_images).count([a_batch]) == by_hand
+
+
+def test_ids_of_pictures_to_understand_are_held_out_where_they_are_learnt(
+    tokenizer, quiet, make_config
+):
+    for asked in (False, True):
+        config = make_config(und_image_loss=asked, val=ValConfig(every=1, samples=2))
+        trainer = JanusTrainer(quiet, Processor(quiet.config, tokenizer), config)
+        values = trainer.validate(Path("unused"), 1)
+        assert ("val_loss_und_image" in values) == asked
+        values = trainer.train_step(0)
+        assert ("loss_und_image" in values) == asked
 
 
 def test_a_janus_has_no_ids_of_pictures_to_understand(tiny_model, a_batch, make_config, processor):

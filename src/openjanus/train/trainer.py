@@ -129,17 +129,13 @@ class JanusTrainer:
         self._keys: list[str] = []
         self._norms = GradientNorms(model.named_parameters())
         self._flops = FlopCounter(model, und_images=config.und_image_loss)
+        self._shipped = partial(self.trained.shipped, self._module)
         self.validation = self._open_validation()
         self._other_face = None if config.watch is None else self._open_watch()
 
     def _open_validation(self) -> Validation | None:
         if self.config.val.every == 0 and not self.config.val.tasks:
             return None
-        if self.config.val.tasks and self.world.size > 1:
-            raise ValueError(
-                f"val.tasks draw and answer in one process, and there are {self.world.size}: leave "
-                "them out, and run openjanus eval on the checkpoints"
-            )
         return Validation(
             self.model,
             self.processor,
@@ -148,6 +144,9 @@ class JanusTrainer:
             encode=self._encode,
             tokenize=self._tokenize,
             measure=self.gradients.measure,
+            shipped=self._shipped,
+            whole_model=self.whole_model,
+            world=self.world,
         )
 
     @property
@@ -171,6 +170,7 @@ class JanusTrainer:
             ),
             tokenize=self._tokenize,
             measure=self.gradients.measure,
+            shipped=self._shipped,
             warn=warn,
         )
 
@@ -302,11 +302,15 @@ class JanusTrainer:
             for index in range(len(source) - self.config.held_back, len(source))
             if (sample := self._readable(kind, source, index)) is not None
         ]
-        model = self.whole_model()
-        if model is not None:
+
+        def write() -> None:
+            assert model is not None  # in the first process
             write_trial(model, self.processor, held_back, folder, step)
+
+        with self._shipped():
+            model = self.whole_model()
+            self.world.on_main(write)
         self.model.train()
-        self.world.barrier()
 
     def _readable(self, kind: Kind, source: Source, index: int) -> Sample | None:
         """An item that is to be shown; None, and its name told, where it is broken."""
