@@ -131,7 +131,7 @@ def test_what_is_shipped_is_measured_in_many_processes_and_the_first_one_speaks(
             bf16=False,
             ema_decay=0.8,
             id_cache=None,
-            val=ValConfig(every=2, samples=3, tasks=tasks),
+            val=ValConfig(every=1, samples=3, tasks=tasks),
             **PACKS,
         )
 
@@ -160,7 +160,7 @@ def test_what_is_shipped_is_measured_in_many_processes_and_the_first_one_speaks(
     for line, same in zip(lines_of(tmp_path / "1"), lines, strict=True):
         for name in ("loss", *(name for name in line if name.startswith("val_"))):
             assert same[name] == pytest.approx(line[name], abs=2e-4), name
-    assert sum("val_loss" in line for line in lines) == 2
+    assert all("val_loss" in line for line in lines)
 
 
 class Meeting(World):

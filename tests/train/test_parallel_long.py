@@ -190,7 +190,7 @@ class Slow:
         return [Request(key="0", group="g", prompt="0")]
 
     def answer(self, janus, batch, folder):
-        time.sleep(75)
+        time.sleep(80)
         return [{"key": "0"}]
 
     def summarise(self, janus, predictions, folder, *, seed):
@@ -207,7 +207,7 @@ def test_a_task_may_take_longer_than_processes_wait_for_a_silent_one(
 ):
     config = make_config(
         run={"steps": 1},
-        process_timeout_s=30,
+        process_timeout_s=60,
         val=ValConfig(tasks=[ValTaskConfig(task="slow", every=1)]),
     )
     run_processes(config, 2, entry=SLOW)
