@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -164,7 +165,7 @@ def test_the_share_of_a_measured_peak_is_logged_where_it_is_wanted(
 class Unequal(World):
     """The first of two processes; the other one's numbers are three times its own."""
 
-    def gather(self, value):
+    def gather(self, value: Any) -> list[Any]:
         return [value, value if value is None else 3 * value]
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,29 +164,30 @@ def test_what_is_shipped_is_measured_in_many_processes_and_the_first_one_speaks(
     assert all("val_loss" in line for line in lines)
 
 
-class Meeting(World):
-    """Processes that are threads; one that waits for another past the timeout gives up."""
+def meet(beat_s: float) -> list[World]:
+    """Two processes that are threads; one that waits for the other past a timeout gives up."""
+    values: list[Any] = [None, None]
+    barrier = threading.Barrier(2)
 
-    def gather(self, value):
-        values, barrier = self.group
-        values[self.rank] = value
-        barrier.wait(timeout=0.5)
-        found = list(values)
-        barrier.wait(timeout=0.5)
-        return found
+    class Meeting(World):
+        def gather(self, value: Any) -> list[Any]:
+            values[self.rank] = value
+            barrier.wait(timeout=0.5)
+            found = list(values)
+            barrier.wait(timeout=0.5)
+            return found
+
+    return [Meeting(rank, 2, beat_s=beat_s) for rank in range(2)]
 
 
 @pytest.mark.parametrize("beat_s", [0.1, 60.0])
 def test_others_wait_for_the_first_as_long_as_it_says_that_it_lives(beat_s):
-    group = ([None, None], threading.Barrier(2))
-    worlds = [Meeting(rank, 2, group=group, beat_s=beat_s) for rank in range(2)]
-
     def work():
         time.sleep(1.2)
         return "done"
 
     with ThreadPoolExecutor(2) as threads:
-        found = [threads.submit(world.on_main, work) for world in worlds]
+        found = [threads.submit(world.on_main, work) for world in meet(beat_s)]
         if beat_s < 0.5:
             assert [one.result() for one in found] == ["done", None]
         else:
@@ -195,15 +197,12 @@ def test_others_wait_for_the_first_as_long_as_it_says_that_it_lives(beat_s):
 
 
 def test_a_long_work_that_fails_is_told_as_itself():
-    group = ([None, None], threading.Barrier(2))
-    worlds = [Meeting(rank, 2, group=group, beat_s=0.1) for rank in range(2)]
-
     def work():
         time.sleep(0.7)
         raise KeyError("no such picture")
 
     with ThreadPoolExecutor(2) as threads:
-        first, second = (threads.submit(world.on_main, work) for world in worlds)
+        first, second = (threads.submit(world.on_main, work) for world in meet(0.1))
         with pytest.raises(KeyError, match="no such picture"):
             first.result()
         with pytest.raises(OtherProcessFailed, match="KeyError: 'no such picture'"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import openjanus.train.trainer
+import openjanus.train.step
 from openjanus.data.fetching import TooManyBadSamples
 from openjanus.data.toy import ToyScenes
 from openjanus.model.vq import VQTokenizer
@@ -406,13 +406,13 @@ def test_on_a_cpu_the_fast_forwards_are_run(make_config, make_trainer, monkeypat
     calls = []
 
     def spy_on(name):
-        own = getattr(openjanus.train.trainer, name)
+        own = getattr(openjanus.train.step, name)
 
         def spy(*args, **options):
             calls.append(name)
             return own(*args, **options)
 
-        monkeypatch.setattr(openjanus.train.trainer, name, spy)
+        monkeypatch.setattr(openjanus.train.step, name, spy)
 
     spy_on("run_decoder")
     spy_on("run_encoder")

@@ -306,7 +306,7 @@ def test_what_cannot_be_read_in_one_process_is_measured_in_none(make_config, mak
     class First(World):
         """The first of two processes; the other one cannot read the item 62."""
 
-        def gather(self, value):
+        def gather(self, value: Any) -> list[Any]:
             return [value, {(0, 62): "OSError: unreadable"}]
 
     trainer = make_trainer(make_config(ratio=(0, 1, 0), val=ValConfig(every=1, samples=2)))
