@@ -517,8 +517,7 @@ class JanusTrainConfig:
     max_bad_samples: int = 100
     """Samples that may be unusable before the run stops."""
     log_keys: bool = False
-    """Write the keys of each step's samples, of all processes, to metrics.jsonl, for the report of
-    spikes."""
+    """Write the keys of each step's samples to metrics.jsonl, for the report of spikes."""
     held_back: int = 8
     """Last items of every source, never trained on: what the samples of a run show, and what its
     held-out loss is of where ``val`` names no other sources."""

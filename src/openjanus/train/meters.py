@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from openjanus.data.collate import Batch
+from openjanus.data.collate import Batch, EncodedSample
 from openjanus.data.samples import KINDS, Kind
 from openjanus.data.stream import StepSamples
 from openjanus.train.stages import Part, part_of
@@ -91,7 +91,9 @@ def facts_of(
     """
     samples = step.samples
     rows = [(place,) for place in range(len(samples))] if step.rows is None else step.rows
-    by_kind = {kind: [sample for sample in samples if sample.kind == kind] for kind in KINDS}
+    by_kind: dict[Kind, list[EncodedSample]] = {
+        kind: [sample for sample in samples if sample.kind == kind] for kind in KINDS
+    }
     return StepFacts(
         dealt=tuple(tuple(samples[place].key for place in row) for row in rows),
         samples={kind: len(some) for kind, some in by_kind.items()},
