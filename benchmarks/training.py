@@ -157,7 +157,7 @@ def make_trainer(config: JanusConfig, folder: str, **options: Any) -> JanusTrain
 def train_on(trainer: JanusTrainer, batch: Batch) -> float:
     """Seconds of one whole step on a batch."""
     began = time.perf_counter()
-    trainer._backward(0, [batch])
+    trainer.gradients.add(0, [batch])
     trainer.optimizers.step(0, 1000)
     return time.perf_counter() - began
 

@@ -65,10 +65,19 @@ def cut_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openjanus.train.sharding.fully_shard", lambda module, **_: module)
 
 
+ENTRY = "import sys; from openjanus.cli import main; sys.exit(main())"
+
+
 def start_process(
-    config: JanusTrainConfig, rank: int, size: int, port: int, **environment: str
+    config: JanusTrainConfig,
+    rank: int,
+    size: int,
+    port: int,
+    *,
+    entry: str = ENTRY,
+    **environment: str,
 ) -> subprocess.Popen[str]:
-    """``openjanus train``, as torchrun would start it."""
+    """``openjanus train``, as torchrun would start it; ``entry`` is the program."""
     path = Path(config.run.dir).with_suffix(".yaml")
     path.write_text(yaml.safe_dump(plain(dataclasses.asdict(config))), encoding="utf-8")
     own = {
@@ -79,9 +88,8 @@ def start_process(
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", "import sys; from openjanus.cli import main; sys.exit(main())"]
     return subprocess.Popen(
-        [*command, "train", "--config", str(path)],
+        [sys.executable, "-c", entry, "train", "--config", str(path)],
         env=os.environ | own | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -124,8 +132,8 @@ def start_run() -> Iterator[Callable[..., list[subprocess.Popen[str]]]]:
 def run_processes(start_run) -> Callable[..., list[str]]:
     """``run_processes(config, 2)``: runs to the end, and gives what each process said."""
 
-    def run(config: JanusTrainConfig, size: int, *, code: int = 0) -> list[str]:
-        processes = start_run(config, size)
+    def run(config: JanusTrainConfig, size: int, *, code: int = 0, **options: str) -> list[str]:
+        processes = start_run(config, size, **options)
         said = [process.communicate(timeout=600)[0] for process in processes]
         assert [process.returncode for process in processes] == [code] * size, "\n".join(said)
         return said

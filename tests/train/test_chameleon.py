@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ import openjanus
 from openjanus.data.collate import collate
 from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
+from openjanus.train.flops import FlopCounter
 from openjanus.train.losses import compute_hidden_states, compute_losses
 from openjanus.train.recipes import run_recipe
 from openjanus.train.start import fresh_model
 from openjanus.train.trainer import JanusTrainer
+from openjanus.train.watch_config import ValConfig
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,36 @@ def test_pictures_that_are_understood_are_learnt_where_asked(quiet, a_batch):
     assert {k: v for k, v in more.means().items() if k != "und_image"} == pytest.approx(
         plain.means()
     )
+
+
+@pytest.mark.parametrize("und_images", [False, True])
+def test_operations_are_those_counted_by_hand(quiet, a_batch, und_images):
+    """The one head reads every place that predicts, words and ids of pictures alike."""
+    language = quiet.config.language
+    width, wide = language.hidden_size, language.intermediate_size
+    heads = language.num_attention_heads * language.head_size
+    few = language.num_key_value_heads * language.head_size
+    layer = 2 * width * heads + 2 * width * few + 3 * width * wide
+    places = len(a_batch.text_places) + 16 * len(a_batch.image_ids)
+    places += 16 * len(a_batch.pixel_values) if und_images else 0
+    lengths = [stop - start for _, start, stop in a_batch.spans]
+    pairs = sum(length * (length + 1) // 2 for length in lengths)
+    by_hand = 6 * sum(lengths) * language.num_hidden_layers * layer
+    by_hand += 6 * places * width * 448
+    by_hand += 12 * heads * language.num_hidden_layers * pairs
+    assert FlopCounter(quiet, und_images=und_images).count([a_batch]) == by_hand
+
+
+def test_ids_of_pictures_to_understand_are_held_out_where_they_are_learnt(
+    tokenizer, quiet, make_config
+):
+    for asked in (False, True):
+        config = make_config(und_image_loss=asked, val=ValConfig(every=1, samples=2))
+        trainer = JanusTrainer(quiet, Processor(quiet.config, tokenizer), config)
+        values = trainer.validate(Path("unused"), 1)
+        assert ("val_loss_und_image" in values) == asked
+        values = trainer.train_step(0)
+        assert ("loss_und_image" in values) == asked
 
 
 def test_a_janus_has_no_ids_of_pictures_to_understand(tiny_model, a_batch, make_config, processor):

@@ -29,6 +29,20 @@ def test_it_follows_the_weights_sooner_at_first():
     assert weight.tolist() == [3.0] * 3
 
 
+def test_weights_and_average_change_places_and_come_back_to_the_bit():
+    weights = torch.nn.Parameter(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
+    ema = Ema([("x", weights)], 0.9)
+    with torch.no_grad():
+        weights.mul_(3)
+    ema.update()
+    before = weights.detach().clone(), ema.tensors["x"].clone()
+    ema.swap()
+    assert torch.equal(weights, before[1]) and torch.equal(ema.tensors["x"], before[0])
+    assert not torch.equal(*before)
+    ema.swap()
+    assert torch.equal(weights, before[0]) and torch.equal(ema.tensors["x"], before[1])
+
+
 def test_the_result_of_a_run_is_the_average_and_a_resume_keeps_it(make_config, tmp_path):
     for name, stops in (("whole", (None,)), ("parts", (2, None))):
         for number, stop in enumerate(stops):

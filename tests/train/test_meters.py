@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from openjanus.train.flops import FlopCounter, measure_peak
 from openjanus.train.loop import run_loop
 from openjanus.train.losses import compute_losses
-from openjanus.train.meters import GradientNorms, codebook_use, fill_of
+from openjanus.train.meters import GradientNorms, codebook_use, count_codes, join_facts
 from openjanus.train.metrics import read_metrics
+from openjanus.train.parallel import World
 from openjanus.train.stages import part_of
 from openjanus.train.vq_trainer import VQTrainer
+from openjanus.train.watch import Watch
 
 
 def batches_of(trainer):
@@ -21,7 +25,7 @@ def batches_of(trainer):
 
 def test_norms_by_part_are_those_of_the_gradients_and_make_up_the_whole(make_config, make_trainer):
     trainer = make_trainer(make_config(stage=3, bf16=False))
-    trainer._backward(0, batches_of(trainer))
+    trainer.gradients.add(0, batches_of(trainer))
     found = trainer._norms.read()
     parts = {part_of(n) for n, p in trainer.model.named_parameters() if p.grad is not None}
     assert set(found) == {f"grad_norm_{part}" for part in parts}
@@ -57,13 +61,14 @@ def test_the_codebook_that_a_step_uses(make_config, make_trainer, tmp_path):
     (batch,) = batches_of(trainer)
     size = trainer.model.config.codebook_size
     batch.image_ids[:] = 3
-    assert codebook_use([batch], size) == {"codebook_usage": 1 / size, "codebook_entropy": 0.0}
+    once = codebook_use(count_codes([batch], size))
+    assert once == {"codebook_usage": 1 / size, "codebook_entropy": 0.0}
     batch.image_ids[0] = 4
-    found = codebook_use([batch], size)
+    found = codebook_use(count_codes([batch], size))
     assert found["codebook_usage"] == 2 / size
     assert found["codebook_entropy"] == pytest.approx(math.log(2), abs=1e-4)
     words = make_trainer(make_config(ratio=(0, 1, 0)))
-    assert codebook_use(batches_of(words), size) == {}
+    assert codebook_use(count_codes(batches_of(words), size)) == {}
 
 
 def test_tokens_are_counted_by_kind_over_the_run_and_rows_by_their_fill(
@@ -83,7 +88,23 @@ def test_tokens_are_counted_by_kind_over_the_run_and_rows_by_their_fill(
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["tokens"] == total
     (batch,) = batches_of(whole)
     real = int((batch.document_ids >= 0).sum())
-    assert fill_of([batch]) == pytest.approx(real / batch.input_ids.numel())
+    facts = whole._facts(whole.stream.step(0), [batch])
+    assert facts.fill == pytest.approx(real / batch.input_ids.numel())
+
+
+def test_parts_of_a_step_are_put_back_as_they_were_dealt(make_config, make_trainer):
+    """Of three processes each second one's sample lies between those of its neighbours."""
+    whole = make_trainer(make_config(batch_size=6, ratio=(1, 1, 1), prefetch=False))
+    step = whole.stream.take({})
+    batches = whole._batches(step)
+    parts = []
+    for rank in range(3):
+        part = replace(step, draws=step.draws[rank::3], samples=step.samples[rank::3])
+        parts.append(whole._facts(part, whole._batches(part)))
+    facts, joined = whole._facts(step, batches), join_facts(parts)
+    assert joined.keys == facts.keys == [sample.key for sample in step.samples]
+    assert replace(joined, places=facts.places) == facts
+    assert joined.places == sum(part.places for part in parts)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -139,6 +160,26 @@ def test_the_share_of_a_measured_peak_is_logged_where_it_is_wanted(
     for line in read_metrics(tmp_path / "run" / "metrics.jsonl"):
         share = line["flops"] / line["seconds"] / 1e9
         assert line["mfu"] == pytest.approx(share, rel=1e-2)
+
+
+class Unequal(World):
+    """The first of two processes; the other one's numbers are three times its own."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, value if value is None else 3 * value]
+
+
+def test_the_share_is_of_the_peaks_of_all_processes(
+    make_config, make_trainer, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("openjanus.train.watch.measure_peak", lambda *where: 1e9)
+    trainer = make_trainer(make_config())
+    run = make_config(run={"measure_peak": True}).run
+    watch = Watch(trainer, run, start=0, state=None, world=Unequal(rank=0, size=2))
+    assert watch.utilisation({"flops": 8e9}, 2.0) == {"mfu": 1.0}
+    assert capsys.readouterr().err == "peak: 0.004 TFLOP/s in torch.bfloat16 on cpu, 2 processes\n"
+    Watch(trainer, run, start=0, state=None, world=Unequal(rank=1, size=2))
+    assert capsys.readouterr().err == ""
 
 
 def test_the_peak_is_a_plausible_number(monkeypatch):

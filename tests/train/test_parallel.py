@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,15 +18,18 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from openjanus.data.stream import Share
 from openjanus.data.toy import ToyScenes
+from openjanus.train.best import best_steps
 from openjanus.train.checkpoint import load_checkpoint, newest_checkpoint
 from openjanus.train.metrics import read_metrics
 from openjanus.train.optim import Optimizers
 from openjanus.train.optim_config import OptimConfig
 from openjanus.train.parallel import OtherProcessFailed, World
+from openjanus.train.recipes import _tell
 from openjanus.train.run_config import RunConfig
 from openjanus.train.runs import run_training
 from openjanus.train.source_config import SourceConfig
 from openjanus.train.vq_config import VQTrainConfig
+from openjanus.train.watch_config import BestConfig, ValConfig, ValTaskConfig
 
 PACKS = {"batch_unit": "packs", "batch_size": 2, "pack_length": 256, "ratio_unit": "tokens"}
 """One pack a process: often without a kind that the other one has."""
@@ -48,10 +55,18 @@ def train(config, size, run_processes):
         run_processes(config, size)
 
 
-def check_same(one, other, *, steps):
+EQUAL = ("samples", "tokens", "tokens_und", "tokens_text", "tokens_gen", "lr", "keys", "flops")
+EQUAL += ("codebook_usage", "codebook_entropy")
+
+
+def check_same(one, other, *, steps, equal=EQUAL):
     for line, same in zip(lines_of(one), lines_of(other), strict=True):
-        for name in ("samples", "tokens_und", "tokens_text", "tokens_gen", "lr"):
+        for name in equal:
             assert line.get(name) == same.get(name), (line["step"], name)
+        held_out = [name for name in line if name.startswith("val_")]
+        assert held_out == [name for name in same if name.startswith("val_")]
+        for name in held_out:
+            assert same[name] == pytest.approx(line[name], abs=2e-4)
         assert same["loss"] == pytest.approx(line["loss"], abs=1e-4)
         assert same["grad_norm"] == pytest.approx(line["grad_norm"], rel=1e-3)
     assert len(lines_of(one)) == steps
@@ -68,10 +83,135 @@ def test_two_processes_train_what_one_does(make_config, run_processes, tmp_path,
             stage=3,
             bf16=False,
             id_cache=None,
+            log_keys=True,
             **options,
         )
         train(config, size, run_processes)
-    check_same(tmp_path / "1", tmp_path / "2", steps=4)
+    equal = (*EQUAL, "fill") if options is PACKS else EQUAL
+    check_same(tmp_path / "1", tmp_path / "2", steps=4, equal=equal)
+    for line in lines_of(tmp_path / "2"):
+        assert line["keys"] and line["codebook_usage"] > 0
+        # Rows of a process hold its own samples: fewer fit well.
+        assert 0 < line["fill"] <= lines_of(tmp_path / "1")[line["step"] - 1]["fill"]
+
+
+ENTRY = """
+import sys
+from openjanus.cli import main
+from openjanus.eval.task import Request, register_task
+
+
+class Weigh:
+    rules = "test v1"
+    batch_size = 4
+
+    def settings(self, janus):
+        return {}
+
+    def requests(self, *, limit, seed):
+        return [Request(key="0", group="g", prompt="0")]
+
+    def answer(self, janus, batch, folder):
+        drawing = janus.draw("a red circle", seed=0)
+        assert len(drawing.images) == 1
+        return [{"key": request.key} for request in batch]
+
+    def summarise(self, janus, predictions, folder, *, seed):
+        head = janus.model.gen_head.vision_head.weight.detach().double().abs().sum()
+        return {"head": float(head)}
+
+
+register_task("weigh", Weigh)
+sys.exit(main())
+"""
+
+
+def test_what_is_shipped_is_measured_in_many_processes_and_the_first_one_speaks(
+    make_config, run_processes, tmp_path
+):
+    """The average, sharded; a task in the first process, whose score all judge by."""
+
+    def config_of(name, tasks, **run):
+        return make_config(
+            run={"dir": str(tmp_path / name), "steps": 4, **run},
+            bf16=False,
+            ema_decay=0.8,
+            id_cache=None,
+            val=ValConfig(every=1, samples=3, tasks=tasks),
+            **PACKS,
+        )
+
+    best = BestConfig(metric="eval_weigh_head", mode="max", keep=2)
+    options = {"best": best, "patience": 9, "final_from": "best", "measure_peak": True}
+    config = config_of("2", [ValTaskConfig(task="weigh", every=2)], **options)
+    first, second = run_processes(config, 2, entry=ENTRY)
+    for words in ("validation gen: 2 held back of toy", "peak: ", "trained: ", "written: "):
+        assert first.count(words) == 1, first
+    said = [line for line in second.splitlines() if line and not line.startswith("[Gloo]")]
+    assert said == [], second
+    lines = lines_of(tmp_path / "2")
+    scores = {line["step"]: line["eval_weigh_head"] for line in lines if "eval_weigh_head" in line}
+    assert list(scores) == [2, 4]
+    head = weights_of(tmp_path / "2")["gen_head.vision_head.weight"].double().abs().sum().item()
+    assert head == pytest.approx(max(scores.values()), rel=1e-9)
+    assert best_steps(tmp_path / "2")[0] == max(scores, key=lambda step: scores[step])
+    found = re.search(r"peak: (\S+) TFLOP/s in torch.float32 on cpu, 2 processes", first)
+    assert found is not None
+    for line in lines:
+        share = line["flops"] / line["seconds"] / float(found[1]) / 1e12
+        assert line["mfu"] == pytest.approx(share, rel=0.02, abs=1e-4)
+
+    # One process measures the same, and trains the same whether or not anything is measured.
+    run_training(config_of("1", []))
+    for line, same in zip(lines_of(tmp_path / "1"), lines, strict=True):
+        for name in ("loss", *(name for name in line if name.startswith("val_"))):
+            assert same[name] == pytest.approx(line[name], abs=2e-4), name
+    assert all("val_loss" in line for line in lines)
+
+
+def meet(beat_s: float) -> list[World]:
+    """Two processes that are threads; one that waits for the other past a timeout gives up."""
+    values: list[Any] = [None, None]
+    barrier = threading.Barrier(2)
+
+    class Meeting(World):
+        def gather(self, value: Any) -> list[Any]:
+            values[self.rank] = value
+            barrier.wait(timeout=0.5)
+            found = list(values)
+            barrier.wait(timeout=0.5)
+            return found
+
+    return [Meeting(rank, 2, beat_s=beat_s) for rank in range(2)]
+
+
+@pytest.mark.parametrize("beat_s", [0.1, 60.0])
+def test_others_wait_for_the_first_as_long_as_it_says_that_it_lives(beat_s):
+    def work():
+        time.sleep(1.2)
+        return "done"
+
+    with ThreadPoolExecutor(2) as threads:
+        found = [threads.submit(world.on_main, work) for world in meet(beat_s)]
+        if beat_s < 0.5:
+            assert [one.result() for one in found] == ["done", None]
+        else:
+            for one in found:
+                with pytest.raises(threading.BrokenBarrierError):
+                    one.result()
+
+
+def test_a_long_work_that_fails_is_told_as_itself():
+    def work():
+        time.sleep(0.7)
+        raise KeyError("no such picture")
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (threads.submit(world.on_main, work) for world in meet(0.1))
+        with pytest.raises(KeyError, match="no such picture"):
+            first.result()
+        with pytest.raises(OtherProcessFailed, match="KeyError: 'no such picture'"):
+            second.result()
 
 
 def test_processes_that_lack_a_door_run_it_on_nothing(make_config, run_processes, tmp_path):
@@ -199,6 +339,13 @@ def test_a_refusal_of_the_first_process_reaches_the_others():
         Second(rank=1, size=2).on_main(lambda: pytest.fail("the first alone does it"))
     with pytest.raises(ZeroDivisionError):
         World().on_main(lambda: 1 // 0)
+
+
+def test_a_composite_speaks_in_the_first_process_alone(monkeypatch, capsys):
+    for rank, said in (("1", ""), ("0", "stage1: complete\n")):
+        monkeypatch.setenv("RANK", rank)
+        _tell("stage1: complete")
+        assert capsys.readouterr().err == said
 
 
 def test_other_kinds_of_runs_are_of_one_process(monkeypatch, tmp_path):

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from openjanus.train.checkpoint import checkpoint_steps, load_checkpoint, newest_checkpoint
 from openjanus.train.metrics import read_metrics
+from openjanus.train.watch_config import ValConfig, ValTaskConfig
 
 pytestmark = pytest.mark.long
 
@@ -170,6 +171,47 @@ def test_a_job_goes_on_after_one_of_its_processes_was_killed(make_config, tmp_pa
     assert column(tmp_path / "run", "step") == list(range(1, 13))
     losses = column(tmp_path / "whole", "loss")
     assert column(tmp_path / "run", "loss") == pytest.approx(losses, abs=1e-4)
+
+
+SLOW = """
+import sys, time
+from openjanus.cli import main
+from openjanus.eval.task import Request, register_task
+
+
+class Slow:
+    rules = "test v1"
+    batch_size = 1
+
+    def settings(self, janus):
+        return {}
+
+    def requests(self, *, limit, seed):
+        return [Request(key="0", group="g", prompt="0")]
+
+    def answer(self, janus, batch, folder):
+        time.sleep(80)
+        return [{"key": "0"}]
+
+    def summarise(self, janus, predictions, folder, *, seed):
+        return {"score": 1.0}
+
+
+register_task("slow", Slow)
+sys.exit(main())
+"""
+
+
+def test_a_task_may_take_longer_than_processes_wait_for_a_silent_one(
+    make_config, run_processes, tmp_path
+):
+    config = make_config(
+        run={"steps": 1},
+        process_timeout_s=60,
+        val=ValConfig(tasks=[ValTaskConfig(task="slow", every=1)]),
+    )
+    run_processes(config, 2, entry=SLOW)
+    assert column(tmp_path / "run", "eval_slow_score") == [1.0]
 
 
 HOSTS = ("openjanus-a", "openjanus-b")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-import openjanus.train.trainer
+import openjanus.train.step
 from openjanus.data.fetching import TooManyBadSamples
 from openjanus.data.toy import ToyScenes
 from openjanus.model.vq import VQTokenizer
@@ -107,7 +107,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(make_config, make_tr
         trainer = make_trainer(make_config(bf16=False, accumulate=parts, **options))
         batches = trainer._batches(trainer._samples())
         assert len(batches) == parts
-        values = trainer._backward(0, batches)
+        values = trainer.gradients.add(0, batches)
         trained = [p for p in trainer.model.parameters() if p.requires_grad]
         gradients.append((values["loss"], [p.grad for p in trained]))
     (loss, whole), (summed, parts) = gradients
@@ -421,13 +421,13 @@ def test_on_a_cpu_the_fast_forwards_are_run(make_config, make_trainer, monkeypat
     calls = []
 
     def spy_on(name):
-        own = getattr(openjanus.train.trainer, name)
+        own = getattr(openjanus.train.step, name)
 
         def spy(*args, **options):
             calls.append(name)
             return own(*args, **options)
 
-        monkeypatch.setattr(openjanus.train.trainer, name, spy)
+        monkeypatch.setattr(openjanus.train.step, name, spy)
 
     spy_on("run_decoder")
     spy_on("run_encoder")

@@ -6,17 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from openjanus.data.collate import collate
+from openjanus.data.samples import DRAW_MARK, Sample, Turn
 from openjanus.data.toy import ToyScenes
 from openjanus.eval.task import TASKS, Request
+from openjanus.processor.prompt import Processor
 from openjanus.train.best import best_steps, ended_early
 from openjanus.train.checkpoint import checkpoint_steps, load_checkpoint
 from openjanus.train.loop import run_loop
+from openjanus.train.losses import compute_losses
 from openjanus.train.metrics import read_metrics
+from openjanus.train.parallel import World
 from openjanus.train.runs import run_training
 from openjanus.train.source_config import SourcesConfig
+from openjanus.train.trainer import JanusTrainer
 from openjanus.train.watch_config import BestConfig, ValConfig, ValSourceConfig, ValTaskConfig
 from openjanus.weights.formats import load_model
 
@@ -143,18 +150,66 @@ def test_the_loss_is_the_mean_over_supervised_tokens_whatever_the_batches(
         assert other == pytest.approx(found[0], abs=2e-5)
 
 
+class Documents:
+    """Each draws a picture between its words; one is longer than another."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        words = ["one", "two", "three", "four", "five", "six", "seven"][: 2 + index % 5]
+        picture = np.full((32, 32, 3), 20 * index, np.uint8)
+        text = f"{' '.join(words)} {DRAW_MARK} and so it is"
+        return Sample(
+            key=f"document/{index}",
+            kind="gen",
+            turns=(Turn(role="assistant", text=text),),
+            targets=(picture,),
+            form="plain",
+        )
+
+
+def test_words_of_documents_count_as_what_they_draw_does(make_config, make_trainer):
+    config = make_config(
+        ratio=(0, 1, 1),
+        cond_drop=0.0,
+        held_back=4,
+        bf16=False,
+        val=ValConfig(every=1, samples=4, batch_size=3),
+    )
+    words = ToyScenes(kind="text", length=64)
+    trainer = make_trainer(config, sources={"gen": [Documents()], "text": [words]})
+    found = trainer.validate(Path("unused"), 1)
+    assert set(found) == {"val_loss", "val_loss_text", "val_loss_gen"}
+    samples = [one for some in trainer.validation.samples.values() for one in some]
+    trainer.model.eval()
+    with torch.no_grad():
+        whole = compute_losses(trainer.model, collate(samples, trainer.processor))
+    said = sum(sum(s.loss_mask) for s in trainer.validation.samples["text"])
+    assert whole.counts["gen"] == 4 * 16 and whole.counts["text"] > said
+    assert found["val_loss"] == pytest.approx(whole.total.item(), abs=2e-5)
+    means = {f"val_loss_{kind}": mean for kind, mean in whole.means().items()}
+    assert {k: v for k, v in found.items() if k != "val_loss"} == pytest.approx(means, abs=2e-5)
+
+
+@pytest.mark.parametrize("decay", [None, 0.8])
 def test_a_run_that_is_validated_has_the_bits_of_one_that_is_not(
-    make_config, make_trainer, tmp_path
+    make_config, make_trainer, tmp_path, decay
 ):
-    models = []
+    models, averages = [], []
     for name, val in (("plain", ValConfig()), ("watched", ValConfig(every=2, samples=2))):
-        config = make_config(run={"dir": str(tmp_path / name), "steps": 5}, val=val)
+        run = {"dir": str(tmp_path / name), "steps": 5}
+        config = make_config(run=run, val=val, ema_decay=decay)
         trainer = make_trainer(config)
         run_loop(trainer, config.run, description=name)
         assert trainer.model.training
         assert all(p.grad is None for p in trainer.model.parameters())
         models.append(trainer.model)
+        ema = trainer.trained.ema
+        averages.append({} if ema is None else ema.tensors)
     assert same_weights(*models)
+    assert all(torch.equal(mean, averages[1][name]) for name, mean in averages[0].items())
+    assert len(averages[0]) == len(averages[1]) and bool(averages[0]) == (decay is not None)
     plain, watched = (lines_of(tmp_path / name) for name in ("plain", "watched"))
     assert [line["step"] for line in watched if "val_loss" in line] == [2, 4]
     stripped = [{k: v for k, v in line.items() if not k.startswith("val_")} for line in watched]
@@ -213,6 +268,58 @@ def test_tasks_run_by_their_own_clocks_with_their_limit(
     summary = tmp_path / "run" / "eval" / "step-00000004" / "count" / "summary.json"
     assert json.loads(summary.read_text())["seed"] == 5
     assert modes == [True] * 5
+
+
+@pytest.mark.parametrize("decay", [None, 0.8])
+def test_the_best_is_shipped_as_it_was_measured(make_config, tmp_path, count_task, decay):
+    """With an average of the weights it is this that is measured, by losses and by tasks."""
+    val = ValConfig(every=1, samples=4, tasks=[ValTaskConfig(task="count", every=1, limit=1)])
+    best = BestConfig(mode="max")  # the first is the best: not what the run ends with
+    config = make_config(
+        run={"steps": 4, "best": best, "final_from": "best"}, bf16=False, val=val, ema_decay=decay
+    )
+    run_training(config)
+    folder = tmp_path / "run"
+    (kept,) = json.loads((folder / "best.json").read_text())["checkpoints"]
+    line = lines_of(folder)[kept["step"] - 1]
+    assert kept["value"] == line["val_loss"] > lines_of(folder)[-1]["val_loss"]
+
+    model, tokenizer = load_model(folder / "final", device="cpu", dtype=torch.float32)
+    plain = make_config(bf16=False, val=val)
+    fresh = JanusTrainer(model, Processor(model.config, tokenizer), plain)
+    assert fresh.validation is not None
+    assert fresh.validation.losses()["val_loss"] == pytest.approx(kept["value"], abs=1e-6)
+    head = model.gen_head.vision_head.weight.detach().double().abs().sum().item()
+    assert line["eval_count_score_all"] == pytest.approx(head, rel=1e-12)
+
+    shards = load_checkpoint(folder / f"step-{kept['step']:08d}")["task"]["shards"]
+    sums = {}
+    for name in ("model", "ema") if decay else ("model",):
+        room = torch.empty_like(model.gen_head.vision_head.weight)
+        shards.read_into({f"{name}/gen_head.vision_head.weight": room})
+        sums[name] = room.double().abs().sum().item()
+    assert sums["ema" if decay else "model"] == pytest.approx(head, rel=1e-12)
+    assert not decay or sums["model"] != sums["ema"]
+
+
+def test_what_cannot_be_read_in_one_process_is_measured_in_none(make_config, make_trainer, capsys):
+    class First(World):
+        """The first of two processes; the other one cannot read the item 62."""
+
+        def gather(self, value: Any) -> list[Any]:
+            return [value, {(0, 62): "OSError: unreadable"}]
+
+    trainer = make_trainer(make_config(ratio=(0, 1, 0), val=ValConfig(every=1, samples=2)))
+    validation = trainer.validation
+    parts = validation._parts("text", trainer.sources["text"])
+    assert len(validation._read("text", parts)) == 2
+    assert capsys.readouterr().err
+    unread = "text item 62 held back of toy: OSError: unreadable (in process 1 of 2)"
+    for rank, told in ((0, unread), (1, "")):
+        validation.world = First(rank=rank, size=2)
+        assert [s.key.split("/")[-1] for s in validation._read("text", parts)] == ["63"]
+        said = capsys.readouterr().err
+        assert told in said and bool(said) == bool(told)
 
 
 def test_a_score_that_the_task_has_not_is_told(make_config, make_trainer, count_task):

@@ -60,9 +60,12 @@ def train(args: argparse.Namespace) -> None:
         options = {"peak_tflops": args.peak_tflops, "mfu": args.mfu}
         print(describe_recipe(args.config, args.overrides, **options))
         return
+    from openjanus.train.parallel import is_first_process
     from openjanus.train.recipes import run_recipe
 
-    print(run_recipe(args.config, args.overrides))
+    folder = run_recipe(args.config, args.overrides)
+    if is_first_process():
+        print(folder)
 
 
 def _add_report(verbs: Any) -> None:

@@ -121,7 +121,7 @@ class JanusTrainConfig:
     """Run each block again in the backward in place of keeping what it computed: less memory, a
     third more work."""
     process_timeout_s: float = 600.0
-    """Seconds that several processes wait for one of them, which may be drawing samples."""
+    """Seconds after which a process that says nothing is given up by the others."""
     device: str = "cpu"
     """Where the model is trained, for instance ``cuda``."""
     prefetch: bool = True

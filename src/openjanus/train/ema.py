@@ -36,3 +36,12 @@ class Ema:
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, average in self.tensors.items():
             local_part(average).lerp_(local_part(self.parameters[name].detach()), 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Put the average where the weights are, and these where it was; twice changes nothing."""
+        for name, average in self.tensors.items():
+            ours, weights = local_part(average), local_part(self.parameters[name].detach())
+            kept = weights.clone()
+            weights.copy_(ours)
+            ours.copy_(kept)

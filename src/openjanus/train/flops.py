@@ -43,10 +43,13 @@ class FlopCounter:
 
     Args:
         model: After its parts were frozen.
+        und_images: Whether the ids of pictures to understand are learnt too.
     """
 
-    def __init__(self, model: JanusModel) -> None:
+    def __init__(self, model: JanusModel, *, und_images: bool = False) -> None:
         config = model.config
+        self._one_vocabulary = config.one_vocabulary
+        self._und_images = und_images
         door = config.und_encoder
         used = _used_blocks(door) if isinstance(door, SiglipConfig) else 0
         trained = {part_of(n) for n, p in model.named_parameters() if p.requires_grad}
@@ -80,12 +83,15 @@ class FlopCounter:
     def _count(self, batch: Batch) -> int:
         pictures = 0 if batch.pixel_values is None else len(batch.pixel_values)
         und_tokens = int(batch.und_slots.sum())
+        words = len(batch.text_places)
+        if self._one_vocabulary:  # one head, for ids of pictures as for words
+            words += len(batch.image_places) + (und_tokens if self._und_images else 0)
         tokens = {
             "und_encoder": und_tokens,
             "und_aligner": und_tokens,
             "gen_aligner": int(batch.gen_slots.sum()),
             "language_model": batch.num_tokens,
-            "lm_head": len(batch.text_places),
+            "lm_head": words,
             "gen_head": len(batch.image_places),
         }
         # Positions restart in each document, so a token sees as many as its own tells.

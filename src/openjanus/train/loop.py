@@ -126,7 +126,7 @@ def run_loop(task: Task, run: RunConfig, *, description: str, world: World = ALO
     folder, start, state = _begin(task, run, world)
     folder.mkdir(parents=True, exist_ok=True)
     end = run.last_step if run.stop_at is None else min(run.last_step, run.stop_at)
-    watch = Watch(task, run, start=start, state=state.get("watch"), writes=world.is_main)
+    watch = Watch(task, run, start=start, state=state.get("watch"), world=world)
     metrics = MetricsFile(folder / "metrics.jsonl", start_step=start) if world.is_main else None
     done = start
 

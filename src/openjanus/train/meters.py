@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,6 +12,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from openjanus.data.collate import Batch
+from openjanus.data.encoding import EncodedSample
+from openjanus.data.samples import KINDS, Kind
+from openjanus.data.stream import StepSamples
 from openjanus.train.stages import Part, part_of
 
 
@@ -43,20 +48,102 @@ class GradientNorms:
         return {name: round(norm, 6) for name, norm in zip(found, norms, strict=True)}
 
 
-def codebook_use(batches: Sequence[Batch], codebook_size: int) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepFacts:
+    """What a step, or one process's part of it, is made of."""
+
+    dealt: tuple[tuple[str, ...], ...]
+    """Keys of the samples of each thing that was dealt to a process: a sample, or a pack."""
+    samples: dict[Kind, int]
+    tokens: dict[Kind, int]
+    """Of the samples, by kind."""
+    supervised: int
+    """Places that predict something."""
+    places: int
+    """Of the rows, padding included."""
+    flops: int
+
+    @property
+    def keys(self) -> list[str]:
+        """Of all samples, in the order in which they were dealt."""
+        return list(chain.from_iterable(self.dealt))
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens."""
+        return sum(self.tokens.values())
+
+    @property
+    def fill(self) -> float:
+        """Share of the rows' places that hold real tokens."""
+        return self.num_tokens / self.places
+
+
+def facts_of(
+    step: StepSamples, batches: Sequence[Batch], *, supervised: int, flops: int
+) -> StepFacts:
+    """The facts of a process's part.
+
+    Args:
+        step: Its samples.
+        batches: What was made of them.
+        supervised: Places that predict something.
+        flops: Operations.
+    """
+    samples = step.samples
+    rows = [(place,) for place in range(len(samples))] if step.rows is None else step.rows
+    by_kind: dict[Kind, list[EncodedSample]] = {
+        kind: [sample for sample in samples if sample.kind == kind] for kind in KINDS
+    }
+    return StepFacts(
+        dealt=tuple(tuple(samples[place].key for place in row) for row in rows),
+        samples={kind: len(some) for kind, some in by_kind.items()},
+        tokens={kind: sum(len(s.input_ids) for s in some) for kind, some in by_kind.items()},
+        supervised=supervised,
+        places=sum(batch.attention_mask.numel() for batch in batches),
+        flops=flops,
+    )
+
+
+def join_facts(parts: Sequence[StepFacts]) -> StepFacts:
+    """The facts of a whole step, from those of its processes by rank.
+
+    Things were dealt to the processes in turn: so they are put back.
+    """
+    return StepFacts(
+        dealt=tuple(chain.from_iterable(zip(*(part.dealt for part in parts), strict=True))),
+        samples={kind: sum(part.samples[kind] for part in parts) for kind in KINDS},
+        tokens={kind: sum(part.tokens[kind] for part in parts) for kind in KINDS},
+        supervised=sum(part.supervised for part in parts),
+        places=sum(part.places for part in parts),
+        flops=sum(part.flops for part in parts),
+    )
+
+
+def count_codes(batches: Sequence[Batch], codebook_size: int) -> Tensor:
+    """(C,) how often the pictures to draw have each id."""
+    ids = [batch.image_ids.flatten() for batch in batches if batch.image_ids is not None]
+    counts = torch.zeros(codebook_size, dtype=torch.int64)
+    for some in ids:
+        counts += some.cpu().bincount(minlength=codebook_size)
+    return counts
+
+
+def codebook_use(counts: Tensor) -> dict[str, float]:
     """How much of the codebook the pictures of a step use; nothing where there are none.
+
+    Args:
+        counts: (C,) from ``count_codes``, of all processes.
 
     Returns:
         ``codebook_usage``, the share of its rows; ``codebook_entropy`` of the ids, in nats: at
         most ln C, where each row is as frequent as any other.
     """
-    ids = [batch.image_ids.flatten() for batch in batches if batch.image_ids is not None]
-    if not ids:
+    if not counts.any():
         return {}
-    counts = torch.cat(ids).bincount(minlength=codebook_size).double()
-    shares = counts[counts > 0] / counts.sum()
+    shares = counts[counts > 0].double() / counts.sum()
     return {
-        "codebook_usage": round(len(shares) / codebook_size, 6),
+        "codebook_usage": round(len(shares) / len(counts), 6),
         "codebook_entropy": round(float(-(shares * shares.log()).sum()), 5),
     }
 
@@ -67,9 +154,3 @@ def speeds(num_tokens: float, num_supervised: float, seconds: float) -> dict[str
         "tokens_per_second": round(num_tokens / seconds),
         "supervised_tokens_per_second": round(num_supervised / seconds),
     }
-
-
-def fill_of(batches: Sequence[Batch]) -> float:
-    """Share of the rows' places that hold real tokens."""
-    places = sum(batch.attention_mask.numel() for batch in batches)
-    return sum(batch.num_tokens for batch in batches) / places

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class OtherFace:
         encode: A sample as tokens, nothing of it hidden.
         tokenize: Pictures to codebook ids.
         measure: A batch's sums and counts of supervised tokens by kind, without gradients.
+        shipped: Within it, the model has the weights that are shipped.
         warn: Told what got worse, one line.
 
     Raises:
@@ -47,6 +49,7 @@ class OtherFace:
         encode: Callable[[Any], EncodedSample],
         tokenize: Callable[[Any], Any],
         measure: Callable[[Batch], tuple[Mapping[Any, Tensor], Mapping[Any, int]]],
+        shipped: Callable[[], AbstractContextManager[None]],
         warn: Callable[[str], None],
     ) -> None:
         assert config.watch is not None, "there is nothing to watch otherwise"
@@ -56,6 +59,7 @@ class OtherFace:
         self.processor = processor
         self.warn = warn
         self._measure = measure
+        self._shipped = shipped
         self.start: dict[str, float] = {}
         self._batches: dict[Kind, list[list[EncodedSample]]] = {}
         named: dict[Kind, list[SourceConfig]] = {
@@ -106,6 +110,10 @@ class OtherFace:
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """Nats a token by kind, of all supervised tokens alike."""
+        with self._shipped():
+            return self._losses()
+
+    def _losses(self) -> dict[str, float]:
         training = self.model.training
         self.model.eval()
         values = {}

@@ -8,6 +8,7 @@ two threads must not be in one group's calls at once.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from openjanus.data.stream import ALONE as WHOLE
@@ -23,6 +25,9 @@ from openjanus.data.stream import Share
 from openjanus.pipeline.load import choose_device
 
 T = TypeVar("T")
+
+LONGEST_BEAT_S = 10.0
+"""Seconds between the signs of life of the first process, at most."""
 
 
 class LostProcess(ConnectionError):
@@ -45,6 +50,8 @@ class World:
     """For numbers and objects of the training loop; None where there is one process."""
     data_group: dist.ProcessGroup | None = None
     """For the thread that prepares samples."""
+    beat_s: float = LONGEST_BEAT_S
+    """Seconds between signs of life of the first process, while the others wait for it."""
 
     @property
     def is_main(self) -> bool:
@@ -68,6 +75,18 @@ class World:
         # Added up by rank, so that every process has the same sum to the bit.
         return [float(sum(column)) for column in zip(*self.gather(list(values)), strict=True)]
 
+    def sum_counts(self, counts: Tensor) -> Tensor:
+        """Whole numbers of all processes added up, place by place; the tensor is left as it is."""
+        if self.size == 1:
+            return counts
+        whole = counts.detach().cpu().clone()
+        dist.all_reduce(whole, group=self.group)
+        return whole
+
+    def from_main(self, value: T) -> T:
+        """What the first process gave, in all: they must not differ in a last digit."""
+        return self.gather(value)[0]
+
     def any(self, flag: bool) -> bool:
         """Whether some process says so."""
         return any(self.gather(flag))
@@ -77,7 +96,11 @@ class World:
         self.gather(None)
 
     def on_main(self, do: Callable[[], T]) -> T | None:
-        """Do something in the first process while the others wait.
+        """Do something in the first process while the others wait, however long it takes.
+
+        A group gives up a process that is silent for its timeout. So the first one says every
+        ``beat_s`` seconds that it is still at it, from a thread of its own; ``do`` must not
+        gather.
 
         Returns:
             The result, in the first process alone.
@@ -85,20 +108,53 @@ class World:
         Raises:
             OtherProcessFailed: In the others, where the first one raised.
         """
+        if not self.is_main:
+            while (told := self.from_main(_BEAT)) == _BEAT:
+                pass
+            if told is not None:
+                raise OtherProcessFailed(f"process 0 of {self.size} stopped: {told}")
+            return None
         result: T | None = None
         failure: Exception | None = None
-        if self.is_main:
+        with self._beating() as lost:
             try:
                 result = do()
             except Exception as error:  # noqa: BLE001 - raised again, once the others know
                 failure = error
-        told = self.gather(None if failure is None else f"{type(failure).__name__}: {failure}")
-        if failure is not None:
-            raise failure
-        if told[0] is not None:
-            raise OtherProcessFailed(f"process 0 of {self.size} stopped: {told[0]}")
+        if not lost:
+            self.gather(None if failure is None else f"{type(failure).__name__}: {failure}")
+        for error in (failure, *lost):
+            if error is not None:
+                raise error
         return result
 
+    @contextmanager
+    def _beating(self) -> Iterator[list[RuntimeError]]:
+        """Signs of life to those who wait in ``on_main``; in the end, why one of them is gone."""
+        lost: list[RuntimeError] = []
+        if self.size == 1:
+            yield lost
+            return
+        done = threading.Event()
+
+        def beat() -> None:
+            try:
+                while not done.wait(self.beat_s):
+                    self.gather(_BEAT)
+            except RuntimeError as error:
+                lost.append(error)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield lost
+        finally:
+            # Two threads must not be in one group's calls at once.
+            done.set()
+            thread.join()
+
+
+_BEAT = "still at it"
 
 ALONE = World()
 """One process, on a CPU."""
@@ -113,6 +169,11 @@ def _gather(value: T, size: int, group: dist.ProcessGroup | None) -> list[T]:
 def num_processes() -> int:
     """Processes that torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of those that torchrun started, who alone speaks; or the only."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def is_restart() -> bool:
@@ -162,7 +223,8 @@ def open_world(device: str, *, name: str, timeout_s: float) -> Iterator[World]:
         )
         groups = [dist.new_group(backend="gloo", timeout=timeout) for _ in range(2)]
         group, data_group = (each for each in groups if isinstance(each, dist.ProcessGroup))
-        yield World(rank, size, chosen, group, data_group)
+        beat_s = min(LONGEST_BEAT_S, timeout_s / 4)
+        yield World(rank, size, chosen, group, data_group, beat_s)
     except RuntimeError as error:
         if not _is_lost(error):
             raise

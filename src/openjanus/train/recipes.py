@@ -20,6 +20,7 @@ from tqdm import tqdm
 from openjanus.rules import near
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import JanusTrainConfig
+from openjanus.train.parallel import is_first_process
 from openjanus.train.parse import apply_override, parse_overrides, parse_typed
 from openjanus.train.runs import TrainConfig, check_same_run, is_complete, run_training
 from openjanus.train.semantic_config import SemanticTrainConfig
@@ -192,16 +193,19 @@ def _run_all(name_or_path: str, overrides: Sequence[str]) -> Path:
     for member, config in configs:
         if is_complete(config):
             check_same_run(config)
-            tqdm.write(f"{member.folder}: complete", file=sys.stderr)
+            _tell(f"{member.folder}: complete")
             continue
-        tqdm.write(f"{member.folder}: {member.recipe}", file=sys.stderr)
+        _tell(f"{member.folder}: {member.recipe}")
         run_training(config)
         if not is_complete(config):
-            tqdm.write(
-                f"{member.folder}: stopped; the same command goes on from here", file=sys.stderr
-            )
+            _tell(f"{member.folder}: stopped; the same command goes on from here")
             break
     return root
+
+
+def _tell(line: str) -> None:
+    if is_first_process():
+        tqdm.write(line, file=sys.stderr)
 
 
 def _member_config(member: Member, root: Path, own: Sequence[tuple[str, Any]]) -> TrainConfig:

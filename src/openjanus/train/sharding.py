@@ -68,6 +68,19 @@ def shard_model(root: nn.Module, model: JanusModel, world: World, *, bf16: bool)
             module.set_force_sum_reduction_for_comms(True)  # gloo cannot scale while it adds
 
 
+def free_gathered(root: nn.Module) -> None:
+    """Drop the whole weights that a forward without a backward leaves gathered at the root.
+
+    The next forward would take them for the weights, whatever was put into the parts since.
+
+    Args:
+        root: As in ``shard_model``; one that is not sharded is left alone.
+    """
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def local_part(tensor: Tensor) -> Tensor:
     """This process's part of a tensor; all of one that is whole."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

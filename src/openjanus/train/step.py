@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from openjanus.data.collate import Batch
 from openjanus.model.dropout import DropoutKey
 from openjanus.model.janus import JanusModel
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.fast_forward import run_decoder, run_encoder
 from openjanus.train.losses import LossKind, compute_losses, embed_und
+from openjanus.train.parallel import World
+from openjanus.train.sharding import blocks_of, checkpoint_activations, shard_model
 
 Door = Literal["und", "gen", "text"]
 """Pictures to understand with their aligner; codebook ids with theirs and the image head; the head
@@ -135,3 +139,42 @@ class TrainStep(nn.Module):
         if "gen" in idle:
             heads.append(self.model.image_logits(first).float().sum())
         return heads
+
+
+def build_step(model: JanusModel, config: JanusTrainConfig, world: World) -> TrainStep:
+    """A model and its loss, on this process's device, sharded where there are several.
+
+    The fast forwards of a CPU read the weights of layers without calling these, so they are not
+    for weights that are gathered, or activations that are dropped, around a call.
+
+    Args:
+        model: Frozen as the run's stage says; moved or sharded in place.
+        config: The run.
+        world: All processes.
+    """
+    sharded = world.size > 1
+    if config.activation_checkpointing:
+        checkpoint_activations(model)
+    if sharded or config.activation_checkpointing or world.device.type != "cpu":
+        decoder, encoder = model.language_model.model, None
+    else:
+        decoder = partial(run_decoder, model.language_model.model)
+        encoder = partial(run_encoder, model.und_encoder)
+    if config.compile and not sharded:
+        decoder = torch.compile(decoder, dynamic=True)
+    step = TrainStep(
+        model,
+        decoder=decoder,
+        encoder=encoder,
+        z_loss=config.z_loss,
+        und_images=config.und_image_loss,
+        # What is compiled keeps one kind of mask, and does not compile for each batch.
+        isolation="dense" if config.compile else None,
+    )
+    if not sharded:
+        return step.to(world.device)
+    if config.compile:
+        for block in blocks_of(model):
+            block.compile(dynamic=True)
+    shard_model(step, model, world, bf16=config.bf16)
+    return step

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from openjanus.data.id_cache import tensors_hash
 from openjanus.model.janus import JanusModel
@@ -12,6 +14,7 @@ from openjanus.train.checkpoint import SHARDS, SavedShards, Shards
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.ema import Ema
 from openjanus.train.optim import Optimizers
+from openjanus.train.sharding import free_gathered
 
 
 def hash_frozen(model: JanusModel) -> str:
@@ -39,6 +42,26 @@ class Trained:
         self.ema: Ema | None = None
         if config.ema_decay is not None:
             self.ema = Ema(self.parameters.items(), config.ema_decay)
+
+    @contextmanager
+    def shipped(self, root: nn.Module) -> Iterator[None]:
+        """The model as it is shipped: within this, it has the average of its weights, if any.
+
+        The weights come back to the bit. All processes must do this, each with its part.
+
+        Args:
+            root: What is sharded; the model is in it.
+        """
+        if self.ema is None:
+            yield
+            return
+        free_gathered(root)  # or a forward would go on with what it had gathered
+        self.ema.swap()
+        try:
+            yield
+        finally:
+            free_gathered(root)
+            self.ema.swap()
 
     def _weights(self) -> dict[str, Tensor]:
         found = {f"model/{name}": p.detach() for name, p in self.parameters.items()}

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from openjanus.data.collate import Batch, EncodedSample, collate
+from openjanus.data.collate import Batch, collate
+from openjanus.data.encoding import EncodedSample
 from openjanus.data.fetching import Ahead, BadSample, Crew, Fetcher, TooManyBadSamples
 from openjanus.data.islands import IslandIds
 from openjanus.data.mixture import Draw
@@ -23,30 +24,35 @@ from openjanus.data.samples import KINDS, Kind, Sample
 from openjanus.data.sources import Source, build_source
 from openjanus.data.stream import StepSamples, StreamState
 from openjanus.model.doors import ImageTokenizer
-from openjanus.model.dropout import DropoutKey
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
-from openjanus.train.config import JanusTrainConfig, SourceConfig
-from openjanus.train.fast_forward import run_decoder, run_encoder
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.feed import encoder_of, mixture_of, open_stream
 from openjanus.train.flops import FlopCounter
+from openjanus.train.gradients import Gradients
 from openjanus.train.kept_ids import KeptIds, open_caches
 from openjanus.train.lora import add_lora
-from openjanus.train.losses import LossKind
-from openjanus.train.meters import GradientNorms, codebook_use, fill_of, speeds
+from openjanus.train.meters import (
+    GradientNorms,
+    StepFacts,
+    codebook_use,
+    count_codes,
+    facts_of,
+    join_facts,
+    speeds,
+)
 from openjanus.train.other_face import OtherFace
 from openjanus.train.parallel import ALONE, World
-from openjanus.train.sharding import blocks_of, checkpoint_activations, gather_model, shard_model
+from openjanus.train.sharding import gather_model
+from openjanus.train.source_config import SourceConfig
 from openjanus.train.stages import freeze_for_stage
-from openjanus.train.step import Door, TrainStep, doors_of
+from openjanus.train.step import build_step
 from openjanus.train.trained import Trained, hash_frozen
 from openjanus.train.trial import write_trial
 from openjanus.train.validation import Validation
 
 ENCODE_CHUNK = 16
 """Pictures encoded at once, always: so that ids do not depend on the batch they came in."""
-
-LOSS_KINDS: tuple[LossKind, ...] = (*KINDS, "und_image")
 
 T = TypeVar("T")
 
@@ -114,7 +120,8 @@ class JanusTrainer:
         )
         self.device = world.device
         frozen_hash = hash_frozen(model)  # before it is cut to parts
-        self._module = self._make_step()
+        self._module = build_step(model, config, world)
+        self.gradients = Gradients(self._module, config, world)
         self.trained = Trained(model, config, frozen_hash=frozen_hash)
         self.optimizers = self.trained.optimizers
         self._next: Ahead[StepSamples] | None = None
@@ -122,20 +129,15 @@ class JanusTrainer:
         self.seen: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self.seen_tokens: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._keys: list[str] = []
-        self._output: Tensor | None = None
         self._norms = GradientNorms(model.named_parameters())
-        self._flops = FlopCounter(model)
+        self._flops = FlopCounter(model, und_images=config.und_image_loss)
+        self._shipped = partial(self.trained.shipped, self._module)
         self.validation = self._open_validation()
         self._other_face = None if config.watch is None else self._open_watch()
 
     def _open_validation(self) -> Validation | None:
         if self.config.val.every == 0 and not self.config.val.tasks:
             return None
-        if self.config.val.tasks and self.world.size > 1:
-            raise ValueError(
-                f"val.tasks draw and answer in one process, and there are {self.world.size}: leave "
-                "them out, and run openjanus eval on the checkpoints"
-            )
         return Validation(
             self.model,
             self.processor,
@@ -143,7 +145,10 @@ class JanusTrainer:
             sources=self.sources,
             encode=self._encode,
             tokenize=self._tokenize,
-            measure=self._measure,
+            measure=self.gradients.measure,
+            shipped=self._shipped,
+            whole_model=self.whole_model,
+            world=self.world,
         )
 
     @property
@@ -151,43 +156,13 @@ class JanusTrainer:
         """Where matrix products are done, and in what."""
         return self.device, torch.bfloat16 if self.config.bf16 else torch.float32
 
-    def _make_step(self) -> TrainStep:
-        """The model and its loss, on this process's device, sharded where there are several.
-
-        The fast forwards of a CPU read the weights of layers without calling these, so they are
-        not for weights that are gathered, or activations that are dropped, around a call.
-        """
-        config, model = self.config, self.model
-        sharded = self.world.size > 1
-        if config.activation_checkpointing:
-            checkpoint_activations(model)
-        if sharded or config.activation_checkpointing or self.device.type != "cpu":
-            decoder, encoder = model.language_model.model, None
-        else:
-            decoder = partial(run_decoder, model.language_model.model)
-            encoder = partial(run_encoder, model.und_encoder)
-        if config.compile and not sharded:
-            decoder = torch.compile(decoder, dynamic=True)
-        step = TrainStep(
-            model,
-            decoder=decoder,
-            encoder=encoder,
-            z_loss=config.z_loss,
-            und_images=config.und_image_loss,
-            # What is compiled keeps one kind of mask, and does not compile for each batch.
-            isolation="dense" if config.compile else None,
-        )
-        if not sharded:
-            return step.to(self.device)
-        if config.compile:
-            for block in blocks_of(model):
-                block.compile(dynamic=True)
-        shard_model(step, model, self.world, bf16=config.bf16)
-        return step
-
     def _open_watch(self) -> OtherFace:
         encode = replace(self._encode, cond_drop=0.0, first_sentence=0.0)
-        warn = partial(tqdm.write, file=sys.stderr)
+
+        def warn(line: str) -> None:
+            if self.world.is_main:
+                tqdm.write(line, file=sys.stderr)
+
         return OtherFace(
             self.config,
             self.model,
@@ -196,7 +171,8 @@ class JanusTrainer:
                 sample, Draw(kind=sample.kind, source=0, index=0, epoch=0)
             ),
             tokenize=self._tokenize,
-            measure=self._measure,
+            measure=self.gradients.measure,
+            shipped=self._shipped,
             warn=warn,
         )
 
@@ -253,32 +229,36 @@ class JanusTrainer:
         samples = self._samples()
         waited = time.perf_counter() - began
         self._count_bad(samples.bad)
-        if self.validation is not None:
-            self.validation.refuse_trained([sample.key for sample in samples.samples])
         batches = self._batches(samples)
+        facts = self._facts(samples, batches)
+        self._keys = facts.keys
+        if self.validation is not None:
+            self.validation.refuse_trained(self._keys)
         self._position = samples.state
-        self._keys = [key for batch in batches for key in batch.keys]
-        found = self._backward(step, batches)
+        found = self.gradients.add(step, batches)
         if (step + 1) % self.config.run.log_every == 0 or step + 1 == self.config.run.last_step:
             found |= self._norms.read()
         norm, lr = self.optimizers.step(step, self.config.run.steps)
         if self.trained.ema is not None:
             self.trained.ema.update()
-        tokens, supervised = self._count(samples.samples, batches)
+        for kind in KINDS:
+            self.seen[kind] += facts.samples[kind]
+            self.seen_tokens[kind] += facts.tokens[kind]
         values = found | {"lr": lr, "grad_norm": norm, "samples": dict(self.seen)}
         if self.config.log_keys:
             values["keys"] = self._keys
         values["tokens"] = dict(self.seen_tokens)
-        values["fill"] = round(fill_of(batches) if samples.fill is None else samples.fill, 4)
-        values |= codebook_use(batches, self.model.config.codebook_size)
-        values["flops"] = self._flops.count(batches)
+        values["fill"] = round(facts.fill if samples.fill is None else samples.fill, 4)
+        codes = count_codes(batches, self.model.config.codebook_size)
+        values |= codebook_use(self.world.sum_counts(codes))
+        values["flops"] = facts.flops
         if self._other_face is not None:
             values |= watched | self._other_face.after(step)
         if self.num_bad > 0:
             values["bad_samples"] = self.num_bad
         seconds = time.perf_counter() - began
         values["data_wait"] = round(waited / seconds, 4)
-        return values | speeds(tokens, supervised, seconds)
+        return values | speeds(facts.num_tokens, facts.supervised, seconds)
 
     def _batches(self, step: StepSamples) -> list[Batch]:
         """The step's samples in as many batches as gradients are accumulated over."""
@@ -298,84 +278,15 @@ class JanusTrainer:
             for part in _split(rows, config.accumulate)
         ]
 
-    def _backward(self, step: int, batches: Sequence[Batch]) -> dict[str, Any]:
-        """Gradients of one mean over the supervised tokens of all processes' batches."""
-        own = [doors_of(batch) for batch in batches]
-        told = self.world.gather((sum(self._num_supervised(batch) for batch in batches), own))
-        whole = sum(number for number, _ in told)
-        total, z_loss, squares = 0.0, 0.0, 0.0
-        sums: dict[LossKind, float] = dict.fromkeys(LOSS_KINDS, 0.0)
-        counts: dict[LossKind, int] = dict.fromkeys(LOSS_KINDS, 0)
-        drops = self.model.config.language.dropout > 0
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
-        for part, batch in enumerate([batch.to(self.device) for batch in batches]):
-            doors = frozenset[Door]().union(*(every[part] for _, every in told))
-            shard = part * self.share.world + self.share.rank
-            key = DropoutKey(seed=self.config.run.seed, step=step, shard=shard) if drops else None
-            with autocast:
-                loss, found, numbers, z = self._module(
-                    batch, whole, doors, dropout=key, observe=self._observe
-                )
-            loss.backward()
-            total += loss.item()
-            z_loss += 0.0 if z is None else z.item()
-            squares += self._output_square(batch) * batch.num_tokens
-            for kind, number in numbers.items():
-                sums[kind] += float(found[kind])
-                counts[kind] += number
-        num_tokens = sum(batch.num_tokens for batch in batches)
-        total, z_loss, squares, places, *rest = self.world.sum(
-            [total, z_loss, squares, num_tokens, *sums.values(), *counts.values()]
-        )
-        half = len(LOSS_KINDS)
-        means = zip(LOSS_KINDS, rest[:half], rest[half:], strict=True)
-        present = [(kind, value, int(count)) for kind, value, count in means if count > 0]
-        values: dict[str, Any] = {"loss": total}
-        if self.config.z_loss > 0:
-            values["z_loss"] = z_loss
-        values["output_norm"] = round(math.sqrt(squares / places), 5)
-        values |= {f"loss_{kind}": round(value / count, 5) for kind, value, count in present}
-        return values | {f"tokens_{kind}": count for kind, _, count in present}
-
-    def _measure(self, batch: Batch) -> tuple[dict[LossKind, Tensor], dict[LossKind, int]]:
-        """Sums and counts of a batch that every process has, without gradients."""
-        _, sums, counts, _ = self._module(batch, self._num_supervised(batch), doors_of(batch))
-        return sums, counts
-
-    def _count(
-        self, samples: Sequence[EncodedSample], batches: Sequence[Batch]
-    ) -> tuple[float, float]:
-        """Count what all processes have seen; tokens and supervised ones of the step."""
-        own = [sum(sample.kind == kind for sample in samples) for kind in KINDS]
-        own += [sum(len(s.input_ids) for s in samples if s.kind == kind) for kind in KINDS]
-        tokens = sum(batch.num_tokens for batch in batches)
-        supervised = sum(self._num_supervised(batch) for batch in batches)
-        *seen, tokens, supervised = self.world.sum([*own, tokens, supervised])
-        for place, kind in enumerate(KINDS):
-            self.seen[kind] += int(seen[place])
-            self.seen_tokens[kind] += int(seen[len(KINDS) + place])
-        return tokens, supervised
-
-    def _num_supervised(self, batch: Batch) -> int:
-        """Places of a batch that predict something."""
-        und = int(batch.und_slots.sum()) if self.config.und_image_loss else 0
-        return batch.num_supervised + und
-
-    def _observe(self, hidden_states: Tensor) -> None:
-        self._output = hidden_states.detach()
-
-    def _output_square(self, batch: Batch) -> float:
-        """Mean square of what the last layer gave, before the final norm, at real tokens.
-
-        It grows long before the loss shows that a run goes wrong (Chameleon, section 2.3).
-        """
-        assert self._output is not None
-        outputs, self._output = self._output, None
-        squares = outputs.float().square().mean(-1)  # (R, T)
-        return squares[batch.attention_mask].mean().item()
+    def _facts(self, samples: StepSamples, batches: Sequence[Batch]) -> StepFacts:
+        """What the step is made of, in all processes."""
+        supervised = sum(self.gradients.num_supervised(batch) for batch in batches)
+        flops = self._flops.count(batches)
+        own = facts_of(samples, batches, supervised=supervised, flops=flops)
+        return join_facts(self.world.gather(own))
 
     def last_keys(self) -> list[str]:
-        """Keys of the last batch."""
+        """Keys of the last step, of all processes, in the order in which they were dealt."""
         return self._keys
 
     def validate(self, folder: Path, step: int) -> dict[str, Any]:
@@ -393,11 +304,15 @@ class JanusTrainer:
             for index in range(len(source) - self.config.held_back, len(source))
             if (sample := self._readable(kind, source, index)) is not None
         ]
-        model = self.whole_model()
-        if model is not None:
+
+        def write() -> None:
+            assert model is not None  # in the first process
             write_trial(model, self.processor, held_back, folder, step)
+
+        with self._shipped():
+            model = self.whole_model()
+            self.world.on_main(write)
         self.model.train()
-        self.world.barrier()
 
     def _readable(self, kind: Kind, source: Source, index: int) -> Sample | None:
         """An item that is to be shown; None, and its name told, where it is broken."""

@@ -1,6 +1,8 @@
 """Held-out loss on fixed samples, and eval tasks, in the middle of a run.
 
-Every process measures all of it: where weights are sharded, all must run the same forwards.
+What is measured is what is shipped: where a run keeps an average of its weights, that. Every
+process measures the whole held-out loss, for where weights are sharded all must run the same
+forwards; tasks run in the first process, on the model in one piece.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ from openjanus.pipeline import Janus
 from openjanus.processor.prompt import Processor
 from openjanus.rules import near
 from openjanus.train.config import JanusTrainConfig
+from openjanus.train.losses import LossKind
+from openjanus.train.parallel import World
 from openjanus.train.watch_config import ValTaskConfig
 
 TIMES = ("seconds",)
@@ -60,6 +65,9 @@ class Validation:
         encode: How the run tokenizes samples; what it hides or cuts at random is left out here.
         tokenize: (G, 3, S, S) -> (G, N) codebook ids.
         measure: A batch's sums and counts of supervised tokens by kind, without gradients.
+        shipped: Within it, the model has the weights that are shipped.
+        whole_model: The model in one piece, in the first process; all must call it.
+        world: All processes.
 
     Raises:
         KeyError: An unknown source.
@@ -75,7 +83,10 @@ class Validation:
         sources: Mapping[Kind, Sequence[Source]],
         encode: SampleEncoder,
         tokenize: Callable[[Tensor], Tensor],
-        measure: Callable[[Batch], tuple[Mapping[Any, Tensor], Mapping[Any, int]]],
+        measure: Callable[[Batch], tuple[Mapping[LossKind, Tensor], Mapping[LossKind, int]]],
+        shipped: Callable[[], AbstractContextManager[None]],
+        whole_model: Callable[[], JanusModel | None],
+        world: World,
     ) -> None:
         self.model = model
         self.processor = processor
@@ -83,6 +94,9 @@ class Validation:
         self._encode = replace(encode, cond_drop=0.0, first_sentence=0.0)
         self._tokenize = tokenize
         self._measure = measure
+        self._shipped = shipped
+        self._whole_model = whole_model
+        self.world = world
         self.samples: dict[Kind, list[EncodedSample]] = {}
         if config.val.every > 0:
             for kind in KINDS:
@@ -116,29 +130,40 @@ class Validation:
         return parts
 
     def _read(self, kind: Kind, parts: Sequence[_Items]) -> list[EncodedSample]:
-        found: list[EncodedSample] = []
-        labels = []
+        read: dict[tuple[int, int], EncodedSample] = {}
+        broken: dict[tuple[int, int], str] = {}
         for place, part in enumerate(parts):
             share = len(range(place, self.config.val.samples, len(parts)))
-            before = len(found)
             for index in part.spread(share) if share > 0 else ():
                 try:
                     sample = part.source[index]
                     if not isinstance(sample, Sample) or sample.kind != kind:
                         raise ValueError(f"not a sample of kind {kind!r}: move its source")
                     draw = Draw(kind=kind, source=place, index=index, epoch=0)
-                    found.append(self._encode(sample, draw))
+                    read[place, index] = self._encode(sample, draw)
                 except Exception as error:  # noqa: BLE001 - any code of a source: named
-                    name = f"{kind} item {index} {part.label}"
-                    reason = f"{type(error).__name__}: {error}"
-                    tqdm.write(f"validation leaves out {name}: {reason}", file=sys.stderr)
-            labels.append(f"{len(found) - before} {part.label}")
+                    broken[place, index] = f"{type(error).__name__}: {error}"
+        # What one process cannot read none measures, or they would wait for each other for ever.
+        anywhere: dict[tuple[int, int], str] = {}
+        for rank, told in enumerate(self.world.gather(broken)):
+            where = f" (in process {rank} of {self.world.size})" if rank > 0 else ""
+            anywhere = {at: reason + where for at, reason in told.items()} | anywhere
+        for place, index in sorted(anywhere):
+            name = f"{kind} item {index} {parts[place].label}"
+            self._tell(f"validation leaves out {name}: {anywhere[place, index]}")
+        found = {at: sample for at, sample in read.items() if at not in anywhere}
         if not found:
             raise ValueError(
                 f"no sample of kind {kind!r} can be validated on: check val.{kind} and max_length"
             )
-        tqdm.write(f"validation {kind}: {', '.join(labels)}", file=sys.stderr)
-        return found
+        counts = [sum(at == place for at, _ in found) for place in range(len(parts))]
+        labels = [f"{n} {part.label}" for n, part in zip(counts, parts, strict=True)]
+        self._tell(f"validation {kind}: {', '.join(labels)}")
+        return list(found.values())
+
+    def _tell(self, line: str) -> None:
+        if self.world.is_main:
+            tqdm.write(line, file=sys.stderr)
 
     def refuse_trained(self, keys: Sequence[str]) -> None:
         """Check that a step trains on none of the samples.
@@ -155,7 +180,7 @@ class Validation:
                 )
 
     def run(self, folder: Path, step: int) -> dict[str, Any]:
-        """Measure what is due after a step; nothing where nothing is.
+        """Measure what is due after a step; nothing where nothing is. All processes call this.
 
         Args:
             folder: Of the run; predictions of tasks go below its ``eval``.
@@ -164,24 +189,32 @@ class Validation:
         Raises:
             ValueError: A task has no score of the name that ``run.best`` goes by.
         """
-        values: dict[str, Any] = {}
         val = self.config.val
+        with_losses = val.every > 0 and step % val.every == 0
+        tasks = [task for task in val.tasks if step % task.every == 0]
+        if not with_losses and not tasks:
+            return {}
+        values: dict[str, Any] = {}
         try:
-            if val.every and step % val.every == 0:
-                values |= self.losses()
-            for task in val.tasks:
-                if step % task.every == 0:
-                    values |= self._task(task, folder / "eval" / f"step-{step:08d}" / task.task)
+            with self._shipped():
+                if with_losses:
+                    values |= self.losses()
+                if tasks:
+                    values |= self._tasks(tasks, folder / "eval" / f"step-{step:08d}")
         finally:
             self.model.train()
         return values
 
     @torch.no_grad()
     def losses(self) -> dict[str, float]:
-        """``val_loss``, a mean over all supervised tokens, and ``val_loss_KIND``; in nats."""
+        """``val_loss``, a mean over all supervised tokens, and ``val_loss_KIND``; in nats.
+
+        A kind is that of tokens, as in training: the words of a document count as text, and what
+        it draws as gen.
+        """
         self.model.eval()
-        sums: dict[Kind, float] = {}
-        counts: dict[Kind, int] = {}
+        sums: dict[LossKind, float] = {}
+        counts: dict[LossKind, int] = {}
         device = self.model.language_model.model.embed_tokens.weight.device
         for kind, samples in self.samples.items():
             if kind == "gen":  # ids are computed once: the tokenizer is never trained here
@@ -190,15 +223,31 @@ class Validation:
                 batch = collate(chunk, self.processor).to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
                     lost, counted = self._measure(batch)
-                sums[kind] = sums.get(kind, 0.0) + float(lost[kind])
-                counts[kind] = counts.get(kind, 0) + counted[kind]
+                for part, total in lost.items():
+                    sums[part] = sums.get(part, 0.0) + float(total)
+                    counts[part] = counts.get(part, 0) + counted[part]
         values = {"val_loss": round(sum(sums.values()) / sum(counts.values()), 6)}
         return values | {f"val_loss_{kind}": round(sums[kind] / counts[kind], 6) for kind in sums}
 
-    def _task(self, task: ValTaskConfig, output: Path) -> dict[str, Any]:
+    def _tasks(self, tasks: Sequence[ValTaskConfig], folder: Path) -> dict[str, Any]:
+        """Scores of tasks, in all processes; the others wait for the first one."""
+        model = self._whole_model()
+
+        def ask() -> dict[str, Any]:
+            assert model is not None  # in the first process
+            janus = Janus(model, self.processor.tokenizer)
+            values: dict[str, Any] = {}
+            for task in tasks:
+                values |= self._task(janus, task, folder / task.task)
+            return values
+
+        values = self.world.from_main(self.world.on_main(ask))
+        assert values is not None
+        return values
+
+    def _task(self, janus: Janus, task: ValTaskConfig, output: Path) -> dict[str, Any]:
         if output.exists():  # of a run that went on from before this step
             shutil.rmtree(output)
-        janus = Janus(self.model, self.processor.tokenizer)
         summary = run_task(
             janus,
             task.task,

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from openjanus.train.best import NAME, Best
 from openjanus.train.flops import measure_peak
+from openjanus.train.parallel import ALONE, World
 from openjanus.train.run_config import RunConfig
 from openjanus.train.sinks import Sinks
 
@@ -44,7 +45,7 @@ class Watch:
         run: What is wanted.
         start: Optimizer steps done before.
         state: What ``state_dict`` gave when they were; None for a new run, or an older one.
-        writes: Whether this process writes: of several the first, and all judge alike.
+        world: All processes: the first writes, and all judge alike.
 
     Raises:
         ImportError: A sink's package is missing.
@@ -58,9 +59,9 @@ class Watch:
         *,
         start: int,
         state: dict[str, Any] | None,
-        writes: bool = True,
+        world: World = ALONE,
     ) -> None:
-        self._writes = writes
+        self._world = world
         self.folder = Path(run.dir)
         self._validate = task.validate if isinstance(task, Validated) else None
         known = {} if state is None else state
@@ -70,10 +71,10 @@ class Watch:
             if known.get("best") is not None:
                 self.best.load_state_dict(known["best"])
             self.before_save()
-        elif writes:
+        elif world.is_main:
             (self.folder / NAME).unlink(missing_ok=True)
-        self._peak = _peak_of(task) if run.measure_peak else None
-        run = run if writes else dataclasses.replace(run, sinks=[])
+        self._peak = _peak_of(task, world) if run.measure_peak else None
+        run = run if world.is_main else dataclasses.replace(run, sinks=[])
         self.sinks = Sinks(run, start=start, wandb_id=known.get("wandb"))
 
     @property
@@ -82,8 +83,12 @@ class Watch:
         return self.best is not None and self.best.ended_at is not None
 
     def measure(self, step: int) -> dict[str, Any]:
-        """Validate where it is due."""
-        return {} if self._validate is None else self._validate(self.folder, step)
+        """Validate where it is due; all processes have the first one's values."""
+        if self._validate is None:
+            return {}
+        values = self._validate(self.folder, step)
+        # One that judges by another last digit would save where the others go on.
+        return self._world.from_main(values) if values else {}
 
     def judge(self, step: int, values: dict[str, Any]) -> bool:
         """Whether the step is among the best, and its checkpoint to be kept.
@@ -98,7 +103,7 @@ class Watch:
         if name not in values and not validated:
             return False
         is_kept = self.best.add(step, self.best.read_metric(values, step))
-        if self.is_over and self._writes:
+        if self.is_over and self._world.is_main:
             tqdm.write(
                 f"{name} had no new best in {self.best.waited} measurements: the run is complete "
                 f"after step {step}",
@@ -107,14 +112,14 @@ class Watch:
         return is_kept
 
     def utilisation(self, values: dict[str, Any], seconds: float) -> dict[str, float]:
-        """``mfu``, the share of the measured peak that a step reached, where it is wanted."""
+        """``mfu``, the share of all processes' peaks that a step reached, where it is wanted."""
         if self._peak is None:
             return {}
         return {"mfu": round(values["flops"] / seconds / self._peak, 4)}
 
     def before_save(self) -> None:
         """Name the best checkpoints, so that keep-N spares them."""
-        if self.best is not None and self._writes:
+        if self.best is not None and self._world.is_main:
             self.best.write(self.folder)
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,7 +130,9 @@ class Watch:
     def close(self, *, is_complete: bool) -> None:
         """Close the sinks."""
         self.sinks.close()
-        if is_complete and self.best is not None and not self.best.entries:
+        if not (is_complete and self._world.is_main):
+            return
+        if self.best is not None and not self.best.entries:
             warnings.warn(
                 f"run.best.metric {self.best.config.metric!r} was never measured: no checkpoint "
                 "was kept for it",
@@ -133,12 +140,16 @@ class Watch:
             )
 
 
-def _peak_of(task: object) -> float:
+def _peak_of(task: object, world: World) -> float:
+    """Operations a second of all processes, measured by all at the same time."""
     if not isinstance(task, Counted):
         raise ValueError(
             "run.measure_peak is for runs of kind janus, whose operations are counted: leave it out"
         )
     device, dtype = task.products
-    peak = measure_peak(device, dtype)
-    tqdm.write(f"peak: {peak / 1e12:.3f} TFLOP/s in {dtype} on {device}", file=sys.stderr)
+    world.barrier()  # processes of one machine share it while they train, too
+    peak = sum(world.gather(measure_peak(device, dtype)))
+    if world.is_main:
+        where = f"{device}" if world.size == 1 else f"{device.type}, {world.size} processes"
+        tqdm.write(f"peak: {peak / 1e12:.4g} TFLOP/s in {dtype} on {where}", file=sys.stderr)
     return peak
