@@ -31,6 +31,7 @@ from openjanus.train.fast_forward import run_decoder, run_encoder
 from openjanus.train.feed import encoder_of, mixture_of, open_stream
 from openjanus.train.flops import FlopCounter
 from openjanus.train.kept_ids import KeptIds, open_caches
+from openjanus.train.late_weights import LateWeights
 from openjanus.train.lora import add_lora
 from openjanus.train.losses import LossKind
 from openjanus.train.meters import GradientNorms, codebook_use, fill_of, speeds
@@ -62,6 +63,7 @@ class JanusTrainer:
             sources are not kept between runs.
         world: The processes that train together; the model is moved to their devices here, and
             each keeps its part of it.
+        weights: Of a model on the meta device, poured in once each process knows its part.
 
     Raises:
         KeyError: An unknown source.
@@ -77,6 +79,7 @@ class JanusTrainer:
         *,
         sources: Mapping[Kind, Sequence[Source]] | None = None,
         world: World = ALONE,
+        weights: LateWeights | None = None,
     ) -> None:
         _check(model, config, world)
         self.world = world
@@ -84,6 +87,18 @@ class JanusTrainer:
         self.model = model.train()
         self.processor = processor
         self.config = config
+        if config.lora is not None:
+            add_lora(model, config.lora, seed=config.run.seed)
+        freeze_for_stage(
+            model,
+            config.stage,
+            train_gen_embed=config.train_gen_embed,
+            beside=None if config.lora is None else config.lora.whole_doors,
+        )
+        self.device = world.device
+        self._module = self._make_step()
+        if weights is not None:
+            weights.pour(self._module, world)
         named = _named_sources(config)
         if sources is None:
             sources = {k: [build_source(s.type, s.options) for s in v] for k, v in named.items()}
@@ -104,18 +119,7 @@ class JanusTrainer:
         self.crew = Crew(Fetcher(sources, self.mixture, self._encode), config.num_workers)
         self.stream = open_stream(config, self.crew, self.mixture, self.share)
         self._position: StreamState = {}
-        if config.lora is not None:
-            add_lora(model, config.lora, seed=config.run.seed)
-        freeze_for_stage(
-            model,
-            config.stage,
-            train_gen_embed=config.train_gen_embed,
-            beside=None if config.lora is None else config.lora.whole_doors,
-        )
-        self.device = world.device
-        frozen_hash = hash_frozen(model)  # before it is cut to parts
-        self._module = self._make_step()
-        self.trained = Trained(model, config, frozen_hash=frozen_hash)
+        self.trained = Trained(model, config, frozen_hash=hash_frozen(model, world))
         self.optimizers = self.trained.optimizers
         self._next: Ahead[StepSamples] | None = None
         self.num_bad = 0
@@ -422,7 +426,9 @@ class JanusTrainer:
         instead = ema.tensors if average and ema is not None else None
         if self.world.size == 1 and instead is None:
             return self.model
-        return gather_model(self.model, self.world, instead=instead)
+        lora, seed = self.config.lora, self.config.run.seed
+        prepare = None if lora is None else partial(add_lora, config=lora, seed=seed)
+        return gather_model(self.model, self.world, instead=instead, prepare=prepare)
 
     def state_dict(self) -> dict[str, Any]:
         """What is trained, with its optimizers, and counters; all that is frozen as a hash."""
@@ -476,10 +482,6 @@ def _check(model: JanusModel, config: JanusTrainConfig, world: World) -> None:
             f"batch_size ({config.batch_size}) must be a multiple of processes x accumulate "
             f"({world.size} x {config.accumulate}), for every process has as much of it: "
             f"give {max(1, config.batch_size // parts) * parts}"
-        )
-    if config.lora is not None and world.size > 1:
-        raise ValueError(
-            f"lora is of one process, and there are {world.size}: run it without torchrun"
         )
 
 
