@@ -5,9 +5,9 @@
 Each of N processes (gloo, on the CPU) starts a trainer of stage III of a decoder of the given
 number of layers, 50 MB each in fp32, and watches its own memory (PSS: pages that processes share
 count in equal parts), every 5 ms from before the weights are opened until the trainer is there.
-What it had before counts nothing. `ours`: the model is shapes, is cut, and gets its weights a tensor at
-a time. `theirs`: every process has the whole model and cuts it, as was done before. Both as
-multiples of the weights in fp32, the largest of all processes; and the seconds that it took.
+What it had before counts nothing. `ours`: the model is shapes, is cut, and gets its weights a
+tensor at a time. `theirs`: every process has the whole model and cuts it, as was done before. Both
+as multiples of the weights in fp32, the largest of all processes; and the seconds that it took.
 
 `fresh`: drawn by the seed. `authors`: the authors' layout, bf16. `own`: our folder, fp32, which
 `theirs` maps from the file and shares. Bit for bit the same weights: a test's business.

@@ -176,8 +176,8 @@ def test_two_processes_train_the_adapters_that_one_does(make_config, run_process
     states = [load_checkpoint(newest_checkpoint(final.parent))["task"] for final in finals]
     assert states[0]["frozen_hash"] == states[1]["frozen_hash"]
     assert states[0]["shards"].shapes() == states[1]["shards"].shapes()
-    samples = [sorted(path.name for path in (f.parent / "samples").iterdir()) for f in finals]
-    assert samples[0] == samples[1] != []
+    samples = [{path.name for path in (f.parent / "samples").iterdir()} for f in finals]
+    assert {"step-00000002.png", "step-00000004.png"} <= samples[0] <= samples[1]
     janus = openjanus.load(
         make_base(tmp_path / "base"), adapter=tmp_path / "parts" / "final" / "adapter"
     )
