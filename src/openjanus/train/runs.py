@@ -68,7 +68,14 @@ FREE_ON_RESUME = frozenset(
     + [f"run.{name}" for name in ("log_every", "final_from", "measure_peak", "sinks")]
     + [f"run.wandb.{name}" for name in ("project", "entity", "mode")]
     + ["compile", "prefetch", "device", "id_cache", "max_bad_samples", "num_workers"]
-    + ["activation_checkpointing", "process_timeout_s", "log_keys", "watch.every", "watch.margin"]
+    + [
+        "micro_batch",
+        "activation_checkpointing",
+        "process_timeout_s",
+        "log_keys",
+        "watch.every",
+        "watch.margin",
+    ]
 )
 """Keys that change nothing of what is learnt: a resumed run may have others."""
 

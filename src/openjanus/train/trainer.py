@@ -290,7 +290,7 @@ class JanusTrainer:
         samples = self._with_image_ids(step)
         rows = step.rows
         if rows is None:
-            parts = _split(samples, config.accumulate)
+            parts = _split(samples, config.part_size(self.world.size))
             return [collate(part, self.processor, pack_length=config.pack_length) for part in parts]
         return [
             collate(
@@ -299,7 +299,7 @@ class JanusTrainer:
                 pack_length=config.pack_length,
                 row_sizes=[len(row) for row in part],
             )
-            for part in _split(rows, config.accumulate)
+            for part in _split(rows, config.part_size(self.world.size))
         ]
 
     def _backward(self, step: int, batches: Sequence[Batch]) -> dict[str, Any]:
@@ -485,9 +485,8 @@ def _check(model: JanusModel, config: JanusTrainConfig, world: World) -> None:
         )
 
 
-def _split(items: Sequence[T], number: int) -> list[Sequence[T]]:
-    """Neighbours in so many equal parts."""
-    size = len(items) // number
+def _split(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Neighbours in parts of a size; the last one may be smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
