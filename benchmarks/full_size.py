@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
-from openjanus.config import preset
 from openjanus.model.janus import build_model
+from openjanus.presets import preset
 from openjanus.weights import deepseek, transformers
 
 Size = Literal["pro-1b", "pro-7b"]

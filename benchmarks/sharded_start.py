@@ -29,8 +29,10 @@ from typing import Any
 
 import torch
 
-from openjanus.train.config import JanusTrainConfig, RunConfig, SourceConfig, SourcesConfig
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.parallel import open_world
+from openjanus.train.run_config import RunConfig
+from openjanus.train.source_config import SourceConfig, SourcesConfig
 from openjanus.train.start import start_model, start_shapes
 from openjanus.train.trainer import JanusTrainer
 from openjanus.weights.formats import export_model

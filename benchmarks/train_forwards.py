@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from openjanus.config import preset
 from openjanus.model.attention import document_mask
 from openjanus.model.janus import build_model
+from openjanus.presets import preset
 from openjanus.train.fast_forward import run_decoder, run_encoder
 
 PICTURES, ROWS, TOKENS = 48, 12, 352

@@ -39,18 +39,22 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from openjanus.config import JanusConfig, preset
-from openjanus.data.collate import Batch, EncodedSample, collate
-from openjanus.data.encoding import SampleEncoder
+from openjanus.config import JanusConfig
+from openjanus.data.collate import Batch, collate
+from openjanus.data.encoding import EncodedSample, SampleEncoder
 from openjanus.data.fetching import Crew, Fetcher
 from openjanus.data.mixture import Mixture
 from openjanus.data.packed import PackedStream
 from openjanus.data.packing import BinRules
 from openjanus.data.samples import IMAGE_MARK, KINDS, Kind, Sample, Turn
 from openjanus.data.stream import Stream
+from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import byte_tokenizer
-from openjanus.train.config import JanusTrainConfig, OptimConfig, RunConfig, SourcesConfig
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.optim_config import OptimConfig
+from openjanus.train.run_config import RunConfig
+from openjanus.train.source_config import SourcesConfig
 from openjanus.train.start import fresh_model
 from openjanus.train.trainer import JanusTrainer
 

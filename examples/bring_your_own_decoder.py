@@ -30,7 +30,8 @@ from torch import Tensor
 import openjanus
 from openjanus import Janus, JanusConfig
 from openjanus.config import DecoderConfig
-from openjanus.data.collate import collate, encode_sample, with_image_ids
+from openjanus.data.collate import collate
+from openjanus.data.encoding import encode_sample, with_image_ids
 from openjanus.data.samples import Sample
 from openjanus.data.sources import build_source
 from openjanus.model.doors import ImageTokenizer

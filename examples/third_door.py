@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 import openjanus
 from openjanus import JanusConfig, JanusModel
-from openjanus.config import preset, register_door_config
+from openjanus.config import register_door_config
 from openjanus.model.doors import register_door
+from openjanus.presets import preset
 from openjanus.processor.chat import Turn
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import byte_tokenizer

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 import openjanus
-from openjanus.config import preset
+from openjanus.presets import preset
 
 STAGES = (
     "tokenizer",

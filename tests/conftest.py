@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from openjanus.config import JanusConfig, preset
+from openjanus.config import JanusConfig
 from openjanus.model.janus import JanusModel, build_model
+from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
 

@@ -74,7 +74,7 @@ def test_importing_the_surface_imports_nothing_heavy(statement):
 
 
 def test_the_configuration_is_usable_without_torch():
-    statement = "from openjanus.config import preset; preset('tiny')"
+    statement = "from openjanus.presets import preset; preset('tiny')"
     assert modules_after(statement) & HEAVY == set()
 
 

@@ -13,8 +13,8 @@ import yaml
 from PIL import Image
 
 import openjanus
-from openjanus.config import preset
 from openjanus.pipeline.load import packaged_models
+from openjanus.presets import preset
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.parse import parse_typed
 from openjanus.train.recipes import load_recipe

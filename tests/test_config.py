@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from openjanus.config import (
-    PRESETS,
     DecoderConfig,
     DrawingConfig,
     JanusConfig,
@@ -21,7 +20,6 @@ from openjanus.config import (
     SharedEncoderConfig,
     SiglipConfig,
     VQConfig,
-    preset,
 )
 from openjanus.config_file import (
     FORMAT_VERSION,
@@ -31,6 +29,7 @@ from openjanus.config_file import (
     parse_config,
     save_config,
 )
+from openjanus.presets import PRESETS, preset
 
 
 @pytest.fixture

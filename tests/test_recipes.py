@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from openjanus.config import PRESETS, preset
 from openjanus.data.sources import build_source, source_names
 from openjanus.model.janus import build_model
-from openjanus.train.config import JanusTrainConfig, SiglipTrainConfig, VQTrainConfig
+from openjanus.presets import PRESETS, preset
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.recipes import (
     load_members,
     load_recipe,
@@ -21,7 +21,9 @@ from openjanus.train.recipes import (
     recipe_names,
     run_recipe,
 )
+from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.train.stages import freeze_for_stage, part_of, trained_parts
+from openjanus.train.vq_config import VQTrainConfig
 from openjanus.weights.formats import load_model
 
 SINGLE = [name for name in recipe_names() if read_recipe(name)["kind"] != "all"]

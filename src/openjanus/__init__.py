@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openjanus.config import JanusConfig
-    from openjanus.data.collate import collate, encode_sample
+    from openjanus.data.collate import collate
+    from openjanus.data.encoding import encode_sample
     from openjanus.data.samples import Sample, Turn
     from openjanus.engine.engine import EngineOptions
     from openjanus.model.janus import JanusModel
@@ -50,7 +51,7 @@ _HOMES = {
     "build": "openjanus.pipeline.load",
     "collate": "openjanus.data.collate",
     "compute_losses": "openjanus.train.losses",
-    "encode_sample": "openjanus.data.collate",
+    "encode_sample": "openjanus.data.encoding",
     "load": "openjanus.pipeline.load",
 }
 """Public names, and the modules that they come from."""

@@ -21,9 +21,8 @@ from openjanus.config import (
     JanusConfig,
     ProcessorConfig,
     door_configs,
-    near,
-    require,
 )
+from openjanus.rules import near, require
 
 FORMAT_VERSION = 2
 """Version of our own ``config.json``. A newer file is refused, an older one migrated."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from openjanus.config import near
 from openjanus.config_file import has_type, type_hints
+from openjanus.rules import near
 
 Factory = Callable[..., Any]
 

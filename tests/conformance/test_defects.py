@@ -293,7 +293,7 @@ def frozen_encoder(patch: Patch) -> None:
 
 
 def prompt_is_learnt(patch: Patch) -> None:
-    from openjanus.data.collate import encode_sample
+    from openjanus.data.encoding import encode_sample
 
     def encode(sample: Any, processor: Any, **options: Any) -> Any:
         return encode_sample(sample, processor, **(options | {"mask_prompt": False}))

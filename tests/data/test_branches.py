@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from openjanus.data.collate import collate, encode_sample
+from openjanus.data.collate import collate
+from openjanus.data.encoding import encode_sample
 from openjanus.data.samples import IMAGE_MARK, Sample, Turn
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor

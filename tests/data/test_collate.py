@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from openjanus.data.collate import collate, encode_sample, with_image_ids
+from openjanus.data.collate import collate
+from openjanus.data.encoding import encode_sample, with_image_ids
 from openjanus.data.samples import IMAGE_MARK, Sample, Turn
 from openjanus.data.toy import ToyScenes
 

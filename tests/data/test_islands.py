@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from openjanus.config import VQConfig, preset
+from openjanus.config import VQConfig
 from openjanus.data.islands import IslandIds, find_islands
 from openjanus.model.vq import VQTokenizer
+from openjanus.presets import preset
 from openjanus.processor.image import uint8_to_pixel_values
 from openjanus.train.runs import init_vq
 

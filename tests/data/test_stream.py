@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openjanus.data.collate import encode_sample
+from openjanus.data.encoding import encode_sample
 from openjanus.data.fetching import Crew, Fetcher, TooManyBadSamples
 from openjanus.data.mixture import Mixture
 from openjanus.data.stream import SampleStream

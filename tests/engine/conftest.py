@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from openjanus.config import JanusConfig, preset
+from openjanus.config import JanusConfig
 from openjanus.engine.engine import Engine
 from openjanus.engine.request import (
     ChatRequest,
@@ -20,6 +20,7 @@ from openjanus.engine.request import (
 )
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.semantic import SemanticDecoder
+from openjanus.presets import preset
 
 IMAGE_PAD = 300
 

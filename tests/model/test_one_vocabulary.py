@@ -7,12 +7,13 @@ import dataclasses
 import pytest
 import torch
 
-from openjanus.config import ProcessorConfig, SharedEncoderConfig, preset
+from openjanus.config import ProcessorConfig, SharedEncoderConfig
 from openjanus.config_file import config_to_dict, parse_config
 from openjanus.engine.engine import Engine
 from openjanus.engine.request import ChatRequest, DrawRequest, FinishedEvent
 from openjanus.engine.scoring import score_answer, score_image_ids
 from openjanus.model.janus import OneVocabularyModel, build_model
+from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.weights.formats import export_model, load_model
 from openjanus.weights.own import save_model

@@ -17,7 +17,6 @@ from openjanus.config import (
     SharedEncoderConfig,
     SiglipConfig,
     VQConfig,
-    preset,
 )
 from openjanus.model.attention import Run, runs_of
 from openjanus.model.doors import (
@@ -30,6 +29,7 @@ from openjanus.model.doors import (
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.vq import VQTokenizer
+from openjanus.presets import preset
 
 
 @pytest.fixture(autouse=True)

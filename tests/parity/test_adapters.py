@@ -15,8 +15,8 @@ from openjanus.model.janus import JanusModel, build_model
 from openjanus.pipeline import Janus
 from openjanus.pipeline.load import load
 from openjanus.processor.text import byte_tokenizer
-from openjanus.train.config import LoraConfig
 from openjanus.train.lora import add_lora, take_adapter
+from openjanus.train.lora_config import LoraConfig
 from openjanus.weights.adapters import Adapter, read_adapter, save_adapter
 
 peft = pytest.importorskip("peft")

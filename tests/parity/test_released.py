@@ -24,10 +24,10 @@ from openjanus.config import (
     ProcessorConfig,
     SiglipConfig,
     VQConfig,
-    preset,
 )
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.vq import VQTokenizer
+from openjanus.presets import preset
 from openjanus.processor.chat import parse_messages
 from openjanus.processor.text import byte_tokenizer
 from openjanus.weights.formats import export_model, load_model

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from openjanus.config import JanusConfig, preset
+from openjanus.config import JanusConfig
 from openjanus.pipeline import Janus
 from openjanus.pipeline.load import build, load, packaged_models
+from openjanus.presets import preset
 from openjanus.weights.own import save_model
 
 load_module = import_module("openjanus.pipeline.load")  # its package has a function of that name

@@ -14,13 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from openjanus.train.config import (
-    JanusTrainConfig,
-    OptimConfig,
-    RunConfig,
-    SourceConfig,
-    SourcesConfig,
-)
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.optim_config import OptimConfig
+from openjanus.train.run_config import RunConfig
+from openjanus.train.source_config import SourceConfig, SourcesConfig
 from openjanus.train.start import fresh_model
 from openjanus.train.trainer import JanusTrainer
 

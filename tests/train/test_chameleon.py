@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 import openjanus
-from openjanus.config import preset
 from openjanus.data.collate import collate
+from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.train.losses import compute_hidden_states, compute_losses
 from openjanus.train.recipes import run_recipe

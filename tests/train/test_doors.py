@@ -12,25 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from openjanus.config import SiglipConfig, VQConfig, preset
+from openjanus.config import SiglipConfig, VQConfig
 from openjanus.data.samples import Region
 from openjanus.data.sources import build_source
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
+from openjanus.presets import preset
 from openjanus.processor.text import byte_tokenizer
-from openjanus.train.config import (
-    JanusTrainConfig,
-    OptimConfig,
-    RunConfig,
-    SiglipTrainConfig,
-    SourceConfig,
-    SourcesConfig,
-    VQLossConfig,
-    VQTrainConfig,
-)
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.loop import run_loop
+from openjanus.train.optim_config import OptimConfig
 from openjanus.train.parts import load_door, save_door
+from openjanus.train.run_config import RunConfig
 from openjanus.train.runs import init_vq, run_training
+from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.train.siglip_trainer import (
     SiglipTrainer,
     box_weights,
@@ -39,7 +34,9 @@ from openjanus.train.siglip_trainer import (
     retrieval,
     sigmoid_loss,
 )
+from openjanus.train.source_config import SourceConfig, SourcesConfig
 from openjanus.train.start import choose_init, start_encoder, start_model
+from openjanus.train.vq_config import VQLossConfig, VQTrainConfig
 from openjanus.train.vq_data import busiest_crop
 from openjanus.train.vq_losses import vq_losses
 from openjanus.train.vq_trainer import VQTrainer

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from openjanus.config import DecoderConfig, JanusConfig, SiglipConfig, preset
+from openjanus.config import DecoderConfig, JanusConfig, SiglipConfig
 from openjanus.model.decoder import Decoder
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.siglip import SiglipEncoder
-from openjanus.train.config import JanusTrainConfig, OptimConfig
+from openjanus.presets import preset
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.estimate import (
     Memory,
     advise,
@@ -30,6 +31,7 @@ from openjanus.train.estimate import (
     siglip_layer_bytes,
     work_of,
 )
+from openjanus.train.optim_config import OptimConfig
 from openjanus.train.recipes import load_recipe
 from openjanus.train.stages import Stage, freeze_for_stage
 

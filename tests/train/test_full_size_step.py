@@ -22,11 +22,14 @@ import sys
 import numpy as np
 import torch
 
-from openjanus.config import preset
 from openjanus.data.samples import IMAGE_MARK, Sample, Turn
+from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import byte_tokenizer
-from openjanus.train.config import JanusTrainConfig, OptimConfig, RunConfig, SourcesConfig
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.optim_config import OptimConfig
+from openjanus.train.run_config import RunConfig
+from openjanus.train.source_config import SourcesConfig
 from openjanus.train.start import fresh_model
 from openjanus.train.trainer import JanusTrainer
 

@@ -10,17 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from openjanus.config import VQConfig, preset
+from openjanus.config import VQConfig
 from openjanus.data.sources import build_source
 from openjanus.model.vq import VQTokenizer
+from openjanus.presets import preset
 from openjanus.train.checkpoint import load_checkpoint, newest_checkpoint
-from openjanus.train.config import (
-    OptimConfig,
-    RunConfig,
-    SourceConfig,
-    VQLossConfig,
-    VQTrainConfig,
-)
 from openjanus.train.gan import (
     Adversary,
     PatchDiscriminator,
@@ -31,10 +25,13 @@ from openjanus.train.gan import (
 )
 from openjanus.train.loop import run_loop
 from openjanus.train.metrics import read_metrics
+from openjanus.train.optim_config import OptimConfig
 from openjanus.train.parts import load_door
 from openjanus.train.recipes import load_recipe, run_recipe
+from openjanus.train.run_config import RunConfig
 from openjanus.train.runs import init_vq, run_training
-from openjanus.train.vq_config import GanConfig, VQEvalConfig
+from openjanus.train.source_config import SourceConfig
+from openjanus.train.vq_config import GanConfig, VQEvalConfig, VQLossConfig, VQTrainConfig
 from openjanus.train.vq_trainer import VQTrainer
 
 SMALL: dict[str, Any] = {"weight": 0.5, "start": 0, "layers": 2, "width": 8}

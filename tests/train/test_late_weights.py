@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from openjanus.config import preset
 from openjanus.model.janus import build_model
+from openjanus.presets import preset
 from openjanus.train import start as start_room
-from openjanus.train.config import LoraConfig
 from openjanus.train.late_weights import LateWeights, Places, can_come_late
+from openjanus.train.lora_config import LoraConfig
 from openjanus.train.parts import save_door
 from openjanus.train.runs import run_training
 from openjanus.train.start import fresh_model, start_model, start_shapes

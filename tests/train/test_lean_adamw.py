@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from openjanus.train.config import OptimConfig
 from openjanus.train.lean_adamw import OffloadedAdamW, build_adamw
+from openjanus.train.optim_config import OptimConfig
 
 
 def groups(model):

@@ -11,12 +11,14 @@ import torch
 
 import openjanus
 from openjanus.train.checkpoint import load_checkpoint, newest_checkpoint
-from openjanus.train.config import JanusTrainConfig, LoraConfig, SourcesConfig
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.fast_forward import run_decoder
 from openjanus.train.loop import run_loop
 from openjanus.train.lora import add_lora, take_adapter
+from openjanus.train.lora_config import LoraConfig
 from openjanus.train.metrics import read_metrics
 from openjanus.train.runs import run_training
+from openjanus.train.source_config import SourcesConfig
 from openjanus.train.start import fresh_model, start_model
 from openjanus.train.trainer import JanusTrainer
 from openjanus.weights.adapters import merge_adapter, read_adapter

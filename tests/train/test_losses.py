@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from openjanus.data.collate import collate, encode_sample, with_image_ids
+from openjanus.data.collate import collate
+from openjanus.data.encoding import encode_sample, with_image_ids
 from openjanus.data.toy import ToyScenes
 from openjanus.train.losses import compute_hidden_states, compute_losses
 from openjanus.train.start import fresh_model

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from openjanus.train.config import OptimConfig
 from openjanus.train.optim import Optimizers, lr_factor
+from openjanus.train.optim_config import OptimConfig
 
 
 def test_warm_up_then_constant():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from openjanus.train.config import SourceConfig, SourcesConfig, WatchConfig
 from openjanus.train.loop import run_loop
 from openjanus.train.metrics import read_metrics
+from openjanus.train.source_config import SourceConfig, SourcesConfig
+from openjanus.train.watch_config import WatchConfig
 
 
 def watch(*kinds, **options):

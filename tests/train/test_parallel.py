@@ -13,11 +13,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from openjanus.train.checkpoint import load_checkpoint, newest_checkpoint
-from openjanus.train.config import OptimConfig, RunConfig, SourceConfig, VQTrainConfig
 from openjanus.train.metrics import read_metrics
 from openjanus.train.optim import Optimizers
+from openjanus.train.optim_config import OptimConfig
 from openjanus.train.parallel import OtherProcessFailed, World
+from openjanus.train.run_config import RunConfig
 from openjanus.train.runs import run_training
+from openjanus.train.source_config import SourceConfig
+from openjanus.train.vq_config import VQTrainConfig
 
 PACKS = {"batch_unit": "packs", "batch_size": 2, "pack_length": 256, "ratio_unit": "tokens"}
 """One pack a process: often without a kind that the other one has."""

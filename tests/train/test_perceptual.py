@@ -7,13 +7,15 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from openjanus.config import VQConfig, preset
+from openjanus.config import VQConfig
 from openjanus.data.sources import build_source
 from openjanus.model.vq import VQTokenizer
-from openjanus.train.config import RunConfig, SourceConfig, VQLossConfig, VQTrainConfig
+from openjanus.presets import preset
 from openjanus.train.perceptual import PerceptualLoss, load_perceptual
+from openjanus.train.run_config import RunConfig
 from openjanus.train.runs import init_vq
-from openjanus.train.vq_config import VQEvalConfig
+from openjanus.train.source_config import SourceConfig
+from openjanus.train.vq_config import VQEvalConfig, VQLossConfig, VQTrainConfig
 from openjanus.train.vq_trainer import VQTrainer
 
 # torchvision's places of VGG16's convolutions; the last of each stage is what LPIPS reads.

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from openjanus.data.files.captions import CaptionFile
-from openjanus.train.config import SourceConfig, SourcesConfig
 from openjanus.train.encode_images import encode_images
 from openjanus.train.recaption import recaption
+from openjanus.train.source_config import SourceConfig, SourcesConfig
 from openjanus.train.trainer import JanusTrainer
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from openjanus.config import preset
 from openjanus.data.sources import source_names
 from openjanus.model.janus import build_model
+from openjanus.presets import preset
 from openjanus.processor.text import byte_tokenizer
-from openjanus.train.config import JanusTrainConfig, SourceConfig, SourcesConfig
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.recipes import load_members, load_recipe, recipe_names, run_recipe
+from openjanus.train.source_config import SourceConfig, SourcesConfig
 from openjanus.train.stages import freeze_for_stage, part_of
 from openjanus.train.start import fresh_model, grown_tokenizer, start_model
 from openjanus.weights.formats import load_model

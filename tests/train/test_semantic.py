@@ -13,34 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.config import (
-    JanusConfig,
-    ProcessorConfig,
-    SemanticConfig,
-    SiglipConfig,
-    VQConfig,
-    preset,
-)
+from openjanus.config import JanusConfig, ProcessorConfig, SemanticConfig, SiglipConfig, VQConfig
 from openjanus.data.sources import build_source
 from openjanus.model.janus import build_model
 from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.siglip import SiglipEncoder
+from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer
-from openjanus.train.config import (
-    JanusTrainConfig,
-    OptimConfig,
-    RunConfig,
-    SemanticLossConfig,
-    SemanticTrainConfig,
-    SourceConfig,
-    SourcesConfig,
-)
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.loop import run_loop
+from openjanus.train.optim_config import OptimConfig
 from openjanus.train.parts import load_door, save_door
 from openjanus.train.recipes import load_recipe
+from openjanus.train.run_config import RunConfig
 from openjanus.train.runs import init_vq, run_training
+from openjanus.train.semantic_config import SemanticLossConfig, SemanticTrainConfig
 from openjanus.train.semantic_trainer import SemanticTrainer, init_semantic, semantic_loss
+from openjanus.train.source_config import SourceConfig, SourcesConfig
 from openjanus.train.stages import freeze_for_stage, part_of
 from openjanus.train.start import fresh_model, start_model
 from openjanus.train.teacher import Teacher, load_teacher

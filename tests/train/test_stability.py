@@ -9,11 +9,11 @@ import torch
 
 from openjanus.engine.engine import Engine
 from openjanus.engine.request import ChatRequest, DrawRequest, FinishedEvent
-from openjanus.train.config import OptimConfig
 from openjanus.train.loop import run_loop
 from openjanus.train.losses import compute_hidden_states, compute_losses
 from openjanus.train.metrics import read_metrics
 from openjanus.train.optim import Optimizers
+from openjanus.train.optim_config import OptimConfig
 from openjanus.train.start import fresh_model, start_model
 from openjanus.train.trainer import JanusTrainer
 

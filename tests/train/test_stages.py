@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from openjanus.config import preset
 from openjanus.model.janus import build_model
+from openjanus.presets import preset
 from openjanus.train.stages import count_by_part, freeze_for_stage, part_of, trained_parts
 
 ALIGNERS = {"und_aligner", "gen_aligner", "gen_head"}

@@ -16,9 +16,9 @@ import openjanus.train.trainer
 from openjanus.data.fetching import TooManyBadSamples
 from openjanus.data.toy import ToyScenes
 from openjanus.model.vq import VQTokenizer
-from openjanus.train.config import SourceConfig, SourcesConfig
 from openjanus.train.loop import NonFiniteLoss, run_loop
 from openjanus.train.metrics import read_metrics
+from openjanus.train.source_config import SourceConfig, SourcesConfig
 from openjanus.train.start import fresh_model
 from openjanus.train.trainer import JanusTrainer
 

@@ -13,10 +13,10 @@ from openjanus.data.toy import ToyScenes
 from openjanus.eval.task import TASKS, Request
 from openjanus.train.best import best_steps, ended_early
 from openjanus.train.checkpoint import checkpoint_steps, load_checkpoint
-from openjanus.train.config import SourcesConfig
 from openjanus.train.loop import run_loop
 from openjanus.train.metrics import read_metrics
 from openjanus.train.runs import run_training
+from openjanus.train.source_config import SourcesConfig
 from openjanus.train.watch_config import BestConfig, ValConfig, ValSourceConfig, ValTaskConfig
 from openjanus.weights.formats import load_model
 

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from openjanus.config import VQConfig, preset
+from openjanus.config import VQConfig
 from openjanus.data.samples import Sample, Turn
 from openjanus.data.sources import build_source
 from openjanus.model.vq import VQTokenizer
-from openjanus.train.config import RunConfig, SourceConfig, VQTrainConfig
+from openjanus.presets import preset
+from openjanus.train.run_config import RunConfig
 from openjanus.train.runs import init_vq
+from openjanus.train.source_config import SourceConfig
+from openjanus.train.vq_config import VQTrainConfig
 from openjanus.train.vq_data import HELD_OUT_FIRST, EpochPictures, centre, random_crop
 from openjanus.train.vq_trainer import VQTrainer
 

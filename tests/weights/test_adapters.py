@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import openjanus
-from openjanus.config import preset
 from openjanus.model.janus import JanusModel, build_model
+from openjanus.presets import preset
 from openjanus.weights.adapters import (
     CONFIG_FILE,
     WEIGHTS_FILE,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from openjanus.config import preset
+from openjanus.presets import preset
 from openjanus.weights.card import Origin, read_origin, write_card
 
 

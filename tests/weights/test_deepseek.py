@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from openjanus.config import JanusConfig, ProcessorConfig, SiglipConfig, VQConfig, preset
+from openjanus.config import JanusConfig, ProcessorConfig, SiglipConfig, VQConfig
 from openjanus.model.janus import build_model
+from openjanus.presets import preset
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
 from openjanus.weights import deepseek, published
 

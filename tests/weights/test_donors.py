@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openjanus.config import JanusConfig, SiglipConfig, preset
+from openjanus.config import JanusConfig, SiglipConfig
 from openjanus.model.janus import build_model
+from openjanus.presets import preset
 from openjanus.weights.donors import Part, open_donor, parse_siglip, require_same_sizes
 from openjanus.weights.formats import export_model
 from openjanus.weights.own import save_model

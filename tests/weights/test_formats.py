@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openjanus.config import UND_SYSTEM_PROMPT, DecoderConfig, JanusConfig, preset
+from openjanus.config import UND_SYSTEM_PROMPT, DecoderConfig, JanusConfig
 from openjanus.model.janus import JanusModel, build_model
+from openjanus.presets import preset
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
 from openjanus.weights import deepseek
 from openjanus.weights.card import Origin

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from openjanus.config import preset
 from openjanus.model.janus import build_model
+from openjanus.presets import preset
 from openjanus.weights.formats import FORMATS, Format
 from openjanus.weights.keys import KeyTable, check_names
 

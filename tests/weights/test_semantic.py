@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openjanus.config import JanusConfig, preset
+from openjanus.config import JanusConfig
+from openjanus.presets import preset
 from openjanus.processor.text import TextTokenizer
 from openjanus.weights import own
 from openjanus.weights.formats import export_model, load_model

@@ -18,8 +18,8 @@ from openjanus.config import (
     SharedEncoderConfig,
     SiglipConfig,
     VQConfig,
-    preset,
 )
+from openjanus.presets import preset
 from openjanus.processor.chat import Turn, render
 from openjanus.processor.text import byte_tokenizer
 from openjanus.weights import transformers as layout

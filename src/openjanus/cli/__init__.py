@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from openjanus.cli import conformance, data, models, runs
 from openjanus.cli.parsing import EXTRAS, Parser
-from openjanus.config import near
+from openjanus.rules import near
 
 USER_ERRORS = (ValueError, KeyError, OSError, ImportError)
 """What the rooms raise for whatever a user can cause."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openjanus.cli.parsing import add_verb, parse_seed, save_picture
-from openjanus.config import near
+from openjanus.rules import near
 
 if TYPE_CHECKING:
     from openjanus.worlds.emoji.cells import Cell

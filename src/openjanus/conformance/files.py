@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from openjanus.config import require
 from openjanus.conformance.vectors import KINDS, Answers, Inputs, Vector
+from openjanus.rules import require
 from openjanus.weights.shards import save_tensors
 
 FORMAT_VERSION = 1

@@ -12,7 +12,6 @@ import PIL
 import torch
 
 import openjanus
-from openjanus.config import require
 from openjanus.conformance.checkpoint import VARIANT, build_random_model, write_checkpoint
 from openjanus.conformance.compare import Difference, Outcome, Row, compare, table
 from openjanus.conformance.files import (
@@ -26,6 +25,7 @@ from openjanus.conformance.files import (
 from openjanus.conformance.inputs import INPUTS, Asker
 from openjanus.conformance.openjanus import OpenjanusSubject
 from openjanus.conformance.vectors import VECTORS, Subject
+from openjanus.rules import require
 from openjanus.weights.formats import new_folder
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from openjanus.conformance.vectors import Inputs
-from openjanus.data.collate import Batch, EncodedSample, collate, encode_sample
+from openjanus.data.collate import Batch, collate
+from openjanus.data.encoding import EncodedSample, encode_sample
 from openjanus.data.samples import IMAGE_MARK, Sample, Turn
 from openjanus.processor.prompt import Processor
 

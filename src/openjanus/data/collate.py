@@ -1,4 +1,4 @@
-"""Samples to one batch of a training step.
+"""Encoded samples to one batch of a training step.
 
 The shift between what is read and what is predicted is made here and nowhere else: a batch names
 the places whose hidden states predict, and beside them what they predict. So the state at
@@ -7,56 +7,24 @@ the places whose hidden states predict, and beside them what they predict. So th
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import accumulate, takewhile
+from itertools import accumulate
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from openjanus.data.encoding import EncodedSample
 from openjanus.data.packing import pack
-from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, KINDS, Kind, Sample, Turn
+from openjanus.data.samples import KINDS, Kind
 from openjanus.processor.prompt import Processor
 
 LENGTH_MULTIPLE = 32
 """Rows are padded to a multiple of this, so that few shapes occur."""
 
 PADDING_DOCUMENT = -1
-
-_MARK = re.compile(f"{IMAGE_MARK}|{DRAW_MARK}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncodedSample:
-    """A sample as token ids; pictures are still pictures."""
-
-    key: str
-    kind: Kind
-    input_ids: tuple[int, ...]
-    loss_mask: tuple[bool, ...]
-    """Which of them are text to be predicted; never BOS, an image slot or a picture's id."""
-    images: tuple[np.ndarray, ...] = ()
-    """uint8 pictures to understand, in the order of their slots."""
-    gen_start: int | None = None
-    """Where the picture to draw begins: the place after ``<begin_of_image>``."""
-    target: np.ndarray | None = None
-    """gen: a uint8 picture, or its (N,) codebook ids."""
-    gen_starts: tuple[int, ...] = ()
-    """``gen_start`` of each picture that a document draws."""
-    targets: tuple[np.ndarray, ...] = ()
-    """``target`` of each of them, in the same order."""
-    branch_starts: tuple[int, ...] = ()
-    """Where branches begin that share what precedes the first and do not see each other."""
-
-    @property
-    def drawings(self) -> tuple[tuple[int, np.ndarray | None], ...]:
-        """Where each picture to draw begins, and what it is."""
-        if self.gen_start is not None:
-            return ((self.gen_start, self.target),)
-        return tuple(zip(self.gen_starts, self.targets, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,214 +84,6 @@ class Batch:
             if isinstance(value := getattr(self, item.name), Tensor)
         }
         return replace(self, **moved)
-
-
-def encode_sample(
-    sample: Sample,
-    processor: Processor,
-    *,
-    max_length: int,
-    mask_prompt: bool = True,
-    drop_condition: bool = False,
-) -> EncodedSample:
-    """Tokenize a sample.
-
-    Args:
-        sample: What to learn from.
-        processor: Of the model; also knows the templates.
-        max_length: Most tokens that a sample may have.
-        mask_prompt: Supervise answers alone; False also supervises the words of users and of the
-            system. Plain forms have no prompt.
-        drop_condition: gen: hide the prompt in the very form that guidance uses, BOS and
-            ``<begin_of_image>`` kept and everything between a pad (the papers' 10 %).
-
-    Raises:
-        ValueError: Too many tokens; or a sample that its kind's form cannot express.
-    """
-    if sample.targets:
-        if drop_condition:
-            raise ValueError(
-                f"sample {sample.key}: a document has no prompt to hide: drop_condition is for "
-                "drawings"
-            )
-        encoded = _encode_document(sample, processor)
-    elif sample.kind == "gen":
-        encoded = _encode_gen(sample, processor, drop_condition)
-    elif sample.form == "plain":
-        encoded = _encode_plain(sample, processor)
-    else:
-        encoded = _encode_chat(sample, processor, mask_prompt)
-    if len(encoded.input_ids) > max_length:
-        raise ValueError(
-            f"sample {sample.key} has {len(encoded.input_ids)} tokens, at most {max_length}: "
-            "raise max_length or shorten the sample"
-        )
-    return encoded
-
-
-def _encode_gen(sample: Sample, processor: Processor, drop_condition: bool) -> EncodedSample:
-    if len(sample.turns) != 1:
-        raise ValueError(f"sample {sample.key}: a drawing has one turn, got {len(sample.turns)}")
-    text, tokenizer = sample.turns[0].text, processor.tokenizer
-    make_prompt = processor.gen_plain_prompt if sample.form == "plain" else processor.gen_prompt
-    prompt = make_prompt(text)
-    if drop_condition:
-        prompt = processor.drop_condition(prompt)
-    num_ids = processor.config.num_gen_image_tokens
-    ids = (*prompt, *(tokenizer.pad_id for _ in range(num_ids)))
-    return EncodedSample(
-        key=sample.key,
-        kind="gen",
-        input_ids=ids,
-        loss_mask=(False,) * len(ids),
-        gen_start=len(prompt),
-        target=sample.target,
-    )
-
-
-def _encode_plain(sample: Sample, processor: Processor) -> EncodedSample:
-    """Stage I and plain text: the turns' words one after another, pictures at their marks."""
-    ids, mask = processor.training_plain("".join(turn.text for turn in sample.turns))
-    return EncodedSample(
-        key=sample.key,
-        kind=sample.kind,
-        input_ids=tuple(ids),
-        loss_mask=tuple(mask),
-        images=sample.images,
-    )
-
-
-def _encode_document(sample: Sample, processor: Processor) -> EncodedSample:
-    """Words and pictures of both roles as they come; the slots of those to draw hold pads.
-
-    The place of a picture is the same for both roles, ``<begin_of_image>`` to ``<end_of_image>``,
-    and neither of these two is learnt: where a picture comes is the document's to say.
-    """
-    tokenizer = processor.tokenizer
-    text = "".join(turn.text for turn in sample.turns)
-    is_drawn = [mark == DRAW_MARK for mark in _MARK.findall(text)]
-    ids, mask = processor.training_plain(text.replace(DRAW_MARK, IMAGE_MARK))
-    num_slots = processor.config.num_und_image_tokens
-    num_ids = processor.config.num_gen_image_tokens
-    new_ids: list[int] = []
-    new_mask: list[bool] = []
-    starts: list[int] = []
-    at = 0
-    for drawn in is_drawn:
-        slots = ids.index(tokenizer.image_pad_id, at)
-        new_ids += ids[at:slots]
-        new_mask += mask[at:slots]
-        at = slots + num_slots
-        if drawn:
-            starts.append(len(new_ids))
-        count = num_ids if drawn else num_slots
-        new_ids += [tokenizer.pad_id if drawn else tokenizer.image_pad_id] * count
-        new_mask += [False] * count
-    return EncodedSample(
-        key=sample.key,
-        kind=sample.kind,
-        input_ids=(*new_ids, *ids[at:]),
-        loss_mask=(*new_mask, *mask[at:]),
-        images=sample.images,
-        gen_starts=tuple(starts),
-        targets=sample.targets,
-    )
-
-
-def _encode_chat(sample: Sample, processor: Processor, mask_prompt: bool) -> EncodedSample:
-    if sample.branched:
-        ids, mask, starts = _encode_branches(sample.turns, processor, sample.system)
-    else:
-        ids, mask = processor.training_dialogue(sample.turns, system=sample.system)
-        starts = []
-    if not mask_prompt:
-        tokenizer = processor.tokenizer
-        never = {tokenizer.boi_id, tokenizer.eoi_id, tokenizer.image_pad_id}
-        # A branch's first token would be predicted by the branch before it.
-        mask = [
-            place > 0 and place not in starts and token not in never
-            for place, token in enumerate(ids)
-        ]
-    return EncodedSample(
-        key=sample.key,
-        kind=sample.kind,
-        input_ids=tuple(ids),
-        loss_mask=tuple(mask),
-        images=sample.images,
-        branch_starts=tuple(starts),
-    )
-
-
-def _encode_branches(
-    turns: Sequence[Turn], processor: Processor, system: str | None
-) -> tuple[list[int], list[bool], list[int]]:
-    """Each exchange as a dialogue of its own; ids and mask of what they share, then of the rest.
-
-    Returns:
-        Ids, the loss mask, and where each exchange's own part begins.
-    """
-    opening = turns[0].text[: _end_of_marks(turns[0].text)]
-    dialogues = []
-    for number in range(0, len(turns), 2):
-        question, answer = turns[number], turns[number + 1]
-        if number > 0:
-            question = replace(question, text=opening + question.text)
-        dialogues.append(processor.training_dialogue((question, answer), system=system))
-    columns = zip(*(ids for ids, _ in dialogues), strict=False)  # as long as the shortest
-    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    # Never into an answer: its first token must be predicted within its own branch.
-    shared = min(shared, *(mask.index(True) - 1 for _, mask in dialogues))
-    all_ids, all_masks, starts = dialogues[0][0][:shared], dialogues[0][1][:shared], []
-    for ids, mask in dialogues:
-        starts.append(len(all_ids))
-        all_ids, all_masks = all_ids + ids[shared:], all_masks + mask[shared:]
-    return all_ids, all_masks, starts
-
-
-def _end_of_marks(text: str) -> int:
-    """Where the words begin after the last picture's mark and the line break behind it."""
-    end = text.rfind(IMAGE_MARK)
-    if end < 0:
-        return 0
-    end += len(IMAGE_MARK)
-    return end + 1 if text[end : end + 1] == "\n" else end
-
-
-def with_image_ids(
-    samples: Sequence[EncodedSample],
-    processor: Processor,
-    encode_to_ids: Callable[[Tensor], Tensor],
-) -> list[EncodedSample]:
-    """Replace pictures to draw by their codebook ids.
-
-    Args:
-        samples: Any kinds; those that hold ids already are left alone.
-        processor: Its generation preprocessing is used, never the padded understanding one.
-        encode_to_ids: (G, 3, S, S) in [-1, 1] -> (G, N).
-    """
-    pictures = [
-        Image.fromarray(target)
-        for sample in samples
-        for _, target in sample.drawings
-        if target is not None and target.ndim == 3
-    ]
-    if not pictures:
-        return list(samples)
-    ids = iter(encode_to_ids(processor.gen_pixels(pictures)).cpu().numpy())
-    return [_with_next_ids(sample, ids) for sample in samples]
-
-
-def _with_next_ids(sample: EncodedSample, ids: Iterator[np.ndarray]) -> EncodedSample:
-    """A sample with the next ids for each of its pictures."""
-    if all(target is None or target.ndim == 1 for _, target in sample.drawings):
-        return sample
-    known = [
-        next(ids) if target is not None and target.ndim == 3 else target
-        for _, target in sample.drawings
-    ]
-    if sample.gen_start is not None:
-        return replace(sample, target=known[0])
-    return replace(sample, targets=tuple(known))
 
 
 def collate(

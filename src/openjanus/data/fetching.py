@@ -10,7 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from openjanus.data.collate import EncodedSample
+from openjanus.data.encoding import EncodedSample
 from openjanus.data.mixture import Draw, Mixture
 from openjanus.data.samples import Kind, Sample
 from openjanus.data.sources import Source

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from openjanus.data.collate import encode_sample
+from openjanus.data.encoding import encode_sample
 from openjanus.data.samples import KINDS, Kind, Sample
 from openjanus.data.sources import Source
 from openjanus.processor.prompt import Processor

@@ -10,7 +10,7 @@ from itertools import groupby
 
 from PIL import Image
 
-from openjanus.data.collate import EncodedSample, encode_sample
+from openjanus.data.encoding import EncodedSample, encode_sample
 from openjanus.data.samples import Sample
 from openjanus.processor.image import crop_to_square, pad_to_square
 from openjanus.processor.prompt import Processor

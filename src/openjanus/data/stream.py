@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from openjanus.data.collate import EncodedSample
+from openjanus.data.encoding import EncodedSample
 from openjanus.data.fetching import BadSample, Crew, Fetched, TooManyBadSamples
 from openjanus.data.mixture import Draw, Mixture
 

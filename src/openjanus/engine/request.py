@@ -7,8 +7,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from openjanus.config import DrawingConfig, require, require_temperature
+from openjanus.config import DrawingConfig
 from openjanus.engine.noise import MAX_SEED, MAX_STREAM
+from openjanus.rules import require, require_temperature
 
 _PAPERS = DrawingConfig()
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from openjanus.config import JanusConfig, near
+from openjanus.config import JanusConfig
 from openjanus.engine.engine import Engine, EngineOptions
 from openjanus.engine.request import DrawRequest
 from openjanus.engine.scoring import score_answer, score_image_ids
@@ -29,6 +29,7 @@ from openjanus.processor.chat import Turn, parse_messages
 from openjanus.processor.image import ImageLike
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer
+from openjanus.rules import near
 from openjanus.weights.card import Origin, write_card
 from openjanus.weights.formats import export_model
 from openjanus.weights.own import save_model

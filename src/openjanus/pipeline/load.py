@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
-from openjanus.config import PRESETS, JanusConfig, near, preset
+from openjanus.config import JanusConfig
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.pipeline.janus import Janus
+from openjanus.presets import PRESETS, preset
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
+from openjanus.rules import near
 from openjanus.weights.adapters import merge_adapter, read_adapter
 from openjanus.weights.card import Origin, read_origin
 from openjanus.weights.formats import open_checkpoint

@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
-from openjanus.config import ProcessorConfig, near
+from openjanus.config import ProcessorConfig
 from openjanus.processor.image import ImageLike, open_image
+from openjanus.rules import near
 
 IMAGE_MARK = "<image_placeholder>"
 """Where a picture stands in a turn's text."""

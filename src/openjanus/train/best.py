@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openjanus.config import near
+from openjanus.rules import near
 from openjanus.train.watch_config import BestConfig
 
 FORMAT_VERSION = 1

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from openjanus.config import PRESETS, JanusConfig, preset
+from openjanus.config import JanusConfig
 from openjanus.data.samples import KINDS
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.pipeline.load import NANO, packaged_models
-from openjanus.train.config import (
-    JanusTrainConfig,
-    SiglipTrainConfig,
-    TokenizerTrainConfig,
-    VQTrainConfig,
-)
+from openjanus.presets import PRESETS, preset
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.estimate import (
     GB,
     MFU,
@@ -28,8 +24,11 @@ from openjanus.train.estimate import (
 )
 from openjanus.train.recipes import read_configs
 from openjanus.train.runs import TrainConfig
+from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.train.stages import freeze_for_stage
 from openjanus.train.start import beside
+from openjanus.train.text_tokenizer_config import TokenizerTrainConfig
+from openjanus.train.vq_config import VQTrainConfig
 from openjanus.weights.formats import detect_format
 
 DEVICES = ((1, 24), (1, 80), (8, 80))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from openjanus.data.collate import EncodedSample, encode_sample
+from openjanus.data.encoding import EncodedSample, encode_sample
 from openjanus.data.mixture import Draw
 from openjanus.data.stream import StepSamples
 from openjanus.train.config import JanusTrainConfig

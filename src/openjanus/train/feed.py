@@ -13,7 +13,8 @@ from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import Source
 from openjanus.data.stream import SampleStream, Share, Stream
 from openjanus.processor.prompt import Processor
-from openjanus.train.config import JanusTrainConfig, SourceConfig
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.source_config import SourceConfig
 
 
 def mixture_of(

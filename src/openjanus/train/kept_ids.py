@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from openjanus.data.collate import EncodedSample, with_image_ids
+from openjanus.data.encoding import EncodedSample, with_image_ids
 from openjanus.data.id_cache import (
     IdCache,
     fingerprint_of,
@@ -22,7 +22,8 @@ from openjanus.data.sources import Source
 from openjanus.data.stream import StepSamples
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
-from openjanus.train.config import JanusTrainConfig, SourceConfig
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.source_config import SourceConfig
 from openjanus.train.start import beside
 
 

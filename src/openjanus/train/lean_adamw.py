@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openjanus.train.config import OptimConfig
+from openjanus.train.optim_config import OptimConfig
 
 
 def build_adamw(

@@ -19,9 +19,9 @@ from openjanus.train.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from openjanus.train.config import RunConfig
 from openjanus.train.metrics import MetricsFile
 from openjanus.train.parallel import ALONE, World
+from openjanus.train.run_config import RunConfig
 from openjanus.train.watch import Watch
 
 

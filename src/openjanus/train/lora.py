@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from openjanus.model.janus import JanusModel
-from openjanus.train.config import LoraConfig
+from openjanus.train.lora_config import LoraConfig
 from openjanus.train.sharding import copy_part, whole_of
 from openjanus.weights.adapters import Adapter
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from openjanus.train.config import OptimConfig
 from openjanus.train.lean_adamw import build_adamw
+from openjanus.train.optim_config import OptimConfig
 
 
 def lr_factor(config: OptimConfig, step: int, total_steps: int) -> float:

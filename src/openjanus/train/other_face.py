@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openjanus.data.collate import Batch, EncodedSample, collate, with_image_ids
+from openjanus.data.collate import Batch, collate
+from openjanus.data.encoding import EncodedSample, with_image_ids
 from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import Source, build_source
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
-from openjanus.train.config import JanusTrainConfig, SourceConfig
+from openjanus.train.config import JanusTrainConfig
+from openjanus.train.source_config import SourceConfig
 
 BATCH = 8
 """Samples looked at together: the same at every measurement, so that losses can be compared."""

@@ -1,4 +1,4 @@
-"""Plain data to the classes of ``train.config``: strict, typed, and with one-line errors."""
+"""Plain data to the classes of a run: strict, typed, and with one-line errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from openjanus.config import near
+from openjanus.rules import near
 
 
 def parse_typed(hint: Any, value: Any, where: str) -> Any:

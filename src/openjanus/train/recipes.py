@@ -17,17 +17,15 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from openjanus.config import near
+from openjanus.rules import near
 from openjanus.train.checkpoint import checkpoint_steps
-from openjanus.train.config import (
-    JanusTrainConfig,
-    SemanticTrainConfig,
-    SiglipTrainConfig,
-    TokenizerTrainConfig,
-    VQTrainConfig,
-)
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.parse import apply_override, parse_overrides, parse_typed
 from openjanus.train.runs import TrainConfig, check_same_run, is_complete, run_training
+from openjanus.train.semantic_config import SemanticTrainConfig
+from openjanus.train.siglip_config import SiglipTrainConfig
+from openjanus.train.text_tokenizer_config import TokenizerTrainConfig
+from openjanus.train.vq_config import VQTrainConfig
 
 KINDS: dict[str, type[TrainConfig]] = {
     "vq": VQTrainConfig,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from openjanus.config import near
+from openjanus.rules import near
 from openjanus.train.best import best_steps
 from openjanus.train.metrics import read_metrics
 from openjanus.train.sinks import flatten

@@ -13,7 +13,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from openjanus.config import SemanticConfig, SiglipConfig, VQConfig, preset
+from openjanus.config import SemanticConfig, SiglipConfig, VQConfig
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
@@ -21,23 +21,20 @@ from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
 from openjanus.pipeline.load import choose_device
+from openjanus.presets import preset
 from openjanus.processor.text import TextTokenizer, train_tokenizer
 from openjanus.train.best import best_steps, ended_early
 from openjanus.train.checkpoint import checkpoint_path, checkpoint_steps, load_checkpoint
-from openjanus.train.config import (
-    JanusTrainConfig,
-    RunConfig,
-    SemanticTrainConfig,
-    SiglipTrainConfig,
-    TokenizerTrainConfig,
-    VQTrainConfig,
-)
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.loop import Task, run_loop
 from openjanus.train.lora import take_adapter
 from openjanus.train.parallel import ALONE, World, is_restart, num_processes, open_world
 from openjanus.train.parse import parse_typed
 from openjanus.train.parts import load_door, save_door
+from openjanus.train.run_config import RunConfig
+from openjanus.train.semantic_config import SemanticTrainConfig
 from openjanus.train.semantic_trainer import SemanticTrainer, init_semantic
+from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.train.siglip_trainer import SiglipTrainer, regions_of
 from openjanus.train.stages import count_by_part
 from openjanus.train.start import (
@@ -49,7 +46,9 @@ from openjanus.train.start import (
     start_shapes,
 )
 from openjanus.train.teacher import load_teacher
+from openjanus.train.text_tokenizer_config import TokenizerTrainConfig
 from openjanus.train.trainer import JanusTrainer
+from openjanus.train.vq_config import VQTrainConfig
 from openjanus.train.vq_data import EpochPictures, PictureSource
 from openjanus.train.vq_trainer import VQTrainer
 from openjanus.weights.adapters import save_adapter

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from openjanus.model.semantic import SemanticTokenizer
 from openjanus.processor.image import uint8_to_pixel_values
-from openjanus.train.config import SemanticTrainConfig
+from openjanus.train.semantic_config import SemanticTrainConfig
 from openjanus.train.teacher import Teacher
 from openjanus.train.vq_data import HELD_OUT_FIRST, PictureSource, centre
 from openjanus.train.vq_losses import vq_losses

@@ -26,9 +26,9 @@ from openjanus.model.decoder import Decoder
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.processor.image import open_image, und_pixel_values
 from openjanus.processor.text import TextTokenizer
-from openjanus.train.config import SiglipTrainConfig
 from openjanus.train.fast_forward import run_encoder
 from openjanus.train.optim import Optimizers
+from openjanus.train.siglip_config import SiglipTrainConfig
 
 START_SCALE = 10.0
 START_BIAS = -10.0

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from openjanus.train.config import RunConfig
+from openjanus.train.run_config import RunConfig
 from openjanus.train.watch_config import SinkName
 
 WANDB_FILE = "wandb.json"

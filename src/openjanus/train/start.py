@@ -13,26 +13,21 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from openjanus.config import (
-    PRESETS,
-    DecoderConfig,
-    DoorConfig,
-    JanusConfig,
-    ProcessorConfig,
-    near,
-    preset,
-)
+from openjanus.config import DecoderConfig, DoorConfig, JanusConfig, ProcessorConfig
 from openjanus.config_file import parse_dataclass
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.pipeline.load import NANO, packaged_models
+from openjanus.presets import PRESETS, preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer, add_special_tokens, byte_tokenizer
+from openjanus.rules import near
 from openjanus.train.checkpoint import checkpoint_steps
-from openjanus.train.config import JanusTrainConfig, SiglipTrainConfig
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.late_weights import Fill, LateWeights, Places, can_come_late
 from openjanus.train.lora import fill_adapters
 from openjanus.train.parts import gen_embed_of_codebook, read_door, read_language_model
+from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.weights.formats import Checkpoint, load_model, open_checkpoint
 from openjanus.weights.published import read_vocabulary
 

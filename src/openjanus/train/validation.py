@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from openjanus.config import near
-from openjanus.data.collate import Batch, EncodedSample, collate, with_image_ids
-from openjanus.data.encoding import SampleEncoder
+from openjanus.data.collate import Batch, collate
+from openjanus.data.encoding import EncodedSample, SampleEncoder, with_image_ids
 from openjanus.data.mixture import Draw
 from openjanus.data.samples import KINDS, Kind, Sample
 from openjanus.data.sources import Source, build_source
@@ -27,6 +26,7 @@ from openjanus.eval.runner import SETTINGS_NAME, run_task
 from openjanus.model.janus import JanusModel
 from openjanus.pipeline import Janus
 from openjanus.processor.prompt import Processor
+from openjanus.rules import near
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.watch_config import ValTaskConfig
 

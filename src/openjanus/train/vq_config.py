@@ -1,8 +1,45 @@
-"""Options of the image tokenizer's training that most runs leave off."""
+"""What the training of the generation tokenizer is made of."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+from openjanus.rules import require_at_least_one
+from openjanus.train.optim_config import OptimConfig
+from openjanus.train.run_config import RunConfig
+from openjanus.train.source_config import SourceConfig, refuse_steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VQLossConfig:
+    """Weights of the tokenizer's losses (LlamaGen's; the GAN has options of its own)."""
+
+    l1: float = 1.0
+    mse: float = 1.0
+    edge: float = 0.0
+    """L1 between horizontal and vertical differences: keeps outlines sharp."""
+    codebook: float = 1.0
+    commitment: float = 0.25
+    entropy: float = 0.0
+    """Weight of: mean entropy of a vector's soft choice, minus the entropy of the mean choice."""
+    entropy_temperature: float = 0.01
+    """Squared distance that a soft choice takes for one unit."""
+    perceptual: float = 0.0
+    """Weight of LPIPS with VGG16; needs ``perceptual_weights``."""
+    perceptual_weights: list[str] = field(default_factory=list)
+    """Paths of the files that hold VGG16's and LPIPS' weights (``train.perceptual``)."""
+
+    def __post_init__(self) -> None:
+        if not self.entropy_temperature > 0:
+            raise ValueError(
+                f"loss.entropy_temperature must be > 0, got {self.entropy_temperature}"
+            )
+        if self.perceptual < 0 or self.entropy < 0:
+            raise ValueError(
+                "loss.perceptual and loss.entropy must be >= 0, got "
+                f"{self.perceptual} and {self.entropy}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,4 +94,76 @@ class VQEvalConfig:
             raise ValueError(
                 "eval.pictures must be >= 2 and eval.batch_size >= 1, got "
                 f"{self.pictures} and {self.batch_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VQTrainConfig:
+    """Train the generation tokenizer."""
+
+    kind: Literal["vq"] = "vq"
+    preset: str = "tiny"
+    """Architecture whose ``gen_tokenizer`` is trained; the picture size is the sources'."""
+    run: RunConfig = field(default_factory=RunConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: VQLossConfig = field(default_factory=VQLossConfig)
+    gan: GanConfig = field(default_factory=GanConfig)
+    eval: VQEvalConfig = field(default_factory=VQEvalConfig)
+    ema_decay: float | None = None
+    """Keep a moving average of the weights, which is then the result; None keeps none."""
+    source: SourceConfig
+    batch_size: int = 32
+    crop_size: int = 0
+    """Side of the square pieces trained on, in pixels; 0 means whole pictures."""
+    crop: Literal["busiest", "random"] = "busiest"
+    """Pieces cut where there is most contrast; or, as LlamaGen, anywhere at a random scale."""
+    crop_share: float = 0.8
+    """Least share of a picture's shorter side that a random crop shows."""
+    flip: bool = False
+    """Mirror pictures left to right, each by a coin of its own."""
+    whole_from: int | None = None
+    """Step from which whole pictures are trained on, ``crop_size`` aside."""
+    whole_batch_size: int = 16
+    """Batch size for whole pictures once ``whole_from`` is reached, in place of ``batch_size``."""
+    quantize_from: int = 0
+    """Steps before this one train a plain auto-encoder with noise in place of quantization, so
+    that its vectors spread before there is a codebook to cling to."""
+    noise: float = 0.12
+    """Standard deviation of that noise on each coordinate of a unit vector."""
+    restart_every: int = 100
+    """Steps between restarts of codebook rows that nothing chose; 0 never."""
+    restart_until: int = 0
+    """Step after which rows are left alone."""
+    compile: bool = False
+    """torch.compile the step: two minutes at the start, faster after."""
+    bf16: bool = True
+    """Convolutions in bf16 by autocast; losses and the codebook stay in fp32."""
+    device: str = "cpu"
+    """Where the tokenizer is trained, for instance ``cuda``."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "whole_batch_size"):
+            require_at_least_one(name, getattr(self, name))
+        refuse_steps([self.source], self.kind)
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        if not 0 < self.crop_share <= 1:
+            raise ValueError(f"crop_share must be in (0, 1], got {self.crop_share}")
+        if self.eval.every % self.run.log_every:
+            raise ValueError(
+                f"eval.every ({self.eval.every}) must be a multiple of run.log_every "
+                f"({self.run.log_every}), or its figures are not written"
+            )
+        if self.gan.adaptive and self.compile:
+            raise ValueError(
+                "gan.adaptive looks at single gradients, which compile does away with: set one "
+                "of them to false"
+            )
+        for name in ("crop_size", "quantize_from", "noise", "restart_every", "restart_until"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if self.quantize_from >= self.run.steps:
+            raise ValueError(
+                f"quantize_from ({self.quantize_from}) must be below run.steps "
+                f"({self.run.steps}), or the codebook is never trained: lower it"
             )

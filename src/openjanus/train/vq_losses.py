@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openjanus.model.vq import VQTokenizer
-from openjanus.train.config import VQLossConfig
 from openjanus.train.perceptual import PerceptualLoss
+from openjanus.train.vq_config import VQLossConfig
 
 OF_PICTURES = ("l1", "mse", "edge", "perceptual")
 """Terms that compare pictures: what an adaptive GAN weight is measured against."""

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from openjanus.model.vq import VQTokenizer
 from openjanus.processor.image import pixel_values_to_uint8, sheet, uint8_to_pixel_values
-from openjanus.train.config import VQTrainConfig
 from openjanus.train.gan import Adversary, adaptive_weight, smallest_side
 from openjanus.train.optim import Optimizers
 from openjanus.train.perceptual import SMALLEST, load_perceptual
+from openjanus.train.vq_config import VQTrainConfig
 from openjanus.train.vq_data import (
     HELD_OUT_FIRST,
     EpochPictures,

@@ -12,8 +12,8 @@ import torch
 from tqdm import tqdm
 
 from openjanus.train.best import NAME, Best
-from openjanus.train.config import RunConfig
 from openjanus.train.flops import measure_peak
+from openjanus.train.run_config import RunConfig
 from openjanus.train.sinks import Sinks
 
 

@@ -1,9 +1,12 @@
-"""What a run is watched by: validation, the best checkpoints, and where its values go."""
+"""What a run is watched by: held-out losses, the best checkpoints, and where its values go."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from openjanus.rules import require_at_least_one
+from openjanus.train.source_config import SourcesConfig
 
 SinkName = Literal["tensorboard", "wandb"]
 
@@ -71,6 +74,25 @@ class ValConfig:
         names = [task.task for task in self.tasks]
         if len(set(names)) < len(names):
             raise ValueError(f"val.tasks must name each task once, got {', '.join(names)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WatchConfig:
+    """Measure losses on samples that are not trained on, to see what a fine-tuning costs."""
+
+    sources: SourcesConfig
+    """What is measured: of a face that must not get worse, or of all."""
+    samples: int = 64
+    """Of each source, its first ones."""
+    every: int = 0
+    """Steps between measurements; 0 means at the start and at the end alone."""
+    margin: float = 0.05
+    """Growth of a loss since the start, in nats a token, past which there is a warning."""
+
+    def __post_init__(self) -> None:
+        require_at_least_one("watch.samples", self.samples)
+        if self.every < 0 or self.margin < 0:
+            raise ValueError("watch.every and watch.margin must be >= 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from openjanus.config import require
 from openjanus.model.janus import JanusModel
+from openjanus.rules import require
 from openjanus.weights import transformers
 from openjanus.weights.published import read_json, write_json
 from openjanus.weights.shards import save_tensors

@@ -16,16 +16,11 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from openjanus.config import (
-    JanusConfig,
-    ProcessorConfig,
-    SiglipConfig,
-    VQConfig,
-    preset,
-    require,
-)
+from openjanus.config import JanusConfig, ProcessorConfig, SiglipConfig, VQConfig
 from openjanus.config_file import door_to_dict, parse_door
+from openjanus.presets import preset
 from openjanus.processor.text import TextTokenizer
+from openjanus.rules import require
 from openjanus.weights import published
 from openjanus.weights.keys import KeyTable
 

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from openjanus.config import DecoderConfig, JanusConfig, SiglipConfig, require
+from openjanus.config import DecoderConfig, JanusConfig, SiglipConfig
 from openjanus.config_file import load_config
+from openjanus.rules import require
 from openjanus.weights import deepseek, own, published, transformers
 from openjanus.weights.formats import DTYPES, FORMATS, detect_format
 from openjanus.weights.keys import KeyTable, check_names

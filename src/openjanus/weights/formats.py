@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openjanus.config import JanusConfig, near, require
+from openjanus.config import JanusConfig
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.processor.text import TextTokenizer
+from openjanus.rules import near, require
 from openjanus.weights import deepseek, own, published, transformers
 from openjanus.weights.card import Origin, write_card
 from openjanus.weights.keys import KeyTable, check_names

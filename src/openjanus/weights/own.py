@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openjanus.config import JanusConfig, require
+from openjanus.config import JanusConfig
 from openjanus.config_file import load_config, save_config
 from openjanus.model.janus import JanusModel
 from openjanus.processor.text import TextTokenizer
+from openjanus.rules import require
 from openjanus.weights import deepseek
 from openjanus.weights.keys import KeyTable
 from openjanus.weights.shards import SAFETENSORS_FILE, save_tensors

@@ -25,10 +25,10 @@ from openjanus.config import (
     ProcessorConfig,
     SiglipConfig,
     VQConfig,
-    require,
 )
 from openjanus.config_file import parse_dataclass
 from openjanus.processor.text import TextTokenizer
+from openjanus.rules import require
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"

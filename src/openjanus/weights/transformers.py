@@ -21,9 +21,9 @@ from openjanus.config import (
     ProcessorConfig,
     SiglipConfig,
     VQConfig,
-    require,
 )
 from openjanus.processor.text import TextTokenizer
+from openjanus.rules import require
 from openjanus.weights import published
 from openjanus.weights.keys import KeyTable
 from openjanus.weights.shards import open_tensors

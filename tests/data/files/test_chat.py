@@ -7,8 +7,7 @@ import json
 
 import pytest
 
-from openjanus.data.collate import encode_sample
-from openjanus.data.encoding import SampleEncoder
+from openjanus.data.encoding import SampleEncoder, encode_sample
 from openjanus.data.fetching import Crew, Fetcher
 from openjanus.data.files.chat import ChatFile, parse_chat
 from openjanus.data.mixture import Mixture

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from openjanus.data.collate import collate, encode_sample, with_image_ids
+from openjanus.data.collate import collate
+from openjanus.data.encoding import encode_sample, with_image_ids
 from openjanus.data.files.documents import DocumentFile, parse_document
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Kind, Sample, Turn
 from openjanus.train.losses import compute_losses

@@ -137,7 +137,7 @@ def test_wrong_arguments(
 
 
 def test_checkpoints_of_tokenizer_training_are_opened(tmp_path: Path) -> None:
-    from openjanus.config import preset
+    from openjanus.presets import preset
 
     config = preset("nano-v0").gen_tokenizer
     assert isinstance(config, VQConfig)

@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from openjanus.config import DrawingConfig, JanusConfig, preset
+from openjanus.config import DrawingConfig, JanusConfig
 from openjanus.eval.geneval import TAGS, Detection
 from openjanus.eval.runner import run_task
 from openjanus.eval.task import Request, register_task
 from openjanus.pipeline import Drawing, DrawOptions, Janus, Reply, Usage
 from openjanus.pipeline.load import load
+from openjanus.presets import preset
 from openjanus.worlds.emoji.cells import Cell, evaluation_cells
 from openjanus.worlds.emoji.judge import Calibration, Judge, JudgeConfig, empty_network
 from openjanus.worlds.emoji.judge_measures import trials

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from openjanus.config import near
 from openjanus.data.files.base import Form, RecordSource, check_form
 from openjanus.data.files.index import Records, find_files, scan_json
 from openjanus.data.files.pictures import MAX_PIXELS
 from openjanus.data.samples import IMAGE_MARK, Kind, Sample, Turn
+from openjanus.rules import near
 
 USER_MARK = "<image>"
 """How these files write the place of a picture."""

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from openjanus.config import near
 from openjanus.data.files.base import RecordSource
 from openjanus.data.files.index import Records, find_files, scan_json
 from openjanus.data.files.pictures import MAX_PIXELS
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Kind, Sample, Turn
+from openjanus.rules import near
 
 ListedAs = Literal["understood", "drawn"]
 PARTS = ("text", "image", "target_image")

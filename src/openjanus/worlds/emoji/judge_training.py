@@ -21,8 +21,9 @@ import torch
 from safetensors.torch import load as load_safetensors
 from tqdm import tqdm
 
-from openjanus.config import VQConfig, preset
+from openjanus.config import VQConfig
 from openjanus.model.vq import VQTokenizer
+from openjanus.presets import preset
 from openjanus.weights.formats import load_model
 from openjanus.worlds.emoji.indexed import SceneSource
 from openjanus.worlds.emoji.judge import (

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from openjanus.data.collate import collate, encode_sample
+from openjanus.data.collate import collate
+from openjanus.data.encoding import encode_sample
 from openjanus.eval.task import Prediction, Request
 from openjanus.pipeline import Janus
 from openjanus.worlds.emoji.sprites import Sprites
