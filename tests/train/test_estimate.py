@@ -26,6 +26,7 @@ from openjanus.train.estimate import (
     estimate_memory,
     optimizer_bytes,
     part_sizes,
+    rows_at_a_time,
     seconds,
     siglip_layer_bytes,
     work_of,
@@ -164,7 +165,7 @@ def test_stages_keep_what_they_train() -> None:
 
 
 def test_pictures_are_tokenized_before_the_forward_not_beside_it() -> None:
-    parts = {"weights": 5, "gradients": 3, "optimizer": 6, "copies": 1, "logits": 4}
+    parts = {"rows": 1, "weights": 5, "gradients": 3, "optimizer": 6, "copies": 1, "logits": 4}
     assert Memory(**parts, activations=2, encoding=100).peak == 5 + 3 + 6 + 100
     assert Memory(**parts, activations=2, encoding=6).peak == 5 + 3 + 6 + 7
 
@@ -243,6 +244,29 @@ def test_advice_names_the_first_thing_that_helps() -> None:
     told = advise(model, config, devices=1, capacity=two)
     assert told.startswith("no, 38.2 GB") and "2 of them do (FSDP)" in told
     assert "shorter packs" in advise(model, config, devices=1, capacity=1e9)
+    whole = replace(config, micro_batch=None)
+    assert advise(model, whole, devices=1, capacity=least).startswith(
+        "with activation checkpointing and micro_batch 1, 38.2 GB (8"
+    )
+    assert advise(model, whole, devices=1, capacity=two).startswith(
+        "no, 38.2 GB with activation checkpointing and micro_batch 1 (8"
+    )
+
+
+def test_rows_that_a_device_takes_at_a_time(make_config: Callable[..., JanusTrainConfig]) -> None:
+    config, model = recipe("janus-pro-1b/stage2"), frozen("janus-pro-1b", 2)
+    for devices in (1, 8, 128):
+        assert rows_at_a_time(config, devices=devices) == 1
+    whole = replace(config, micro_batch=None)
+    assert [rows_at_a_time(whole, devices=devices) for devices in (1, 8, 128)] == [512, 64, 4]
+    assert rows_at_a_time(replace(whole, accumulate=16), devices=8) == 4
+    assert rows_at_a_time(replace(whole, micro_batch=6), devices=128) == 4
+    one, four = (estimate_memory(model, it, devices=128) for it in (config, whole))
+    assert (four.rows, four.activations, four.logits) == (4, 4 * one.activations, 4 * one.logits)
+    assert four.kept == one.kept
+    # Ten samples of at most 64 tokens, five a row.
+    samples = make_config(batch_size=10, max_length=64, pack_length=320)
+    assert [rows_at_a_time(samples, devices=devices) for devices in (1, 2)] == [2, 1]
 
 
 def test_the_optimizer_of_the_run_is_counted(

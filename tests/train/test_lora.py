@@ -9,19 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 
+import openjanus
 from openjanus.train.checkpoint import load_checkpoint, newest_checkpoint
+from openjanus.train.config import JanusTrainConfig
 from openjanus.train.fast_forward import run_decoder
 from openjanus.train.loop import run_loop
 from openjanus.train.lora import add_lora, take_adapter
 from openjanus.train.lora_config import LoraConfig
 from openjanus.train.metrics import read_metrics
 from openjanus.train.runs import run_training
-from openjanus.train.start import fresh_model
+from openjanus.train.source_config import SourcesConfig
+from openjanus.train.start import fresh_model, start_model
 from openjanus.train.trainer import JanusTrainer
 from openjanus.weights.adapters import merge_adapter, read_adapter
+from openjanus.weights.own import save_model
 
 pytest.importorskip("peft")
 
+VISION_HEAD = "gen_head.vision_head.weight"
 THIN = re.compile(r"language_model\.model\.layers\.\d+\..*\.lora_[AB]\.default\.weight")
 
 
@@ -130,6 +135,65 @@ def test_a_resumed_run_is_the_uninterrupted_one_and_its_checkpoints_are_small(
     saved = load_checkpoint(newest_checkpoint(tmp_path / "whole"))["task"]["shards"].shapes()
     trained = {f"model/{name}" for name, p in whole.model.named_parameters() if p.requires_grad}
     assert {name for name in saved if name.startswith("model/")} == trained
+
+
+def test_two_processes_train_the_adapters_that_one_does(make_config, run_processes, tmp_path):
+    """And go on in another number of processes; what is written is whole, and loads."""
+
+    def run(name, size, **options):
+        config = lora_config(
+            make_config,
+            lora={"train_doors": "full", "faces": "gen"},
+            run={"dir": str(tmp_path / name), "steps": 4, "sample_every": 2, **options},
+            batch_size=4,
+            ratio=(1, 1, 2),
+            bf16=False,
+            id_cache=None,
+        )
+        if size == 1:
+            run_training(config)
+        else:
+            run_processes(config, size)
+
+    run("whole", 1)
+    run("parts", 2, stop_at=2)
+    run("parts", 1, stop_at=3, resume=True)
+    run("parts", 2, resume=True)
+    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")]
+    assert len(lines[1]) == 4
+    for one, other in zip(*lines, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], abs=1e-4)
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    finals = [tmp_path / name / "final" for name in ("whole", "parts")]
+    for layout in ("adapter", "transformers-adapter"):
+        one, other = (read_adapter(final / layout) for final in finals)
+        assert one.pairs.keys() == other.pairs.keys() and one.whole.keys() == other.whole.keys()
+        assert {key.partition(".")[0] for key in other.whole} == {"gen_aligner", "gen_head"}
+        for module, halves in one.pairs.items():
+            for half, same in zip(halves, other.pairs[module], strict=True):
+                torch.testing.assert_close(same, half, atol=2e-4, rtol=1e-3)
+        for key, tensor in one.whole.items():
+            torch.testing.assert_close(other.whole[key], tensor, atol=2e-4, rtol=1e-3)
+        assert all(b.abs().max() > 1e-4 for _, b in other.pairs.values())
+    states = [load_checkpoint(newest_checkpoint(final.parent))["task"] for final in finals]
+    assert states[0]["frozen_hash"] == states[1]["frozen_hash"]
+    assert states[0]["shards"].shapes() == states[1]["shards"].shapes()
+    samples = [{path.name for path in (f.parent / "samples").iterdir()} for f in finals]
+    assert {"step-00000002.png", "step-00000004.png"} <= samples[0] <= samples[1]
+    janus = openjanus.load(
+        make_base(tmp_path / "base"), adapter=tmp_path / "parts" / "final" / "adapter"
+    )
+    merged = janus.model.state_dict()[VISION_HEAD]
+    assert torch.equal(merged, read_adapter(finals[1] / "adapter").whole[VISION_HEAD])
+
+
+def make_base(folder):
+    model, processor = start_model(
+        JanusTrainConfig(stage=3, init=["tiny"], sources=SourcesConfig(), ratio=(1, 1, 1)),
+        tell=False,
+    )
+    save_model(folder, model, processor.tokenizer)
+    return folder
 
 
 def test_a_resume_beside_other_weights_or_with_other_adapters_is_refused(

@@ -75,7 +75,7 @@ def check_same(one, other, *, steps, equal=EQUAL):
         torch.testing.assert_close(weights[name], tensor, atol=2e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("options", [PACKS, {"pack_length": 256, "accumulate": 5}])
+@pytest.mark.parametrize("options", [PACKS, {"pack_length": 256, "micro_batch": 2}])
 def test_two_processes_train_what_one_does(make_config, run_processes, tmp_path, options):
     for size in (1, 2):
         config = make_config(

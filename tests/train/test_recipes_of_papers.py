@@ -72,6 +72,8 @@ def test_a_recipe_has_the_papers_numbers(family: str, stage: int) -> None:
     assert config.stage == stage and config.preset == family
     assert (optim.name, optim.betas, optim.grad_clip) == ("adamw", (0.9, 0.95), 1.0)
     assert (config.pack_length, config.max_length) == (4096, 4096)
+    assert config.micro_batch == config.part_size(1) == config.part_size(128) == 1
+    assert config.batch_size % 128 == 0
     assert config.cond_drop == 0.1
     assert config.mask_prompt == (stage == 3)
     model_config = preset(family)

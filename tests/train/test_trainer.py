@@ -100,11 +100,16 @@ def test_a_resumed_run_of_packs_is_the_uninterrupted_one(make_config, make_train
 
 
 @pytest.mark.parametrize("options", [PACKS, {"batch_size": 12, "pack_length": 256}])
-def test_accumulated_gradients_are_those_of_the_whole_batch(make_config, make_trainer, options):
+@pytest.mark.parametrize("cut", [{"accumulate": 4}, {"micro_batch": 3}])
+def test_accumulated_gradients_are_those_of_the_whole_batch(
+    make_config, make_trainer, options, cut
+):
     """One mean over all supervised tokens of the step, not a mean of the parts' means."""
     gradients = []
-    for parts in (1, 4):
-        trainer = make_trainer(make_config(bf16=False, accumulate=parts, **options))
+    # Three at a time: the last of four packs is a part by itself.
+    in_threes = -(-options["batch_size"] // 3)
+    for parts, how in ((1, {}), (4 if "accumulate" in cut else in_threes, cut)):
+        trainer = make_trainer(make_config(bf16=False, **how, **options))
         batches = trainer._batches(trainer._samples())
         assert len(batches) == parts
         values = trainer.gradients.add(0, batches)
@@ -137,6 +142,11 @@ def test_workers_and_their_number_change_nothing(make_config, make_trainer, tmp_
         ({"ratio_unit": "tokens"}, "needs batch_unit packs"),
         ({"pack_images": 3}, "needs batch_unit packs"),
         ({"accumulate": 3}, r"batch_size \(10\) must be a multiple of accumulate \(3\)"),
+        ({"micro_batch": 0}, "micro_batch must be >= 1, got 0"),
+        (
+            {"micro_batch": 2, "accumulate": 5},
+            r"micro_batch \(2\) and accumulate \(5\) both say how a step is cut: leave accumulate",
+        ),
         ({"num_workers": -1}, "num_workers must be >= 0"),
     ],
 )

@@ -28,11 +28,27 @@ def module_hash(module: nn.Module) -> str:
 
 def tensors_hash(named: Mapping[str, Tensor]) -> str:
     """SHA-256 of tensors and their names, as fp32."""
-    digest = hashlib.sha256()
+    digest = TensorsDigest()
     for name, tensor in sorted(named.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        digest.update(name, tensor)
     return digest.hexdigest()
+
+
+class TensorsDigest:
+    """``tensors_hash``, tensor by tensor: for those that are not all there at once."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def update(self, name: str, tensor: Tensor) -> None:
+        """Take in one; names must ascend."""
+        self._digest.update(name.encode())
+        values = tensor.detach().cpu().float().contiguous().numpy()
+        self._digest.update(values.reshape(-1).view(np.uint8).data)  # as it lies: no copy
+
+    def hexdigest(self) -> str:
+        """Of all until now."""
+        return self._digest.hexdigest()
 
 
 def source_digest(name: str, options: Mapping[str, Any], fingerprint: str | None = None) -> str:

@@ -15,7 +15,7 @@ words and codes are ids of one table and one head.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -223,12 +223,22 @@ class JanusModel(nn.Module):
         return [head.output_mlp_projector.weight, codes, words[: len(codes)]]
 
     @torch.no_grad()
-    def init_weights(self, generator: torch.Generator) -> None:
+    def init_weights(
+        self,
+        generator: torch.Generator,
+        *,
+        put: Callable[[str, Tensor], None] | None = None,
+    ) -> None:
         """Fill every parameter with fresh random values, the same for the same generator state.
 
         Linear and embedding weights are normal with std 0.02; convolutions keep PyTorch's scale;
         the outputs of attention and feed-forward are smaller by the depth, as in GPT-2. A door
         with an ``init_weights(generator)`` of its own fills itself.
+
+        Args:
+            generator: What is drawn depends on it alone.
+            put: Gets each parameter's name and values, one after another, in place of this model,
+                which may then be on the meta device; no door may fill itself.
 
         Raises:
             ValueError: A door holds a parameter that none of these rules knows.
@@ -238,6 +248,7 @@ class JanusModel(nn.Module):
         for path, module in self.named_modules():
             fill_itself = getattr(module, "init_weights", None)
             if module is not self and callable(fill_itself):
+                assert put is None, f"{path} fills itself"
                 fill_itself(generator)
                 filled.update(id(parameter) for parameter in module.parameters())
                 continue
@@ -245,13 +256,16 @@ class JanusModel(nn.Module):
             if path.endswith(("o_proj", "down_proj")):
                 std /= depth**0.5
             for name, parameter in module.named_parameters(recurse=False):
-                if id(parameter) not in filled and not _fill(
-                    module, name, parameter, std, generator
-                ):
+                if id(parameter) in filled:
+                    continue
+                values = parameter if put is None else torch.empty(parameter.shape)
+                if not _fill(module, name, values, std, generator):
                     raise ValueError(
                         f"no rule fills {path}.{name}: give {type(module).__name__} a method "
                         "init_weights(generator)"
                     )
+                if put is not None:
+                    put(f"{path}.{name}", values)
 
 
 class ImageIdsEncoder(nn.Module):

@@ -23,10 +23,11 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from openjanus.train.best import best_steps
 from openjanus.train.parallel import ALONE, World
+from openjanus.train.sharding import copy_part
 
 FORMAT_VERSION = 3
 RECORD = "checkpoint.json"
@@ -51,15 +52,10 @@ class Shards:
         """Fill tensors in place, each by its name; parts of whole ones where they are parts."""
         for name, tensor in wanted.items():
             value = self.tensors[name].detach()
-            if isinstance(tensor, DTensor) and not isinstance(value, DTensor):
-                # Every process has the whole: each takes its part, and none sends anything.
-                value = distribute_tensor(
-                    value.to(tensor.device),
-                    tensor.device_mesh,
-                    tensor.placements,
-                    src_data_rank=None,
-                )
-            tensor.copy_(value)
+            if isinstance(value, DTensor):
+                tensor.copy_(value)
+            else:
+                copy_part(tensor, value)
 
 
 @dataclass(frozen=True, slots=True)

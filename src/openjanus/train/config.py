@@ -67,6 +67,10 @@ class JanusTrainConfig:
     accumulate: int = 1
     """Parts that a process cuts its share of a step into, whose gradients are added up; the loss
     stays one mean over all of them."""
+    micro_batch: int | None = None
+    """Samples or packs that a process takes at a time, in place of ``accumulate``: a number that
+    fits a device's memory, however many devices there are. The last part of a step may be smaller.
+    """
     max_length: int = 256
     """Tokens a sample may have; longer ones are skipped, counted and named."""
     pack_length: int | None = None
@@ -128,6 +132,17 @@ class JanusTrainConfig:
     """Prepare the samples of the next step in a thread."""
     num_workers: int = 0
     """Processes that read and tokenize samples; their number changes nothing of what comes."""
+
+    def part_size(self, processes: int) -> int:
+        """Samples or packs that a process takes at a time, at most.
+
+        Args:
+            processes: Of the run; ``batch_size`` is a multiple of them.
+        """
+        share = -(-self.batch_size // processes)
+        if self.micro_batch is not None:
+            return min(share, self.micro_batch)
+        return -(-share // self.accumulate)
 
     def __post_init__(self) -> None:
         if self.stage not in TRAINED:
@@ -197,6 +212,13 @@ class JanusTrainConfig:
                     raise ValueError(
                         f"{name} is {getattr(self, name)!r}, which needs batch_unit packs"
                     )
+        if self.micro_batch is not None:
+            require_at_least_one("micro_batch", self.micro_batch)
+            if self.accumulate != 1:
+                raise ValueError(
+                    f"micro_batch ({self.micro_batch}) and accumulate ({self.accumulate}) both say "
+                    "how a step is cut: leave accumulate out"
+                )
         if self.batch_size % self.accumulate != 0:
             raise ValueError(
                 f"batch_size ({self.batch_size}) must be a multiple of accumulate "

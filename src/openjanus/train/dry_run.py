@@ -175,7 +175,7 @@ def _memory(model: JanusModel, config: JanusTrainConfig) -> str:
         "gradients": "gradients, fp32",
         "optimizer": "optimizer states",
         "copies": "weights in bf16",
-        "activations": "activations of one row",
+        "activations": "activations of these",
         "logits": "logits, all supervised",
         "encoding": "(tokenizing pictures)",
         "peak": "peak",
@@ -185,11 +185,11 @@ def _memory(model: JanusModel, config: JanusTrainConfig) -> str:
         (told, *(f"{getattr(memory, name) / size:.2f}" for memory in found))
         for name, told in names.items()
     ]
+    rows.insert(0, ("rows at a time", *(str(memory.rows) for memory in found)))
     header = (f"{unit} a device", "1", "1, ckpt", "of 8", "of 8, ckpt")
     length = work_of(config).row_length
-    return (
-        f"one row of {length:,} tokens at a time; ckpt: activation checkpointing; of 8: FSDP\n"
-        + _columns(header, rows)
+    return f"rows of {length:,} tokens; ckpt: activation checkpointing; of 8: FSDP\n" + _columns(
+        header, rows
     )
 
 

@@ -7,8 +7,9 @@ model's own forward, counted tensor by tensor (a test counts them again with hoo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -72,7 +73,10 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Bytes of one device that takes one row at a time."""
+    """Bytes of one device."""
+
+    rows: int
+    """That it takes at a time."""
 
     weights: int
     gradients: int
@@ -186,6 +190,14 @@ def activation_bytes(
     return total
 
 
+def rows_at_a_time(config: JanusTrainConfig, *, devices: int) -> int:
+    """Rows of a device's forward, at most: ``micro_batch``, or its share over ``accumulate``."""
+    taken = config.part_size(devices)
+    if config.batch_unit == "packs" or config.pack_length is None:
+        return taken
+    return math.ceil(taken * config.max_length / config.pack_length)
+
+
 def estimate_memory(
     model: JanusModel, config: JanusTrainConfig, *, devices: int = 1, checkpointing: bool = False
 ) -> Memory:
@@ -204,17 +216,19 @@ def estimate_memory(
     language = model.config.language
     is_words = work.shares["und"] + work.shares["text"] > 0 or model.config.one_vocabulary
     classes = language.vocab_size if is_words else model.config.codebook_size
+    rows = rows_at_a_time(config, devices=devices)
     encoding = 0
     base = getattr(model.config.gen_tokenizer, "base_channels", 0)
     if work.shares["gen"] > 0:
         encoding = ENCODE_CHUNK * base * model.config.gen_image_size**2 * ENCODE_BYTES
     return Memory(
+        rows=rows,
         weights=FP32 * total // devices,
         gradients=FP32 * trained // devices,
         optimizer=optimizer_bytes(model, config.optim.name) // devices,
         copies=BF16 * _copied(model, devices=devices),
-        activations=activation_bytes(model, work, sizes, checkpointing=checkpointing),
-        logits=LOGIT_BYTES * work.row_length * classes,
+        activations=rows * activation_bytes(model, work, sizes, checkpointing=checkpointing),
+        logits=LOGIT_BYTES * rows * work.row_length * classes,
         encoding=encoding,
     )
 
@@ -319,7 +333,14 @@ def advise(model: JanusModel, config: JanusTrainConfig, *, devices: int, capacit
     least = estimate_memory(model, config, devices=devices, checkpointing=True)
     if least.peak <= capacity:
         return f"with activation checkpointing, {least.peak / GB:.1f} GB ({plain.peak / GB:.1f})"
-    told = f"no, {least.peak / GB:.1f} GB with activation checkpointing ({plain.peak / GB:.1f})"
+    how = "with activation checkpointing"
+    if least.rows > 1:
+        config = replace(config, micro_batch=1, accumulate=1)
+        least = estimate_memory(model, config, devices=devices, checkpointing=True)
+        if least.peak <= capacity:
+            return f"{how} and micro_batch 1, {least.peak / GB:.1f} GB ({plain.peak / GB:.1f})"
+        how += " and micro_batch 1"
+    told = f"no, {least.peak / GB:.1f} GB {how} ({plain.peak / GB:.1f})"
     several = devices * 2
     while several <= MAX_DEVICES:
         memory = estimate_memory(model, config, devices=several, checkpointing=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from openjanus.model.janus import JanusModel
 from openjanus.train.lora_config import LoraConfig
+from openjanus.train.sharding import copy_part, whole_of
 from openjanus.weights.adapters import Adapter
 
 _DECODER = r"language_model\.model\.layers\.\d+\.(?:self_attn|mlp)\."
@@ -55,19 +56,33 @@ def add_lora(model: JanusModel, config: LoraConfig, *, seed: int) -> None:
     # peft draws its own values from the global stream, which is nobody's here: it is put back.
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(peft, model)
+    fill_adapters(model, seed=seed)
+
+
+def fill_adapters(model: JanusModel, *, seed: int) -> None:
+    """Give adapters the values that they begin with; of parts, each process fills its own.
+
+    Args:
+        model: After `add_lora`; on the meta device nothing happens.
+        seed: As there.
+    """
     for name, parameter in model.named_parameters():
         match = _THIN.fullmatch(name)
-        if match is not None and match[2] == "A":
+        if match is None:
+            continue
+        drawn = torch.zeros(parameter.shape)
+        if match[2] == "A":
             key = int.from_bytes(hashlib.sha256(f"{seed}/{match[1]}".encode()).digest()[:8])
             generator = torch.Generator().manual_seed(key >> 1)
             bound = 1 / math.sqrt(parameter.shape[1])  # as peft: uniform, by the width that enters
-            drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
-            with torch.no_grad():
-                parameter.copy_(drawn)
+            drawn.uniform_(-bound, bound, generator=generator)
+        copy_part(parameter, drawn)
 
 
 def take_adapter(model: JanusModel, config: LoraConfig, *, base: str) -> Adapter:
     """The adapters of a model, and its doors that are trained whole, under the bare model's names.
+
+    Where the model is in parts, all processes must call this.
 
     Args:
         model: After `add_lora`.
@@ -79,9 +94,9 @@ def take_adapter(model: JanusModel, config: LoraConfig, *, base: str) -> Adapter
     for name, parameter in model.named_parameters():
         match = _THIN.fullmatch(name)
         if match is not None:
-            halves.setdefault(match[1], {})[match[2]] = parameter.detach()
+            halves.setdefault(match[1], {})[match[2]] = whole_of(parameter.detach())
         elif name.partition(".")[0] in config.whole_doors:
-            whole[name] = parameter.detach()
+            whole[name] = whole_of(parameter.detach())
     return Adapter(
         rank=config.rank,
         alpha=config.alpha,

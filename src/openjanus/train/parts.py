@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from openjanus.config import DoorConfig
+from openjanus.config import DecoderConfig, DoorConfig
 from openjanus.config_file import door_to_dict, parse_door
 from openjanus.model.doors import TokenizerEntrance
 from openjanus.model.janus import JanusModel
@@ -47,26 +49,50 @@ def load_door(path: Path, module: nn.Module, config: DoorConfig) -> None:
         ValueError: The run is not complete; or the weights are of another configuration, or by a
             newer openjanus.
     """
+    own = module.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    with torch.no_grad():
+        read_door(path, config, shapes, lambda name, whole: own[name].copy_(whole))
+
+
+def read_door(
+    path: Path,
+    config: DoorConfig,
+    own_shapes: Mapping[str, tuple[int, ...]],
+    put: Callable[[str, Tensor], Any],
+) -> None:
+    """Hand over what ``load_door`` fills a door with, tensor by tensor.
+
+    Args:
+        path: As there.
+        config: Of the door.
+        own_shapes: What the door has, by its own names.
+        put: Gets each name with its whole tensor, to be copied.
+
+    Raises:
+        FileNotFoundError: As ``load_door``.
+        ValueError: As ``load_door``.
+    """
     if path.is_file() or (path / CONFIG_FILE).is_file():
         donor = open_donor(path, "vq" if hasattr(config, "codebook_size") else "und_encoder")
         require_same_sizes(donor, config)
-        donor.fill(module)
+        donor.read(own_shapes, put)
         return
     state = _read_state(path, config)
-    own = module.state_dict()
-    wrong = [f"unexpected {name}" for name in state if name not in own]
-    wrong += [f"missing {name}" for name in own if name not in state]
+    wrong = [f"unexpected {name}" for name in state if name not in own_shapes]
+    wrong += [f"missing {name}" for name in own_shapes if name not in state]
     wrong += [
-        f"{name} is {tuple(state[name].shape)}, wanted {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
+        f"{name} is {tuple(state[name].shape)}, wanted {shape}"
+        for name, shape in own_shapes.items()
+        if name in state and state[name].shape != shape
     ]
     if wrong:
         raise ValueError(
             f"{path} does not fit a door of type {config.type!r}: {'; '.join(wrong[:3])} "
             f"({len(wrong)} differences): train it with the same preset"
         )
-    module.load_state_dict(state, strict=True)
+    for name, tensor in state.items():
+        put(name, tensor)
 
 
 def _read_state(path: Path, config: DoorConfig) -> dict[str, Tensor]:
@@ -97,23 +123,34 @@ def _read_state(path: Path, config: DoorConfig) -> dict[str, Tensor]:
     )
 
 
-def load_language_model(path: Path, model: JanusModel) -> None:
-    """Fill a model's decoder from a Llama's folder, or a whole Janus's.
+def read_language_model(
+    path: Path,
+    config: DecoderConfig,
+    own_shapes: Mapping[str, tuple[int, ...]],
+    put: Callable[[str, Tensor], Any],
+) -> None:
+    """Hand over the tensors of a decoder, from a Llama's folder or a whole Janus's.
+
+    Args:
+        path: The folder.
+        config: The model's decoder.
+        own_shapes: What it has, by its own names.
+        put: Gets each name with its whole tensor, to be copied.
 
     Raises:
         FileNotFoundError: Nothing of the kind lies there.
         ValueError: Its sizes are not the model's.
     """
     donor = open_donor(path, "language_model")
-    require_same_sizes(donor, model.config.language)
-    donor.fill(model.language_model)
+    require_same_sizes(donor, config)
+    donor.read(own_shapes, put)
 
 
 @torch.no_grad()
-def start_gen_embed_from_codebook(model: JanusModel) -> None:
-    """Make gen_embed a copy of the codebook's unit rows, where it is a table of its own."""
+def gen_embed_of_codebook(model: JanusModel) -> dict[str, Tensor]:
+    """What gen_embed begins as, by name: the codebook's unit rows, where it is a table."""
     if model.config.one_vocabulary or isinstance(model.gen_embed, TokenizerEntrance):
-        return
+        return {}
     quantizer = model.vq.quantize
     assert isinstance(quantizer, VectorQuantizer)
-    model.gen_embed.weight.copy_(quantizer.normalised_codebook())
+    return {"gen_embed.weight": quantizer.normalised_codebook()}

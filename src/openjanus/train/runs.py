@@ -17,7 +17,6 @@ from openjanus.config import SemanticConfig, SiglipConfig, VQConfig
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
-from openjanus.model.janus import JanusModel
 from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
@@ -38,7 +37,14 @@ from openjanus.train.semantic_trainer import SemanticTrainer, init_semantic
 from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.train.siglip_trainer import SiglipTrainer, regions_of
 from openjanus.train.stages import count_by_part
-from openjanus.train.start import beside, choose_init, read_tokenizer, start_encoder, start_model
+from openjanus.train.start import (
+    beside,
+    choose_init,
+    read_tokenizer,
+    start_encoder,
+    start_model,
+    start_shapes,
+)
 from openjanus.train.teacher import load_teacher
 from openjanus.train.text_tokenizer_config import TokenizerTrainConfig
 from openjanus.train.trainer import JanusTrainer
@@ -61,7 +67,14 @@ FREE_ON_RESUME = frozenset(
     + [f"run.{name}" for name in ("log_every", "final_from", "measure_peak", "sinks")]
     + [f"run.wandb.{name}" for name in ("project", "entity", "mode")]
     + ["compile", "prefetch", "device", "id_cache", "max_bad_samples", "num_workers"]
-    + ["activation_checkpointing", "process_timeout_s", "log_keys", "watch.every", "watch.margin"]
+    + [
+        "micro_batch",
+        "activation_checkpointing",
+        "process_timeout_s",
+        "log_keys",
+        "watch.every",
+        "watch.margin",
+    ]
 )
 """Keys that change nothing of what is learnt: a resumed run may have others."""
 
@@ -201,8 +214,12 @@ def _run_janus(config: JanusTrainConfig, world: World) -> None:
     if is_restart() and not config.run.resume and checkpoint_steps(Path(config.run.dir)):
         # torchrun repeats the command of the start; what it means now is to go on.
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True))
-    model, processor = start_model(config, tell=world.is_main)
-    trainer = JanusTrainer(model, processor, config, world=world)
+    weights = None
+    if world.size == 1:
+        model, processor = start_model(config)
+    else:
+        model, processor, weights = start_shapes(config, tell=world.is_main)
+    trainer = JanusTrainer(model, processor, config, world=world, weights=weights)
     if world.is_main:
         trained = count_by_part(trainer.trained.parameters.items())
         counts = ", ".join(f"{part} {n:,}" for part, n in trained.items())
@@ -211,26 +228,33 @@ def _run_janus(config: JanusTrainConfig, world: World) -> None:
     is_complete = _train(trainer, config.run, description=f"stage {config.stage}", world=world)
     trainer.close()
     if is_complete:
-        final = trainer.whole_model(average=True)
-
-        def write(folder: Path) -> None:
-            assert final is not None  # in the first process
-            _save_janus(config, final, processor.tokenizer, folder)
-
+        write = _result_of(config, trainer, processor.tokenizer)
         world.on_main(lambda: _publish(config, write))
 
 
-def _save_janus(
-    config: JanusTrainConfig, model: JanusModel, tokenizer: TextTokenizer, folder: Path
-) -> None:
-    """The model; or of a run with adapters these alone, by both names that they may be wanted."""
+def _result_of(
+    config: JanusTrainConfig, trainer: JanusTrainer, tokenizer: TextTokenizer
+) -> Callable[[Path], None]:
+    """What writes the result: all processes put it together, and the first one writes.
+
+    It is the model; or of a run with adapters these alone, by both names that they may be wanted.
+    """
     if config.lora is None:
-        save_model(folder, model, tokenizer)
-        return
+        final = trainer.whole_model(average=True)
+
+        def write_model(folder: Path) -> None:
+            assert final is not None  # in the first process
+            save_model(folder, final, tokenizer)
+
+        return write_model
     base = str(choose_init(config.init, config.run.dir))
-    adapter = take_adapter(model, config.lora, base=base)
-    save_adapter(folder / "adapter", adapter, layout="openjanus")
-    save_adapter(folder / "transformers-adapter", adapter, layout="transformers")
+    adapter = take_adapter(trainer.model, config.lora, base=base)
+
+    def write_adapters(folder: Path) -> None:
+        save_adapter(folder / "adapter", adapter, layout="openjanus")
+        save_adapter(folder / "transformers-adapter", adapter, layout="transformers")
+
+    return write_adapters
 
 
 def _run_vq(config: VQTrainConfig) -> None:

@@ -7,14 +7,14 @@ runs outside of the forward, so every process has it whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.utils.checkpoint import checkpoint
 
 from openjanus.model.decoder import DecoderLayer
@@ -58,7 +58,8 @@ def shard_model(root: nn.Module, model: JanusModel, world: World, *, bf16: bool)
     if bf16 and world.device.type == "cuda":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     whole = set(model.vq.parameters())
-    model.vq.to(world.device)
+    if not any(parameter.is_meta for parameter in whole):
+        model.vq.to(world.device)
     for block in blocks_of(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(root, mesh=mesh, mp_policy=policy, ignored_params=whole)
@@ -86,8 +87,37 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+@torch.no_grad()
+def copy_part(place: Tensor, whole: Tensor) -> None:
+    """Fill a tensor, or this process's part of one, from the whole that every process can see.
+
+    Args:
+        place: Sharded by ``shard_model``, or whole.
+        whole: In any dtype, on any device; of a mapped one, other processes' rows are not read.
+    """
+    if not isinstance(place, DTensor):
+        place.copy_(whole)
+        return
+    (placement,) = place.placements
+    assert placement == Shard(0), placement  # FSDP cuts rows
+    mine = place.to_local()
+    rows = -(-len(whole) // place.device_mesh.size())
+    first = rows * place.device_mesh.get_local_rank()
+    mine.copy_(whole[first : first + rows])
+
+
+def whole_of(tensor: Tensor) -> Tensor:
+    """A tensor in one piece; where it is in parts, all processes must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
 def gather_model(
-    model: JanusModel, world: World, *, instead: Mapping[str, Tensor] | None = None
+    model: JanusModel,
+    world: World,
+    *,
+    instead: Mapping[str, Tensor] | None = None,
+    prepare: Callable[[JanusModel], None] | None = None,
 ) -> JanusModel | None:
     """A whole copy in the first process, on its device; all processes must call this.
 
@@ -95,17 +125,22 @@ def gather_model(
         model: Sharded or not.
         world: All processes.
         instead: Tensors in place of parameters, by name; sharded as they are.
+        prepare: Gives a model of the same configuration what this one has beside it: adapters.
 
     Returns:
         The copy, in fp32; None in every process but the first.
     """
-    state: dict[str, Tensor] = {}
-    for name, tensor in {**model.state_dict(), **({} if instead is None else instead)}.items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if world.is_main:
-            state[name] = whole.detach().cpu()  # one at a time: the device may not hold all
-    if not world.is_main:
-        return None
-    copy = build_model(model.config, device="cpu")
-    copy.load_state_dict(state, strict=True)
-    return copy.to(world.device)
+    copy = None
+    places: dict[str, Tensor] = {}
+    if world.is_main:
+        copy = build_model(model.config, device="cpu")
+        if prepare is not None:
+            prepare(copy)
+        places = copy.state_dict()
+    parts = {**model.state_dict(), **({} if instead is None else instead)}
+    assert copy is None or parts.keys() == places.keys()
+    for name, tensor in parts.items():
+        whole = whole_of(tensor)  # one at a time: the device may not hold all
+        if copy is not None:
+            places[name].copy_(whole)
+    return None if copy is None else copy.to(world.device)

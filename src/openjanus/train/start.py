@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from openjanus.config import DecoderConfig, JanusConfig, ProcessorConfig
+from openjanus.config import DecoderConfig, DoorConfig, JanusConfig, ProcessorConfig
 from openjanus.config_file import parse_dataclass
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.siglip import SiglipEncoder
@@ -22,13 +24,11 @@ from openjanus.processor.text import TextTokenizer, add_special_tokens, byte_tok
 from openjanus.rules import near
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import JanusTrainConfig
-from openjanus.train.parts import (
-    load_door,
-    load_language_model,
-    start_gen_embed_from_codebook,
-)
+from openjanus.train.late_weights import Fill, LateWeights, Places, can_come_late
+from openjanus.train.lora import fill_adapters
+from openjanus.train.parts import gen_embed_of_codebook, read_door, read_language_model
 from openjanus.train.siglip_config import SiglipTrainConfig
-from openjanus.weights.formats import load_model
+from openjanus.weights.formats import Checkpoint, load_model, open_checkpoint
 from openjanus.weights.published import read_vocabulary
 
 
@@ -86,6 +86,62 @@ def start_model(config: JanusTrainConfig, *, tell: bool = True) -> tuple[JanusMo
         FileNotFoundError: None of ``init`` exists; the message says what to run first.
         ValueError: A tokenizer or door that does not fit the model.
     """
+    base = _open_base(config, tell=tell)
+    if base.checkpoint is None:
+        model = fresh_model(base.config, config.run.seed)
+    else:
+        model = base.checkpoint.load(device="cpu", dtype=torch.float32)
+    places = Places(model)
+    with torch.no_grad():
+        for fill in _parts_put_in(config, model):
+            fill(places)
+    return model, Processor(model.config, base.tokenizer)
+
+
+def start_shapes(
+    config: JanusTrainConfig, *, tell: bool = True
+) -> tuple[JanusModel, Processor, LateWeights | None]:
+    """``start_model`` for one of several processes, which must not hold all of the weights.
+
+    Args:
+        config: The run.
+        tell: Whether to say which weights were chosen.
+
+    Returns:
+        The model on the meta device, its processor, and its weights, the same to the bit, to be
+        poured in once it is sharded. Or the whole model and None, where a door fills itself.
+
+    Raises:
+        FileNotFoundError: As ``start_model``.
+        ValueError: As ``start_model``; what is wrong with tensors is told when they are read.
+    """
+    base = _open_base(config, tell=tell)
+    model = build_model(base.config)
+    if not can_come_late(model):
+        if tell:
+            tqdm.write(
+                "weights: whole in every process at first: a door fills itself or has buffers",
+                file=sys.stderr,
+            )
+        return *start_model(config, tell=False), None
+    fills: list[Fill] = [partial(_put_base, base, model, seed=config.run.seed)]
+    fills += _parts_put_in(config, model)
+    if config.lora is not None:
+        fills.append(lambda _: fill_adapters(model, seed=config.run.seed))
+    return model, Processor(model.config, base.tokenizer), LateWeights(model, fills)
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What ``init`` chose."""
+
+    config: JanusConfig
+    tokenizer: TextTokenizer
+    checkpoint: Checkpoint | None
+    """None where the weights are fresh."""
+
+
+def _open_base(config: JanusTrainConfig, *, tell: bool) -> _Base:
     chosen = choose_init(config.init, config.run.dir)
     _require_parts(config)
     if tell:
@@ -96,7 +152,8 @@ def start_model(config: JanusTrainConfig, *, tell: bool = True) -> tuple[JanusMo
                 f"decoder ({', '.join(config.decoder)}) is for fresh weights, and {chosen} has "
                 "weights and a decoder of its own: leave it out"
             )
-        model, tokenizer = load_model(chosen, device="cpu", dtype=torch.float32)
+        checkpoint = open_checkpoint(chosen)
+        base = _Base(checkpoint.config, checkpoint.tokenizer, checkpoint)
     else:
         model_config = _with_decoder(preset(chosen), config.decoder)
         if config.tokenizer is None and config.language_model is not None:
@@ -104,19 +161,48 @@ def start_model(config: JanusTrainConfig, *, tell: bool = True) -> tuple[JanusMo
             tokenizer = grown_tokenizer(folder, model_config)
         else:
             tokenizer = read_tokenizer(config.run.dir, config.tokenizer, model_config.processor)
-        model = fresh_model(model_config, config.run.seed)
+        base = _Base(model_config, tokenizer, None)
     if config.preset is not None:
-        _require_preset(model.config, config.preset, str(chosen))
+        _require_preset(base.config, config.preset, str(chosen))
+    return base
+
+
+def _put_base(base: _Base, model: JanusModel, places: Places, *, seed: int) -> None:
+    """What ``fresh_model`` or ``Checkpoint.load`` gives, tensor by tensor."""
+    if base.checkpoint is not None:
+        base.checkpoint.read(places.put)
+        return
+    shapes = build_model(base.config)  # the model itself may have adapters by now
+    shapes.init_weights(torch.Generator().manual_seed(seed), put=places.put)
+    _put_codebook(model, places)
+
+
+def _put_codebook(model: JanusModel, places: Places) -> None:
+    for name, values in gen_embed_of_codebook(model).items():
+        places.put(name, values)
+
+
+def _parts_put_in(config: JanusTrainConfig, model: JanusModel) -> list[Fill]:
+    """Other models' parts, in the place of what the base has."""
+    fills: list[Fill] = []
+
+    def put_door(key: str, path: str, door: DoorConfig, places: Places) -> None:
+        read_door(beside(config.run.dir, path), door, *places.below(key))
+
     if config.language_model is not None:
-        load_language_model(beside(config.run.dir, config.language_model), model)
+        folder = beside(config.run.dir, config.language_model)
+        language = model.config.language
+        fills.append(
+            lambda places: read_language_model(folder, language, *places.below("language_model"))
+        )
     if config.vq is not None:
-        load_door(beside(config.run.dir, config.vq), model.vq, model.config.gen_tokenizer)
+        fills.append(partial(put_door, "vq", config.vq, model.config.gen_tokenizer))
         # Its pictures have other ids now, so what stands for each must be made anew as well.
-        start_gen_embed_from_codebook(model)
+        fills.append(partial(_put_codebook, model))
     if config.und_encoder is not None:
-        folder = beside(config.run.dir, config.und_encoder)
-        load_door(folder, model.und_encoder, model.config.und_encoder)
-    return model, Processor(model.config, tokenizer)
+        door = model.config.und_encoder
+        fills.append(partial(put_door, "und_encoder", config.und_encoder, door))
+    return fills
 
 
 def _require_parts(config: JanusTrainConfig) -> None:
@@ -172,7 +258,8 @@ def fresh_model(config: JanusConfig, seed: int) -> JanusModel:
     """A model with random weights that depend on the seed alone; gen_embed is the codebook."""
     model = build_model(config, device="cpu")
     model.init_weights(torch.Generator().manual_seed(seed))
-    start_gen_embed_from_codebook(model)
+    with torch.no_grad():
+        _put_codebook(model, Places(model))
     return model
 
 

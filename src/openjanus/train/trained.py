@@ -8,18 +8,30 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from openjanus.data.id_cache import tensors_hash
+from openjanus.data.id_cache import TensorsDigest, tensors_hash
 from openjanus.model.janus import JanusModel
 from openjanus.train.checkpoint import SHARDS, SavedShards, Shards
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.ema import Ema
 from openjanus.train.optim import Optimizers
-from openjanus.train.sharding import free_gathered
+from openjanus.train.parallel import ALONE, World
+from openjanus.train.sharding import free_gathered, whole_of
 
 
-def hash_frozen(model: JanusModel) -> str:
-    """SHA-256 of the parameters that are not trained."""
-    return tensors_hash({n: p for n, p in model.named_parameters() if not p.requires_grad})
+def hash_frozen(model: JanusModel, world: World = ALONE) -> str:
+    """SHA-256 of the parameters that are not trained; all processes must call this.
+
+    Args:
+        model: Frozen; whole, or in parts, which are put together one tensor at a time.
+        world: All processes.
+    """
+    digest = TensorsDigest()
+    for name, parameter in sorted(model.named_parameters()):
+        if not parameter.requires_grad:
+            whole = whole_of(parameter.detach())
+            if world.is_main:
+                digest.update(name, whole)
+    return world.gather(digest.hexdigest())[0]
 
 
 class Trained:
@@ -31,7 +43,7 @@ class Trained:
     Args:
         model: Frozen as its stage says, and in parts where there are several processes.
         config: The run.
-        frozen_hash: ``hash_frozen`` of the model, when it was whole.
+        frozen_hash: ``hash_frozen`` of the model, as the run begins.
     """
 
     def __init__(self, model: JanusModel, config: JanusTrainConfig, *, frozen_hash: str) -> None:

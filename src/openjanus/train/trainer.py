@@ -31,6 +31,7 @@ from openjanus.train.feed import encoder_of, mixture_of, open_stream
 from openjanus.train.flops import FlopCounter
 from openjanus.train.gradients import Gradients
 from openjanus.train.kept_ids import KeptIds, open_caches
+from openjanus.train.late_weights import LateWeights
 from openjanus.train.lora import add_lora
 from openjanus.train.meters import (
     GradientNorms,
@@ -68,6 +69,7 @@ class JanusTrainer:
             sources are not kept between runs.
         world: The processes that train together; the model is moved to their devices here, and
             each keeps its part of it.
+        weights: Of a model on the meta device, poured in once each process knows its part.
 
     Raises:
         KeyError: An unknown source.
@@ -83,6 +85,7 @@ class JanusTrainer:
         *,
         sources: Mapping[Kind, Sequence[Source]] | None = None,
         world: World = ALONE,
+        weights: LateWeights | None = None,
     ) -> None:
         _check(model, config, world)
         self.world = world
@@ -90,6 +93,18 @@ class JanusTrainer:
         self.model = model.train()
         self.processor = processor
         self.config = config
+        if config.lora is not None:
+            add_lora(model, config.lora, seed=config.run.seed)
+        freeze_for_stage(
+            model,
+            config.stage,
+            train_gen_embed=config.train_gen_embed,
+            beside=None if config.lora is None else config.lora.whole_doors,
+        )
+        self.device = world.device
+        self._module = build_step(model, config, world)
+        if weights is not None:
+            weights.pour(self._module, world)
         named = _named_sources(config)
         if sources is None:
             sources = {k: [build_source(s.type, s.options) for s in v] for k, v in named.items()}
@@ -110,19 +125,8 @@ class JanusTrainer:
         self.crew = Crew(Fetcher(sources, self.mixture, self._encode), config.num_workers)
         self.stream = open_stream(config, self.crew, self.mixture, self.share)
         self._position: StreamState = {}
-        if config.lora is not None:
-            add_lora(model, config.lora, seed=config.run.seed)
-        freeze_for_stage(
-            model,
-            config.stage,
-            train_gen_embed=config.train_gen_embed,
-            beside=None if config.lora is None else config.lora.whole_doors,
-        )
-        self.device = world.device
-        frozen_hash = hash_frozen(model)  # before it is cut to parts
-        self._module = build_step(model, config, world)
         self.gradients = Gradients(self._module, config, world)
-        self.trained = Trained(model, config, frozen_hash=frozen_hash)
+        self.trained = Trained(model, config, frozen_hash=hash_frozen(model, world))
         self.optimizers = self.trained.optimizers
         self._next: Ahead[StepSamples] | None = None
         self.num_bad = 0
@@ -266,7 +270,7 @@ class JanusTrainer:
         samples = self._with_image_ids(step)
         rows = step.rows
         if rows is None:
-            parts = _split(samples, config.accumulate)
+            parts = _split(samples, config.part_size(self.world.size))
             return [collate(part, self.processor, pack_length=config.pack_length) for part in parts]
         return [
             collate(
@@ -275,7 +279,7 @@ class JanusTrainer:
                 pack_length=config.pack_length,
                 row_sizes=[len(row) for row in part],
             )
-            for part in _split(rows, config.accumulate)
+            for part in _split(rows, config.part_size(self.world.size))
         ]
 
     def _facts(self, samples: StepSamples, batches: Sequence[Batch]) -> StepFacts:
@@ -337,7 +341,9 @@ class JanusTrainer:
         instead = ema.tensors if average and ema is not None else None
         if self.world.size == 1 and instead is None:
             return self.model
-        return gather_model(self.model, self.world, instead=instead)
+        lora, seed = self.config.lora, self.config.run.seed
+        prepare = None if lora is None else partial(add_lora, config=lora, seed=seed)
+        return gather_model(self.model, self.world, instead=instead, prepare=prepare)
 
     def state_dict(self) -> dict[str, Any]:
         """What is trained, with its optimizers, and counters; all that is frozen as a hash."""
@@ -392,15 +398,10 @@ def _check(model: JanusModel, config: JanusTrainConfig, world: World) -> None:
             f"({world.size} x {config.accumulate}), for every process has as much of it: "
             f"give {max(1, config.batch_size // parts) * parts}"
         )
-    if config.lora is not None and world.size > 1:
-        raise ValueError(
-            f"lora is of one process, and there are {world.size}: run it without torchrun"
-        )
 
 
-def _split(items: Sequence[T], number: int) -> list[Sequence[T]]:
-    """Neighbours in so many equal parts."""
-    size = len(items) // number
+def _split(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Neighbours in parts of a size; the last one may be smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 

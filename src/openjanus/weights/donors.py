@@ -7,7 +7,7 @@ Janus in any layout. Names and shapes must agree with the module exactly, whatev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from openjanus.rules import require
 from openjanus.weights import deepseek, own, published, transformers
 from openjanus.weights.formats import DTYPES, FORMATS, detect_format
 from openjanus.weights.keys import KeyTable, check_names
-from openjanus.weights.shards import StoredTensors, open_tensors
+from openjanus.weights.shards import Assembly, StoredTensors, open_tensors
 
 Part = Literal["language_model", "und_encoder", "vq"]
 
@@ -119,14 +119,38 @@ class Donor:
             ValueError: Names or shapes are not the module's, or a file is broken.
         """
         own_state = module.state_dict()
+        self.read(_shapes_of(own_state), lambda key, whole: own_state[key].copy_(whole))
+
+    def read(
+        self, own_shapes: Mapping[str, tuple[int, ...]], put: Callable[[str, Tensor], Any]
+    ) -> None:
+        """Hand over the part's tensors one by one.
+
+        Args:
+            own_shapes: What the part has in the model, by its names there.
+            put: Gets each name with its whole tensor, in whatever dtype, to be copied.
+
+        Raises:
+            ValueError: Names or shapes are not the model's, or a file is broken.
+        """
         stored = self.stored
         shapes = stored.shapes if isinstance(stored, StoredTensors) else _shapes_of(stored)
-        places = self._places(own_state, shapes)
+        places = self._places(own_shapes, shapes)
         expected = {
-            name: self.table.stored_shape(self.prefix + key, tuple(own_state[key].shape))
+            name: self.table.stored_shape(self.prefix + key, own_shapes[key])
             for name, (key, _) in places.items()
         }
         check_names(self.source, expected, self._of_part(shapes))
+        lacks_head = (
+            self.part == "language_model" and HEAD in own_shapes and not self._has_head(shapes)
+        )
+
+        def put_whole(key: str, whole: Tensor) -> None:
+            put(key, whole)
+            if key == EMBEDDING and lacks_head:
+                put(HEAD, whole)  # tied in the donor: it begins as the table
+
+        assembly = Assembly(put_whole)
 
         def take(name: str, tensor: Tensor) -> None:
             require(
@@ -136,23 +160,21 @@ class Donor:
             )
             key, part = places[name]
             count = len(self.table.names(self.prefix + key))
-            own_state[key].view(count, *tensor.shape)[part].copy_(tensor)
+            assembly.take(key, own_shapes[key], tensor, part=part, count=count)
 
         if isinstance(stored, StoredTensors):
             stored.read(places, take)
         else:
             for name in places:
                 take(name, stored[name])
-        if self.part == "language_model" and HEAD in own_state and not self._has_head(shapes):
-            own_state[HEAD].copy_(own_state[EMBEDDING])  # tied in the donor: it begins as the table
 
     def _places(
-        self, own_state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+        self, own_shapes: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]
     ) -> dict[str, tuple[str, int]]:
         """Their names -> our name, and which of its parts."""
         keys = [
             key
-            for key in own_state
+            for key in own_shapes
             if not (self.part == "language_model" and key == HEAD and not self._has_head(shapes))
         ]
         return {

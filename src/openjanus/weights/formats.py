@@ -20,7 +20,13 @@ from openjanus.rules import near, require
 from openjanus.weights import deepseek, own, published, transformers
 from openjanus.weights.card import Origin, write_card
 from openjanus.weights.keys import KeyTable, check_names
-from openjanus.weights.shards import MAX_SHARD_BYTES, StoredTensors, open_tensors, save_shards
+from openjanus.weights.shards import (
+    MAX_SHARD_BYTES,
+    Assembly,
+    StoredTensors,
+    open_tensors,
+    save_shards,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,36 @@ class Checkpoint:
             language_model.lm_head.weight = language_model.model.embed_tokens.weight
         return model.eval()
 
+    def read(self, put: Callable[[str, Tensor], None]) -> None:
+        """Hand over the weights one by one: for a model of which there is a part here.
+
+        Args:
+            put: Gets each of our names with its whole tensor, in the dtype that it is stored in
+                and mapped where that can be: what is not copied of it is not read.
+
+        Raises:
+            FileNotFoundError: No weights, or a shard is missing.
+            ValueError: A file is broken, or its tensors are not those that the config describes.
+        """
+        stored, table = open_tensors(self.folder), self.format.table
+        wanted = own.own_state(build_model(self.config, device="meta"))
+        expected, copies = _expected(self.config, wanted, stored, table)
+        assembly = Assembly(put)
+        tables: list[Tensor] = []
+
+        def take(name: str, tensor: Tensor) -> None:
+            _require_known(stored, name, tensor)
+            key, part = table.key(name)
+            if copies and (name in copies or key == own.EMBEDDING_KEY):
+                tables.append(tensor)
+            if name not in copies:
+                count = len(table.names(key))
+                assembly.take(key, tuple(wanted[key].shape), tensor, part=part, count=count)
+
+        stored.read(expected, take)
+        if tables:
+            _require_tied(stored, *tables)
+
 
 def open_checkpoint(folder: Path | str) -> Checkpoint:
     """Understand a folder in any layout.
@@ -151,25 +187,11 @@ def _read_state(
 ) -> dict[str, Tensor]:
     """The model's tensors, after all names and shapes have proved right."""
     wanted = own.own_state(model)
-    expected = {
-        name: table.stored_shape(key, tuple(tensor.shape))
-        for key, tensor in wanted.items()
-        for name in table.names(key)
-    }
-    tied = model.config.language.tie_word_embeddings
-    # A tied head is often stored as well: a copy, which is read to see that it is one.
-    copies = [n for n in table.names(own.TIED_KEY) if tied and n in stored.shapes]
-    expected |= {name: tuple(wanted[own.EMBEDDING_KEY].shape) for name in copies}
-    kept = {n: shape for n, shape in stored.shapes.items() if not table.is_dropped(n)}
-    check_names(stored.source, expected, kept)
+    expected, copies = _expected(model.config, wanted, stored, table)
     state: dict[str, Tensor] = {}
-    known = ", ".join(map(str, DTYPES))
 
     def take(name: str, tensor: Tensor) -> None:
-        require(
-            tensor.dtype in DTYPES,
-            f"{stored.source}: {name} is {tensor.dtype}: weights are of {known}",
-        )
+        _require_known(stored, name, tensor)
         key, part = table.key(name)
         shape = wanted[own.EMBEDDING_KEY if name in copies else key].shape
         parts = len(table.names(key))
@@ -182,14 +204,43 @@ def _read_state(
         state[key].view(parts, *tensor.shape)[part].copy_(tensor)
 
     stored.read(expected, take)
-    if tied:
+    if model.config.language.tie_word_embeddings:
         head = state.setdefault(own.TIED_KEY, state[own.EMBEDDING_KEY])
-        require(
-            torch.equal(head, state[own.EMBEDDING_KEY]),
-            f"{stored.source}: the config says tie_word_embeddings, and lm_head differs from the "
-            "embedding: set it to false in the config, or put the files of one model together",
-        )
+        _require_tied(stored, head, state[own.EMBEDDING_KEY])
     return state
+
+
+def _expected(
+    config: JanusConfig, wanted: Mapping[str, Tensor], stored: StoredTensors, table: KeyTable
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+    """The stored names and shapes of a model, all proved right, and which of them are copies."""
+    expected = {
+        name: table.stored_shape(key, tuple(tensor.shape))
+        for key, tensor in wanted.items()
+        for name in table.names(key)
+    }
+    tied = config.language.tie_word_embeddings
+    # A tied head is often stored as well: a copy, which is read to see that it is one.
+    copies = [n for n in table.names(own.TIED_KEY) if tied and n in stored.shapes]
+    expected |= {name: tuple(wanted[own.EMBEDDING_KEY].shape) for name in copies}
+    kept = {n: shape for n, shape in stored.shapes.items() if not table.is_dropped(n)}
+    check_names(stored.source, expected, kept)
+    return expected, copies
+
+
+def _require_known(stored: StoredTensors, name: str, tensor: Tensor) -> None:
+    require(
+        tensor.dtype in DTYPES,
+        f"{stored.source}: {name} is {tensor.dtype}: weights are of {', '.join(map(str, DTYPES))}",
+    )
+
+
+def _require_tied(stored: StoredTensors, head: Tensor, embedding: Tensor) -> None:
+    require(
+        torch.equal(head, embedding.to(head.dtype)),
+        f"{stored.source}: the config says tie_word_embeddings, and lm_head differs from the "
+        "embedding: set it to false in the config, or put the files of one model together",
+    )
 
 
 def export_model(

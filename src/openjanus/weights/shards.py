@@ -75,6 +75,41 @@ def _read_window(path: Path, names: Sequence[str], take: Callable[[str, Tensor],
     return len(names)
 
 
+class Assembly:
+    """Hands tensors on whole, of which a checkpoint may hold parts, one below the other.
+
+    Args:
+        put: Gets each of our names with its tensor, as it lies in the file where it lies there in
+            one piece: to copy of it what is wanted.
+    """
+
+    def __init__(self, put: Callable[[str, Tensor], None]) -> None:
+        self._put = put
+        self._waiting: dict[str, tuple[Tensor, set[int]]] = {}
+
+    def take(
+        self, key: str, shape: tuple[int, ...], tensor: Tensor, *, part: int, count: int
+    ) -> None:
+        """Take one of ``count`` parts of a tensor of ours.
+
+        Args:
+            key: Our name.
+            shape: Of the whole.
+            tensor: The part; parts of several are put together in fp32.
+            part: Which, from 0.
+            count: How many there are.
+        """
+        if count == 1:
+            self._put(key, tensor.view(shape))
+            return
+        whole, there = self._waiting.setdefault(key, (torch.empty(shape), set()))
+        whole.view(count, *tensor.shape)[part].copy_(tensor)
+        there.add(part)
+        if len(there) == count:
+            del self._waiting[key]
+            self._put(key, whole)
+
+
 def open_tensors(folder: Path) -> StoredTensors:
     """Find a folder's weights and read their names and shapes.
 
