@@ -17,10 +17,7 @@ from openjanus.train.metrics import read_metrics
 from openjanus.train.optim import Optimizers
 from openjanus.train.optim_config import OptimConfig
 from openjanus.train.parallel import OtherProcessFailed, World
-from openjanus.train.run_config import RunConfig
 from openjanus.train.runs import run_training
-from openjanus.train.source_config import SourceConfig
-from openjanus.train.vq_config import VQTrainConfig
 
 PACKS = {"batch_unit": "packs", "batch_size": 2, "pack_length": 256, "ratio_unit": "tokens"}
 """One pack a process: often without a kind that the other one has."""
@@ -170,13 +167,6 @@ def test_a_refusal_of_the_first_process_reaches_the_others():
         Second(rank=1, size=2).on_main(lambda: pytest.fail("the first alone does it"))
     with pytest.raises(ZeroDivisionError):
         World().on_main(lambda: 1 // 0)
-
-
-def test_other_kinds_of_runs_are_of_one_process(monkeypatch, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    config = VQTrainConfig(run=RunConfig(dir=str(tmp_path)), source=SourceConfig(type="toy"))
-    with pytest.raises(ValueError, match="kind vq is of one process, torchrun started 2"):
-        run_training(config)
 
 
 def test_a_restart_by_torchrun_goes_on(make_config, monkeypatch, tmp_path):
