@@ -483,7 +483,7 @@ def test_muon_has_whole_matrices_in_every_process(found):
     compare(one["values"][0], first["values"][0])
     # It works in bf16, so a rounding of a gradient is seen: what it moves is the same in norm.
     moved = distance(floats(one["before"]), floats(one["towers"]))
-    assert 0 < distance(floats(one["towers"]), floats(first["towers"])) < 0.05 * moved
+    assert 0 < distance(floats(one["towers"]), floats(first["towers"])) < 0.1 * moved
     assert torch.equal(leaves(first), leaves(second))
 
 
