@@ -206,3 +206,13 @@ def test_parameter_names_are_the_released_ones() -> None:
     }
     assert levels("upsample") == {f"decoder.conv_blocks.{i}.upsample.conv" for i in range(4)}
     assert levels("downsample") == {f"encoder.conv_blocks.{i}.downsample.conv" for i in range(4)}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_channels_come_last_on_a_cpu_alone(vq: VQTokenizer, device: str) -> None:
+    seen: list[Tensor] = []
+    decoder = VQTokenizer(vq.config).decoder.to(device)
+    decoder.conv_in.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    decoder(torch.zeros(2, vq.config.z_channels, 4, 4, device=device))
+    last = seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert last == (device == "cpu")

@@ -117,3 +117,16 @@ def test_an_encoder_of_another_class_runs_its_own_forward(make_model, tiny_confi
 def test_a_wrong_size_is_refused_as_by_the_model(make_model, tiny_config):
     with pytest.raises(ValueError, match="pixel_values must be"):
         run_encoder(make_model(tiny_config).und_encoder, torch.zeros(1, 3, 8, 8))
+
+
+def test_the_encoders_forward_is_a_cpus(make_model, tiny_config):
+    """Elsewhere the model's own runs, whose attention is the device's."""
+    encoder = make_model(tiny_config).und_encoder
+    assert type(encoder) is SiglipEncoder
+    called = []
+    encoder.blocks[0].register_forward_hook(lambda *_: called.append(True))
+    size = encoder.config.image_size
+    run_encoder(encoder, torch.zeros(1, 3, size, size))
+    assert called == []
+    run_encoder(encoder.to("meta"), torch.zeros(1, 3, size, size, device="meta"))
+    assert called == [True]

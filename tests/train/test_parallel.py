@@ -348,13 +348,6 @@ def test_a_composite_speaks_in_the_first_process_alone(monkeypatch, capsys):
         assert capsys.readouterr().err == said
 
 
-def test_other_kinds_of_runs_are_of_one_process(monkeypatch, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    config = VQTrainConfig(run=RunConfig(dir=str(tmp_path)), source=SourceConfig(type="toy"))
-    with pytest.raises(ValueError, match="kind vq is of one process, torchrun started 2"):
-        run_training(config)
-
-
 def test_a_restart_by_torchrun_goes_on(make_config, monkeypatch, tmp_path):
     """It repeats the command of the start, which says nothing of a resume."""
     config = make_config(run={"steps": 3, "stop_at": 1})

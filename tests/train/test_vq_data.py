@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from openjanus.config import VQConfig
 from openjanus.data.samples import Sample, Turn
@@ -12,9 +13,9 @@ from openjanus.data.sources import build_source
 from openjanus.model.vq import VQTokenizer
 from openjanus.presets import preset
 from openjanus.train.run_config import RunConfig
-from openjanus.train.runs import init_vq
+from openjanus.train.runs import _pictures, init_vq
 from openjanus.train.source_config import SourceConfig
-from openjanus.train.vq_config import VQTrainConfig
+from openjanus.train.vq_config import VQEvalConfig, VQTrainConfig
 from openjanus.train.vq_data import HELD_OUT_FIRST, EpochPictures, centre, random_crop
 from openjanus.train.vq_trainer import VQTrainer
 
@@ -112,3 +113,14 @@ def test_pictures_of_any_size_become_batches(crop, crop_size):
     side = crop_size if crop_size > 0 else 32
     pixels = make_trainer(source, crop=crop, crop_size=crop_size)._batch(0)
     assert pixels.shape == (8, 3, side, side)
+
+
+def test_a_folder_of_pictures_is_gone_through_by_epochs(tmp_path):
+    """The known defect: a method of sources of files was taken for that of an endless source."""
+    (tmp_path / "class").mkdir()
+    for number in range(6):
+        Image.fromarray(plain(40 * number)).save(tmp_path / "class" / f"{number}.png")
+    source = SourceConfig(type="image-folder", options={"path": str(tmp_path), "face": "gen"})
+    pictures = _pictures(VQTrainConfig(source=source, eval=VQEvalConfig(pictures=2)))
+    assert isinstance(pictures, EpochPictures)
+    assert len(set(greys(pictures, range(4)))) == 4

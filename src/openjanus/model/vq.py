@@ -190,8 +190,10 @@ class VQDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, z, g, g) -> (B, 3, S, S), unclipped."""
-        # With the channels last in memory, convolutions in bf16 need no copies on a CPU.
-        h = self.conv_in(z.contiguous(memory_format=torch.channels_last))
+        if z.device.type == "cpu":
+            # With the channels last in memory, convolutions in bf16 need no copies there.
+            z = z.contiguous(memory_format=torch.channels_last)
+        h = self.conv_in(z)
         for block in (*self.mid, *self.conv_blocks):
             h = block(h)
         return self.conv_out(F.silu(self.norm_out(h)))

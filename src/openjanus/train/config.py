@@ -15,7 +15,7 @@ from openjanus.presets import PRESETS
 from openjanus.rules import near, require_at_least_one
 from openjanus.train.lora_config import LoraConfig
 from openjanus.train.optim_config import OptimConfig
-from openjanus.train.run_config import RunConfig
+from openjanus.train.run_config import RunConfig, check_timeout
 from openjanus.train.source_config import SourceConfig, SourcesConfig
 from openjanus.train.stages import TRAINED, Stage
 from openjanus.train.watch_config import ValConfig, WatchConfig
@@ -167,8 +167,7 @@ class JanusTrainConfig:
             raise ValueError(f"unknown preset {self.preset!r}; {near(self.preset, list(PRESETS))}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in (0, 1), or left out, got {self.ema_decay}")
-        if not self.process_timeout_s > 0:
-            raise ValueError(f"process_timeout_s must be > 0, got {self.process_timeout_s}")
+        check_timeout(self.process_timeout_s)
         if self.z_loss < 0:
             raise ValueError(f"z_loss must be >= 0, got {self.z_loss}: 0 is none")
         if self.max_bad_samples < 0:

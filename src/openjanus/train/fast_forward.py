@@ -60,7 +60,10 @@ def run_decoder(
 
 
 def run_encoder(encoder: nn.Module, pixel_values: Tensor) -> Tensor:
-    """What ``encoder(pixel_values)`` gives; any other class than `SiglipEncoder` runs as it is.
+    """What ``encoder(pixel_values)`` gives.
+
+    Any other class than `SiglipEncoder` runs as it is, and so does any elsewhere than on a CPU,
+    whose attention in bf16 is the one that is slow.
 
     Args:
         encoder: Of the model.
@@ -69,7 +72,7 @@ def run_encoder(encoder: nn.Module, pixel_values: Tensor) -> Tensor:
     Returns:
         (B, N, C) features.
     """
-    if type(encoder) is not SiglipEncoder:
+    if type(encoder) is not SiglipEncoder or pixel_values.device.type != "cpu":
         return encoder(pixel_values)
     x = encoder.embed_patches(pixel_values)
     for block in encoder.used_blocks():

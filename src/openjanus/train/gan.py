@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openjanus.train.parallel import ALONE, World
+from openjanus.train.replicas import BatchNorm2d, sum_gradients, sum_tensor
 from openjanus.train.vq_config import GanConfig
 
 SLOPE = 0.2
@@ -23,7 +25,7 @@ MAX_ADAPTIVE = 1e4
 class PatchDiscriminator(nn.Module):
     """Real or made, patch by patch (pix2pix; LlamaGen takes 3 layers from 64 channels)."""
 
-    def __init__(self, layers: int, width: int) -> None:
+    def __init__(self, layers: int, width: int, *, processes: int = 1) -> None:
         super().__init__()
         widths = [width * min(2**index, 8) for index in range(layers + 1)]
         blocks: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(SLOPE)]
@@ -33,7 +35,7 @@ class PatchDiscriminator(nn.Module):
                 nn.Conv2d(widths[index - 1], widths[index], 4, stride, padding=1, bias=False),
                 # Statistics of the batch alone: running ones would let the generator's pass
                 # change the discriminator.
-                nn.BatchNorm2d(widths[index], track_running_stats=False),
+                BatchNorm2d(widths[index], processes=processes),
                 nn.LeakyReLU(SLOPE),
             ]
         self.blocks = nn.Sequential(*blocks, nn.Conv2d(widths[-1], 1, 4, padding=1))
@@ -68,19 +70,24 @@ def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())
 
 
-def adaptive_weight(reconstruction: Tensor, adversary: Tensor, last_layer: Tensor) -> Tensor:
+def adaptive_weight(
+    reconstruction: Tensor, adversary: Tensor, last_layer: Tensor, world: World = ALONE
+) -> Tensor:
     """How much stronger one loss pulls at a weight than another (VQGAN, equation 7).
 
     Args:
         reconstruction: Scalar loss.
         adversary: Scalar loss.
         last_layer: The weight that both are looked at from.
+        world: All processes; each has a part of the batch, and the ratio is that of the whole.
 
     Returns:
         A scalar without a graph, in [0, 1e4].
     """
     (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (given,) = torch.autograd.grad(adversary, last_layer, retain_graph=True)
+    # Before the norms: the norm of a mean is not the mean of the norms.
+    wanted, given = sum_tensor(torch.stack([wanted, given]), world) / world.size
     return (wanted.norm() / (given.norm() + 1e-4)).clamp(0, MAX_ADAPTIVE).detach()
 
 
@@ -97,9 +104,12 @@ def frozen(module: nn.Module) -> Iterator[None]:
 class Adversary:
     """The discriminator and its training."""
 
-    def __init__(self, config: GanConfig, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, config: GanConfig, *, seed: int, device: torch.device, world: World = ALONE
+    ) -> None:
         self.config = config
-        self.discriminator = PatchDiscriminator(config.layers, config.width)
+        self.world = world
+        self.discriminator = PatchDiscriminator(config.layers, config.width, processes=world.size)
         self.discriminator.init_weights(torch.Generator().manual_seed(seed))
         self.discriminator.to(device)
         self.optimizer = torch.optim.Adam(
@@ -122,8 +132,9 @@ class Adversary:
 
     def update(self, loss: Tensor) -> float:
         """One step of the discriminator; returns the gradient norm before clipping."""
-        loss.backward()
+        (loss / self.world.size).backward()
         parameters = list(self.discriminator.parameters())
+        sum_gradients(parameters, self.world)
         norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -69,3 +69,9 @@ class RunConfig:
     def last_step(self) -> int:
         """Optimizer steps of a complete run."""
         return self.steps if self.early_stop is None else self.early_stop
+
+
+def check_timeout(process_timeout_s: float) -> None:
+    """Raise ``ValueError`` for a wait of no time."""
+    if not process_timeout_s > 0:
+        raise ValueError(f"process_timeout_s must be > 0, got {process_timeout_s}")

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 import yaml
+from torch import nn
 from tqdm import tqdm
 
-from openjanus.config import SemanticConfig, SiglipConfig, VQConfig
+from openjanus.config import DoorConfig, SemanticConfig, SiglipConfig, VQConfig
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
 from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
-from openjanus.pipeline.load import choose_device
 from openjanus.presets import preset
 from openjanus.processor.text import TextTokenizer, train_tokenizer
 from openjanus.train.best import best_steps, ended_early
@@ -28,7 +28,7 @@ from openjanus.train.checkpoint import checkpoint_path, checkpoint_steps, load_c
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.loop import Task, run_loop
 from openjanus.train.lora import take_adapter
-from openjanus.train.parallel import ALONE, World, is_restart, num_processes, open_world
+from openjanus.train.parallel import ALONE, World, is_restart, open_world
 from openjanus.train.parse import parse_typed
 from openjanus.train.parts import load_door, save_door
 from openjanus.train.run_config import RunConfig
@@ -78,6 +78,10 @@ FREE_ON_RESUME = frozenset(
 )
 """Keys that change nothing of what is learnt: a resumed run may have others."""
 
+TOKENIZER_TIMEOUT_S = 24 * 3600.0
+"""How long others wait for the first process, which alone reads the words of a tokenizer; of its
+end they hear at once."""
+
 FINAL = "final"
 """Folder of a complete run that holds its result."""
 
@@ -96,24 +100,23 @@ def run_training(config: TrainConfig) -> None:
     """
     if not config.run.dir:
         raise ValueError("run.dir must name a folder: add --run.dir DIR")
-    if isinstance(config, JanusTrainConfig):
-        timeout_s = config.process_timeout_s
-        with open_world(config.device, name=config.run.dir, timeout_s=timeout_s) as world:
-            _run_janus(config, world)
+    if isinstance(config, TokenizerTrainConfig):
+        with open_world("cpu", name=config.run.dir, timeout_s=TOKENIZER_TIMEOUT_S) as world:
+            world.on_main(lambda: _run_tokenizer(config))
         return
-    if num_processes() > 1:
-        raise ValueError(
-            f"a run of kind {config.kind} is of one process, torchrun started {num_processes()}: "
-            "run it without torchrun"
-        )
-    if isinstance(config, SemanticTrainConfig):  # which is a VQTrainConfig too
-        _run_semantic(config)
-    elif isinstance(config, VQTrainConfig):
-        _run_vq(config)
-    elif isinstance(config, SiglipTrainConfig):
-        _run_siglip(config)
-    else:
-        _run_tokenizer(config)
+    if is_restart() and not config.run.resume and checkpoint_steps(Path(config.run.dir)):
+        # torchrun repeats the command of the start; what it means now is to go on.
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True))
+    timeout_s = config.process_timeout_s
+    with open_world(config.device, name=config.run.dir, timeout_s=timeout_s) as world:
+        if isinstance(config, JanusTrainConfig):
+            _run_janus(config, world)
+        elif isinstance(config, SemanticTrainConfig):  # which is a VQTrainConfig too
+            _run_semantic(config, world)
+        elif isinstance(config, VQTrainConfig):
+            _run_vq(config, world)
+        else:
+            _run_siglip(config, world)
 
 
 def _write_config(config: TrainConfig) -> None:
@@ -211,9 +214,6 @@ def _train(trainer: Task, run: RunConfig, *, description: str, world: World = AL
 
 
 def _run_janus(config: JanusTrainConfig, world: World) -> None:
-    if is_restart() and not config.run.resume and checkpoint_steps(Path(config.run.dir)):
-        # torchrun repeats the command of the start; what it means now is to go on.
-        config = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True))
     weights = None
     if world.size == 1:
         model, processor = start_model(config)
@@ -257,17 +257,28 @@ def _result_of(
     return write_adapters
 
 
-def _run_vq(config: VQTrainConfig) -> None:
+def _train_door(
+    trainer: Task,
+    config: TrainConfig,
+    world: World,
+    description: str,
+    result: Callable[[], tuple[nn.Module, DoorConfig]],
+) -> None:
+    """Run the loop over a trainer that has all of its door in every process, and write the door."""
+    world.on_main(lambda: _write_config(config))
+    if _train(trainer, config.run, description=description, world=world):
+        world.on_main(lambda: _publish(config, lambda folder: save_door(folder, *result())))
+
+
+def _run_vq(config: VQTrainConfig, world: World) -> None:
     door = preset(config.preset).gen_tokenizer
     if type(door) is not VQConfig:
         raise ValueError(f"preset {config.preset!r} has a tokenizer of type {door.type!r}, not vq")
     model = VQTokenizer(door)
     init_vq(model, config.run.seed)
-    model.to(choose_device(config.device))
-    trainer = VQTrainer(model, _pictures(config), config)
-    _write_config(config)
-    if _train(trainer, config.run, description="vq"):
-        _publish(config, lambda folder: save_door(folder, trainer.result, door))
+    model.to(world.device)
+    trainer = VQTrainer(model, _pictures(config), config, world=world)
+    _train_door(trainer, config, world, "vq", lambda: (trainer.result, door))
 
 
 def _pictures(config: VQTrainConfig) -> PictureSource:
@@ -278,7 +289,7 @@ def _pictures(config: VQTrainConfig) -> PictureSource:
     return source
 
 
-def _run_semantic(config: SemanticTrainConfig) -> None:
+def _run_semantic(config: SemanticTrainConfig, world: World) -> None:
     door = preset(config.preset).gen_tokenizer
     if not isinstance(door, SemanticConfig):
         raise ValueError(
@@ -291,12 +302,10 @@ def _run_semantic(config: SemanticTrainConfig) -> None:
         init_semantic(model, config.run.seed)
     else:
         load_door(beside(config.run.dir, config.init), model, door)
-    model.to(choose_device(config.device))
+    model.to(world.device)
     teacher = load_teacher(config.run.dir, config.teacher)
-    trainer = SemanticTrainer(model, teacher, _pictures(config), config)
-    _write_config(config)
-    if _train(trainer, config.run, description="semantic"):
-        _publish(config, lambda folder: save_door(folder, trainer.result, door))
+    trainer = SemanticTrainer(model, teacher, _pictures(config), config, world=world)
+    _train_door(trainer, config, world, "semantic", lambda: (trainer.result, door))
 
 
 @torch.no_grad()
@@ -312,7 +321,7 @@ def init_vq(model: VQTokenizer, seed: int) -> None:
     model.quantize.embedding.weight.normal_(0.0, 1.0, generator=generator)
 
 
-def _run_siglip(config: SiglipTrainConfig) -> None:
+def _run_siglip(config: SiglipTrainConfig, world: World) -> None:
     model_config = preset(config.preset)
     door = model_config.und_encoder
     if not isinstance(door, SiglipConfig):
@@ -334,10 +343,9 @@ def _run_siglip(config: SiglipTrainConfig) -> None:
         model_config.processor,
         config,
         start=partial(start_encoder, config) if config.init else None,
+        world=world,
     )
-    _write_config(config)
-    if _train(trainer, config.run, description="encoder"):
-        _publish(config, lambda folder: save_door(folder, encoder, door))
+    _train_door(trainer, config, world, "encoder", lambda: (encoder, door))
 
 
 def _run_tokenizer(config: TokenizerTrainConfig) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from openjanus.model.semantic import SemanticTokenizer
 from openjanus.processor.image import uint8_to_pixel_values
+from openjanus.train.parallel import ALONE, World
 from openjanus.train.semantic_config import SemanticTrainConfig
 from openjanus.train.teacher import Teacher
 from openjanus.train.vq_data import HELD_OUT_FIRST, PictureSource, centre
@@ -50,10 +51,11 @@ class SemanticTrainer(VQTrainer):
         teacher: Frozen.
         source: Whole pictures of the tokenizer's size.
         config: The run.
+        world: All processes; each asks a teacher of its own about its part of a batch.
 
     Raises:
         ValueError: The teacher's features are of another width, or of a grid that does not fit; or
-            pieces of pictures are asked for.
+            pieces of pictures are asked for; or the batch cannot be dealt evenly.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class SemanticTrainer(VQTrainer):
         teacher: Teacher,
         source: PictureSource,
         config: SemanticTrainConfig,
+        *,
+        world: World = ALONE,
     ) -> None:
         door = model.semantic.config
         if config.crop_size not in (0, door.image_size):
@@ -70,7 +74,7 @@ class SemanticTrainer(VQTrainer):
                 f"{config.crop_size}: the branch learns the places of whole pictures"
             )
         teacher.check(door)
-        super().__init__(model, source, config)
+        super().__init__(model, source, config, world=world)
         self.teacher = teacher.to(model.quantize.embedding.weight.device)
         self._semantic = model.semantic
         self._losses = partial(vq_losses, more=self._terms)
@@ -96,8 +100,11 @@ class SemanticTrainer(VQTrainer):
     def sample(self, folder: Path, step: int) -> None:
         """Write the VQ's sheet, and how far the branch agrees with the teacher."""
         super().sample(folder, step)
+        self.world.on_main(lambda: self._write_agreement(folder / f"step-{step:08d}.txt"))
+
+    def _write_agreement(self, path: Path) -> None:
         text = f"cosine with the teacher on {NUM_SAMPLES} held-out pictures: {self.agreement():.4f}"
-        (folder / f"step-{step:08d}.txt").write_text(text + "\n", encoding="utf-8")
+        path.write_text(text + "\n", encoding="utf-8")
 
     def state_dict(self) -> dict[str, Any]:
         """The VQ trainer's, and which teacher it was."""

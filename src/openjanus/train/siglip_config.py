@@ -7,7 +7,7 @@ from typing import Literal
 
 from openjanus.rules import require_at_least_one
 from openjanus.train.optim_config import OptimConfig
-from openjanus.train.run_config import RunConfig
+from openjanus.train.run_config import RunConfig, check_timeout
 from openjanus.train.source_config import SourceConfig, refuse_steps
 
 
@@ -41,11 +41,16 @@ class SiglipTrainConfig:
     """Steps between measurements of retrieval on pairs that are never trained on."""
     eval_pairs: int = 128
     bf16: bool = True
+    device: str = "cpu"
+    """Where the encoder is trained, for instance ``cuda``."""
+    process_timeout_s: float = 600.0
+    """Seconds that several processes wait for one of them, which may be reading pictures."""
 
     def __post_init__(self) -> None:
         for name in ("text_layers", "text_heads", "eval_every", "eval_pairs"):
             require_at_least_one(name, getattr(self, name))
         refuse_steps([self.source], self.kind)
+        check_timeout(self.process_timeout_s)
         if self.batch_size < 2 or self.max_text_length < 2:
             raise ValueError(
                 "batch_size and max_text_length must be >= 2, got "

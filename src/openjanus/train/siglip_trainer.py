@@ -4,13 +4,16 @@ Every picture of a batch is compared with every caption; each pair is a yes-or-n
 own. Where a source says what each part of a picture shows, regions stand in for pictures: a region
 is compared by the mean of the features that its box covers. The text tower lives here: a Janus
 needs the picture side alone.
+
+Of several processes each sees its part of the pictures and reads its part of the captions; then
+they exchange the captions' vectors, and each compares its own pictures with all of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ from openjanus.processor.image import open_image, und_pixel_values
 from openjanus.processor.text import TextTokenizer
 from openjanus.train.fast_forward import run_encoder
 from openjanus.train.optim import Optimizers
+from openjanus.train.parallel import ALONE, World
+from openjanus.train.replicas import all_rows, check_batch, own_part, sum_gradients
 from openjanus.train.siglip_config import SiglipTrainConfig
 
 START_SCALE = 10.0
@@ -55,24 +60,44 @@ class RegionBatch:
     """(R, U) bool: the caption is taught as true of the region. One that says the same in other
     words is taught as false, as in SigLIP."""
 
+    def to(self, device: torch.device) -> RegionBatch:
+        """The same there."""
+        there = {name: getattr(self, name).to(device) for name in ("owners", "boxes", "true_of")}
+        return replace(self, **there)
 
-def join_regions(regions: Sequence[Sequence[Region]]) -> RegionBatch:
+
+def join_regions(
+    regions: Sequence[Sequence[Region]], among: Sequence[Sequence[Region]] | None = None
+) -> RegionBatch:
     """One batch of the regions of each picture.
+
+    Args:
+        regions: Of each picture.
+        among: Of each picture whose captions are compared with them, these included; None stands
+            for ``regions``.
 
     Raises:
         ValueError: No picture has any.
     """
     flat = [region for of_one in regions for region in of_one]
-    if not flat:
+    told = regions if among is None else among
+    captions = dict.fromkeys(
+        text for of_one in told for region in of_one for text in region.captions
+    )
+    if not captions:
         raise ValueError(
-            f"none of {len(regions)} pictures has a region: take a source whose pictures have some"
+            f"none of {len(told)} pictures has a region: take a source whose pictures have some"
         )
-    captions = dict.fromkeys(text for region in flat for text in region.captions)
+    places = {text: place for place, text in enumerate(captions)}
+    true_of = torch.zeros(len(flat), len(captions), dtype=torch.bool)
+    for row, region in enumerate(flat):
+        true_of[row, [places[text] for text in region.captions]] = True
+    owners = [i for i, of_one in enumerate(regions) for _ in of_one]
     return RegionBatch(
-        owners=torch.tensor([i for i, of_one in enumerate(regions) for _ in of_one]),
-        boxes=torch.tensor([region.box for region in flat], dtype=torch.float32),
+        owners=torch.tensor(owners, dtype=torch.long),
+        boxes=torch.tensor([region.box for region in flat], dtype=torch.float32).reshape(-1, 4),
         captions=tuple(captions),
-        true_of=torch.tensor([[text in region.captions for text in captions] for region in flat]),
+        true_of=true_of,
     )
 
 
@@ -102,7 +127,7 @@ def box_weights(boxes: Tensor, side: int) -> Tensor:
     Returns:
         (R, side * side) shares of each box's area, in raster order; they sum to 1.
     """
-    edges = torch.arange(side + 1) / side
+    edges = torch.arange(side + 1, device=boxes.device) / side
 
     def overlap(low: Tensor, high: Tensor) -> Tensor:
         ends = torch.minimum(edges[1:], high[:, None])
@@ -182,18 +207,21 @@ class TwoTowers(nn.Module):
         return self.log_scale.exp() * images @ texts.T + self.bias
 
 
-def sigmoid_loss(logits: Tensor, true_of: Tensor) -> Tensor:
+def sigmoid_loss(logits: Tensor, true_of: Tensor, num_regions: int | None = None) -> Tensor:
     """SigLIP's loss.
 
     Args:
         logits: (R, U), regions by captions.
         true_of: (R, U) bool, which captions are taught as true of which region.
+        num_regions: Those of the whole batch, where these are a part of it; None stands for R.
 
     Returns:
-        The sum over captions, the mean over regions.
+        The sum over captions, the mean over regions; of a part, its share of that mean.
     """
     signs = true_of.to(logits.dtype) * 2 - 1
-    return -F.logsigmoid(signs * logits).sum() / len(logits)
+    return -F.logsigmoid(signs * logits).sum() / (
+        len(logits) if num_regions is None else num_regions
+    )
 
 
 def retrieval(logits: Tensor, true_of: Tensor) -> dict[str, float]:
@@ -208,7 +236,7 @@ def retrieval(logits: Tensor, true_of: Tensor) -> dict[str, float]:
         false one; ``text_to_image``, the share of captions that are true of their likeliest region.
     """
     likeliest_false = logits.masked_fill(true_of, -math.inf).amax(1, keepdim=True)  # (R, 1)
-    columns = torch.arange(logits.shape[1])
+    columns = torch.arange(logits.shape[1], device=logits.device)
     return {
         "image_to_text": (logits > likeliest_false)[true_of].float().mean().item(),
         "text_to_image": true_of[logits.argmax(0), columns].float().mean().item(),
@@ -226,9 +254,10 @@ class SiglipTrainer:
         processor_config: How pictures are normalised.
         config: The run.
         start: Called with the encoder thereafter, to put better values in.
+        world: All processes; the towers go to this one's device.
 
     Raises:
-        ValueError: The source is too short.
+        ValueError: The source is too short, or a batch cannot be dealt evenly.
     """
 
     def __init__(
@@ -240,7 +269,10 @@ class SiglipTrainer:
         config: SiglipTrainConfig,
         *,
         start: Callable[[SiglipEncoder], None] | None = None,
+        world: World = ALONE,
     ) -> None:
+        check_batch("batch_size", config.batch_size, world)
+        self.world = world
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.source = source
@@ -257,10 +289,20 @@ class SiglipTrainer:
         self.towers.init_weights(torch.Generator().manual_seed(config.run.seed))
         if start is not None:
             start(encoder)
+        self.towers.to(world.device)
         self.optimizers = Optimizers(
             self.towers.named_parameters(), config.optim, muon_takes=BLOCKS
         )
         self._keys: list[str] = []
+
+    def _read(self, captions: Sequence[str]) -> Tensor:
+        """(U, embed_size) unit vectors; each process reads its part, and has all of them."""
+        share = math.ceil(len(captions) / self.world.size)
+        own = captions[self.world.rank * share : (self.world.rank + 1) * share]
+        # Whoever has none left reads one and drops it, so that its graph is like the others'.
+        words = self.towers.embed_texts(*self._texts(own or captions[:1]))[: len(own)]
+        words = F.pad(words, (0, 0, 0, share - len(own)))  # (share, E)
+        return all_rows(words, self.world.size).flatten(0, 1)[: len(captions)]
 
     def _texts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(B, T) ids, each caption closed by EOS, and (B,) lengths."""
@@ -268,31 +310,36 @@ class SiglipTrainer:
         ids = [[*self.tokenizer.encode(text)[:limit], self.tokenizer.eos_id] for text in captions]
         lengths = [len(row) for row in ids]
         padded = [row + [self.tokenizer.pad_id] * (max(lengths) - len(row)) for row in ids]
-        return torch.tensor(padded), torch.tensor(lengths)
+        device = self.world.device
+        return torch.tensor(padded, device=device), torch.tensor(lengths, device=device)
 
     def _items(self, indices: Sequence[int]) -> tuple[Tensor, list[Sequence[Region]]]:
         """(B, 3, S, S) pixel values, and the regions of each picture."""
         pairs = [self.source[index] for index in indices]
         pictures = [open_image(picture) for picture, _ in pairs]
         pixels = und_pixel_values(pictures, self.encoder.config.image_size, self.processor_config)
-        return pixels, [regions_of(told) for _, told in pairs]
+        return pixels.to(self.world.device), [regions_of(told) for _, told in pairs]
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16)
+        kind = self.world.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.config.bf16)
 
     def train_step(self, step: int) -> dict[str, Any]:
         """One batch, one update; retrieval is measured when due."""
         indices = [draw.index for draw in self.mixture.batch(step, self.config.batch_size)]
         self._keys = [f"{self.config.source.type}/{index}" for index in indices]
-        pixels, told = self._items(indices)
-        batch = join_regions(told)
+        pixels, told = self._items(own_part(indices, self.world))
+        everyone = [of_one for part in self.world.gather(told) for of_one in part]
+        batch = join_regions(told, everyone).to(self.world.device)
         with self._autocast():
             regions = self.towers.embed_regions(pixels, batch.owners, batch.boxes)
-            words = self.towers.embed_texts(*self._texts(batch.captions))
-        loss = sigmoid_loss(self.towers.logits(regions, words), batch.true_of)
+            words = self._read(batch.captions)
+        logits = self.towers.logits(regions, words)
+        loss = sigmoid_loss(logits, batch.true_of, sum(map(len, everyone)))
         loss.backward()
+        sum_gradients(self.optimizers.parameters, self.world)
         norm, lr = self.optimizers.step(step, self.config.run.steps)
-        values = {"loss": loss.item(), "lr": lr, "grad_norm": norm}
+        values = {"loss": self.world.sum([loss.item()])[0], "lr": lr, "grad_norm": norm}
         values["scale"] = self.towers.log_scale.exp().item()
         if (step + 1) % self.config.eval_every == 0:
             values |= self.evaluate()
@@ -300,31 +347,48 @@ class SiglipTrainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Retrieval among the pictures that are held back."""
-        length = len(self.source)
-        told: list[Sequence[Region]] = []
-        regions: list[Tensor] = []
-        for start in range(length - self.config.eval_pairs, length, EVAL_CHUNK):
-            pixels, some = self._items(range(start, min(start + EVAL_CHUNK, length)))
-            batch = join_regions(some)
-            with self._autocast():
-                regions.append(self.towers.embed_regions(pixels, batch.owners, batch.boxes))
-            told += some
-        batch = join_regions(told)
+        """Retrieval among the pictures that are held back; all processes must call this.
+
+        Chunks of pictures are dealt to the processes, and so are the captions.
+        """
+        length, world = len(self.source), self.world
+        starts = range(length - self.config.eval_pairs, length, EVAL_CHUNK)
+        own = [
+            self._look(range(start, min(start + EVAL_CHUNK, length)))
+            for start in starts[world.rank :: world.size]
+        ]
+        dealt = world.gather(own)
+        chunks = [dealt[place % world.size][place // world.size] for place in range(len(starts))]
+        batch = join_regions([of_one for told, _ in chunks for of_one in told])
+        batch = batch.to(world.device)
         with self._autocast():
-            words = self.towers.embed_texts(*self._texts(batch.captions))
-        return retrieval(self.towers.logits(torch.cat(regions), words), batch.true_of)
+            words = self._read(batch.captions)
+        regions = torch.cat([vectors for _, vectors in chunks]).to(world.device)
+        return retrieval(self.towers.logits(regions, words), batch.true_of)
+
+    def _look(self, indices: Sequence[int]) -> tuple[list[Sequence[Region]], Tensor]:
+        """What is told of some pictures, and (R, embed_size) unit vectors of their regions."""
+        pixels, told = self._items(indices)
+        batch = join_regions(told).to(self.world.device)
+        with self._autocast():
+            vectors = self.towers.embed_regions(pixels, batch.owners, batch.boxes)
+        return told, vectors.cpu()
 
     def last_keys(self) -> list[str]:
-        """Keys of the last batch."""
+        """Keys of the last batch, of all processes."""
         return self._keys
 
     def sample(self, folder: Path, step: int) -> None:
         """Write the retrieval figures."""
-        folder.mkdir(parents=True, exist_ok=True)
         lines = [f"{name}: {value:.4f}" for name, value in self.evaluate().items()]
         lines.append(f"among {self.config.eval_pairs} pictures that were never trained on")
-        (folder / f"step-{step:08d}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+        def write() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            text = "\n".join(lines) + "\n"
+            (folder / f"step-{step:08d}.txt").write_text(text, encoding="utf-8")
+
+        self.world.on_main(write)
 
     def state_dict(self) -> dict[str, Any]:
         """The encoder, the rest of the towers, and the optimizers."""

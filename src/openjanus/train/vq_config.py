@@ -7,7 +7,7 @@ from typing import Literal
 
 from openjanus.rules import require_at_least_one
 from openjanus.train.optim_config import OptimConfig
-from openjanus.train.run_config import RunConfig
+from openjanus.train.run_config import RunConfig, check_timeout
 from openjanus.train.source_config import SourceConfig, refuse_steps
 
 
@@ -140,11 +140,14 @@ class VQTrainConfig:
     """Convolutions in bf16 by autocast; losses and the codebook stay in fp32."""
     device: str = "cpu"
     """Where the tokenizer is trained, for instance ``cuda``."""
+    process_timeout_s: float = 600.0
+    """Seconds that several processes wait for one of them, which may be reading pictures."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "whole_batch_size"):
             require_at_least_one(name, getattr(self, name))
         refuse_steps([self.source], self.kind)
+        check_timeout(self.process_timeout_s)
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
         if not 0 < self.crop_share <= 1:

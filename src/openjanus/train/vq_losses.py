@@ -11,6 +11,7 @@ from torch import Tensor
 
 from openjanus.model.vq import VQTokenizer
 from openjanus.train.perceptual import PerceptualLoss
+from openjanus.train.replicas import all_rows
 from openjanus.train.vq_config import VQLossConfig
 
 OF_PICTURES = ("l1", "mse", "edge", "perceptual")
@@ -38,13 +39,16 @@ def edge_loss(reconstruction: Tensor, pixels: Tensor) -> Tensor:
     return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
 
 
-def entropy_loss(vectors: Tensor, codebook: Tensor, temperature: float) -> Tensor:
+def entropy_loss(
+    vectors: Tensor, codebook: Tensor, temperature: float, *, processes: int = 1
+) -> Tensor:
     """Low when each vector is sure of its row and all rows are chosen alike.
 
     Args:
         vectors: (M, d) unit vectors.
         codebook: (C, d) unit rows.
         temperature: Squared distance taken for one unit.
+        processes: How many have such vectors: the mean choice is that of all.
 
     Returns:
         Mean entropy of the vectors' soft choices, minus the entropy of their mean.
@@ -53,7 +57,8 @@ def entropy_loss(vectors: Tensor, codebook: Tensor, temperature: float) -> Tenso
     logs = F.log_softmax(-distance / temperature, dim=-1)
     shares = logs.exp()
     each = -(shares * logs).sum(-1).mean()
-    return each - torch.special.entr(shares.mean(0)).sum()
+    mean = all_rows(shares.mean(0), processes).mean(0)  # (C,)
+    return each - torch.special.entr(mean).sum()
 
 
 def vq_losses(
@@ -64,6 +69,7 @@ def vq_losses(
     perceptual: PerceptualLoss | None = None,
     *,
     more: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+    processes: int = 1,
 ) -> VQLosses:
     """Reconstruct and compare.
 
@@ -75,6 +81,8 @@ def vq_losses(
         perceptual: Needed where ``config`` weighs it.
         more: Called with the pixels and the quantized vectors (B, N, d); gives further terms, whose
             weights ``config`` has by their names.
+        processes: How many have a part of the batch: the terms are means over this one's, but for
+            what is no mean over pictures.
     """
     grid = model.encode_to_vectors(pixels).float()  # (B, d, g, g)
     vectors = F.normalize(grid, dim=1)
@@ -89,7 +97,10 @@ def vq_losses(
             with torch.autocast(pixels.device.type, enabled=False):
                 rows = model.quantize.normalised_codebook()
                 terms["entropy"] = entropy_loss(
-                    flat.flatten(0, 1), rows, config.entropy_temperature
+                    flat.flatten(0, 1),
+                    rows,
+                    config.entropy_temperature,
+                    processes=processes,
                 )
         # Straight through: the decoder sees the rows, the encoder gets the decoder's gradient.
         quantized = flat + (chosen - flat).detach()

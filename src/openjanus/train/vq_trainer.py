@@ -16,7 +16,16 @@ from openjanus.model.vq import VQTokenizer
 from openjanus.processor.image import pixel_values_to_uint8, sheet, uint8_to_pixel_values
 from openjanus.train.gan import Adversary, adaptive_weight, smallest_side
 from openjanus.train.optim import Optimizers
+from openjanus.train.parallel import ALONE, World
 from openjanus.train.perceptual import SMALLEST, load_perceptual
+from openjanus.train.replicas import (
+    all_rows,
+    check_batch,
+    mean_values,
+    own_part,
+    sum_gradients,
+    sum_tensor,
+)
 from openjanus.train.vq_config import VQTrainConfig
 from openjanus.train.vq_data import (
     HELD_OUT_FIRST,
@@ -40,14 +49,37 @@ ADVERSARY = 7
 class VQTrainer:
     """One optimizer step at a time; the loop is ``train.loop``'s."""
 
-    def __init__(self, model: VQTokenizer, source: PictureSource, config: VQTrainConfig) -> None:
+    def __init__(
+        self,
+        model: VQTokenizer,
+        source: PictureSource,
+        config: VQTrainConfig,
+        *,
+        world: World = ALONE,
+    ) -> None:
         """Take a fresh model, on its device; a resumed run restores it afterwards.
+
+        Args:
+            model: With the same values in every process.
+            source: The same in every process, which reads its part of each batch.
+            config: The run.
+            world: All processes.
 
         Raises:
             FileNotFoundError: The perceptual weights are not there.
-            ValueError: A crop that does not fit, or pictures too small for a loss.
+            ValueError: A crop that does not fit, pictures too small for a loss, or a batch that
+                cannot be dealt evenly.
         """
         self._check_sizes(model, config)
+        check_batch("batch_size", config.batch_size, world)
+        if config.whole_from is not None:
+            check_batch("whole_batch_size", config.whole_batch_size, world)
+        if config.compile and config.loss.entropy > 0 and world.size > 1:
+            raise ValueError(
+                f"loss.entropy is of what all {world.size} processes choose, who tell each other "
+                "within the loss, which compile cannot hold: set compile to false"
+            )
+        self.world = world
         self.model = model
         self.source = source
         self.config = config
@@ -62,7 +94,7 @@ class VQTrainer:
         self.adversary = None
         if config.gan.weight > 0:
             seed = config.run.seed * 1_000_003 + ADVERSARY
-            self.adversary = Adversary(config.gan, seed=seed, device=self.device)
+            self.adversary = Adversary(config.gan, seed=seed, device=self.device, world=world)
         self.ema = Ema(model, config.ema_decay) if config.ema_decay is not None else None
         self.held_out = None
         if config.eval.every > 0:
@@ -74,6 +106,7 @@ class VQTrainer:
                 config.eval,
                 size=config.crop_size if only_crops else model.config.image_size,
                 perceptual=self.perceptual,
+                world=world,
             )
         losses = vq_losses
         self._losses = torch.compile(losses, dynamic=False) if config.compile else losses
@@ -104,13 +137,15 @@ class VQTrainer:
         return self.model if self.ema is None else self.ema.module
 
     def _batch(self, step: int) -> Tensor:
+        """This process's part of the next batch."""
         crop_size, whole_from = self.config.crop_size, self.config.whole_from
         changed = crop_size > 0 and whole_from is not None and step >= whole_from
         size = self.config.whole_batch_size if changed else self.config.batch_size
         side = self.model.config.image_size if changed or crop_size == 0 else crop_size
         indices = range(self.next_index, self.next_index + size)
         self.next_index += size
-        pictures = [self._piece(index, side, whole=changed or crop_size == 0) for index in indices]
+        whole = changed or crop_size == 0
+        pictures = [self._piece(i, side, whole=whole) for i in own_part(indices, self.world)]
         self._keys = [self.source.key(index) for index in indices]
         # NCHW: GroupNorm is several times slower, backward, on channels-last memory.
         pixels = uint8_to_pixel_values(np.stack(pictures)).contiguous()
@@ -139,15 +174,25 @@ class VQTrainer:
         pixels = self._batch(step)
         noise = self._noise(pixels, step) if step < self.config.quantize_from else None
         with self._autocast():
-            losses = self._losses(self.model, pixels, self.config.loss, noise, self.perceptual)
+            losses = self._losses(
+                self.model,
+                pixels,
+                self.config.loss,
+                noise,
+                self.perceptual,
+                processes=self.world.size,
+            )
         fooled, of_gan = self._adversarial(losses, step)
         total = losses.total if fooled is None else losses.total + fooled
-        total.backward()
+        (total / self.world.size).backward()
+        sum_gradients(self.optimizers.parameters, self.world)
         norm, lr = self.optimizers.step(step, self.config.run.steps)
-        values: dict[str, Any] = {"loss": total.item(), "lr": lr, "grad_norm": norm}
-        values |= {name: term.item() for name, term in losses.terms.items()} | of_gan
+        means = {"loss": total.item()} | {name: term.item() for name, term in losses.terms.items()}
+        means |= of_gan
         if fooled is not None:
-            values |= self._train_adversary(pixels, losses.reconstruction)
+            means |= self._train_adversary(pixels, losses.reconstruction)
+        values: dict[str, Any] = {"loss": 0.0, "lr": lr, "grad_norm": norm}
+        values |= mean_values(means, self.world)
         values["images"] = self.next_index
         if self.ema is not None:
             self.ema.update(self.model)
@@ -171,7 +216,8 @@ class VQTrainer:
             found = [name for name in OF_PICTURES if name in losses.terms]
             compared = [getattr(config, name) * losses.terms[name] for name in found]
             last = self.model.decoder.conv_out.weight
-            weight *= adaptive_weight(torch.stack(compared).sum(), term, last).item()
+            ratio = adaptive_weight(torch.stack(compared).sum(), term, last, self.world)
+            weight *= ratio.item()
         return weight * term, {"gan_generator": term.item(), "gan_weight": weight}
 
     def _train_adversary(self, pixels: Tensor, reconstruction: Tensor) -> dict[str, float]:
@@ -184,8 +230,8 @@ class VQTrainer:
 
     def _tend_codebook(self, losses: VQLosses, step: int, *, seen: bool) -> dict[str, float]:
         """Count what was chosen; seed the rows before their first use, restart the unused."""
-        ids = losses.ids.flatten().cpu()
-        self.code_counts += torch.bincount(ids, minlength=len(self.code_counts))
+        counts = torch.bincount(losses.ids.flatten(), minlength=len(self.code_counts))
+        self.code_counts += sum_tensor(counts, self.world).cpu()
         values: dict[str, float] = {}
         if not seen:
             if step + 1 == self.config.quantize_from:
@@ -202,12 +248,16 @@ class VQTrainer:
         return torch.Generator().manual_seed(self.config.run.seed * 1_000_003 + step)
 
     def _noise(self, pixels: Tensor, step: int) -> Tensor:
+        """(B, N, d) of this process's pictures, drawn for those of all."""
         config = self.model.config
         count = pixels.shape[2] * pixels.shape[3] // config.downsample_factor**2
-        noise = torch.randn(
-            len(pixels), count, config.codebook_dim, generator=self._generator(step)
-        )
-        return (noise * self.config.noise).to(self.device)
+        shape = (len(pixels) * self.world.size, count, config.codebook_dim)
+        noise = torch.randn(shape, generator=self._generator(step))
+        return (own_part(noise, self.world) * self.config.noise).to(self.device)
+
+    def _of_all(self, vectors: Tensor) -> Tensor:
+        """(M, d) of this process's pictures -> those of the whole batch, in its order."""
+        return all_rows(vectors, self.world.size).flatten(0, 1)
 
     @torch.no_grad()
     def _seed_codebook(self, step: int) -> None:
@@ -216,7 +266,8 @@ class VQTrainer:
         while sum(map(len, found)) < 2 * codebook_size:
             with self._autocast():
                 grid = self.model.encode_to_vectors(self._batch(step)).float()
-            found.append(F.normalize(grid, dim=1).flatten(2).transpose(1, 2).flatten(0, 1))
+            unit = F.normalize(grid, dim=1).flatten(2).transpose(1, 2)  # (B, N, d)
+            found.append(self._of_all(unit.flatten(0, 1)))
         vectors = torch.cat(found)
         order = torch.randperm(len(vectors), generator=self._generator(step))
         self.model.quantize.embedding.weight.copy_(vectors[order[:codebook_size]])
@@ -227,6 +278,7 @@ class VQTrainer:
     @torch.no_grad()
     def _restart_unused(self, vectors: Tensor, step: int) -> int:
         """Move rows that nothing chose lately onto vectors of the last batch."""
+        vectors = self._of_all(vectors)
         unused = (self.code_counts == 0).nonzero().flatten()
         picks = torch.randint(len(vectors), (len(unused),), generator=self._generator(step))
         weight = self.model.quantize.embedding.weight
@@ -236,12 +288,15 @@ class VQTrainer:
         return len(unused)
 
     def last_keys(self) -> list[str]:
-        """Keys of the last batch."""
+        """Keys of the last batch, of all processes."""
         return self._keys
 
-    @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
         """Write a sheet: pictures that are never trained on above their reconstructions."""
+        self.world.on_main(lambda: self._write_sheet(folder, step))
+
+    @torch.no_grad()
+    def _write_sheet(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         pictures = [
             self._whole(self.source.picture(HELD_OUT_FIRST + i)) for i in range(NUM_SAMPLES)

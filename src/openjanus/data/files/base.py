@@ -88,7 +88,7 @@ class FileSource(ABC):
         message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
         return message if message.startswith((key, f"sample {key}")) else f"{key}: {message}"
 
-    def picture(self, source: Any, beside: Path) -> np.ndarray:
+    def named_picture(self, source: Any, beside: Path) -> np.ndarray:
         """A picture that an item names; ``beside`` is the file that names it."""
         root = beside.parent if self.image_root is None else self.image_root
         return read_picture(source, root=root, max_pixels=self.max_pixels)

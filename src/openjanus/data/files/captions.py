@@ -69,7 +69,7 @@ class CaptionFile(RecordSource):
             )
         return caption_sample(
             self.key(index),
-            self.picture(record[self.image_key], self.records.path(index)),
+            self.named_picture(record[self.image_key], self.records.path(index)),
             caption,
             face=self.kind_of(record),
             form=self.form,
@@ -145,7 +145,7 @@ class ImageFolder(FileSource):
         path = self.files.paths[index].absolute()
         return caption_sample(
             self.key(index),
-            self.picture(str(path), path),
+            self.named_picture(str(path), path),
             self.name_of(index),
             face=self.face,
             form=self.form,

@@ -82,12 +82,12 @@ class ChatFile(RecordSource):
     def make(self, index: int) -> Sample:
         """Read, understand, and open the pictures."""
         chat, beside = parse_chat(self.record(index)), self.records.path(index)
-        target = None if chat.target is None else self.picture(chat.target, beside)
+        target = None if chat.target is None else self.named_picture(chat.target, beside)
         return Sample(
             key=self.key(index),
             kind=chat.kind,
             turns=chat.turns,
-            images=tuple(self.picture(image, beside) for image in chat.images),
+            images=tuple(self.named_picture(image, beside) for image in chat.images),
             target=target,
             form=self.form if chat.kind == "gen" else "chat",
             system=chat.system,

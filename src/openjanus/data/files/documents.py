@@ -83,8 +83,8 @@ class DocumentFile(RecordSource):
             key=self.key(index),
             kind=document.kind,
             turns=tuple(turns),
-            images=tuple(self.picture(image, beside) for image in document.images),
-            targets=tuple(self.picture(target, beside) for target in document.targets),
+            images=tuple(self.named_picture(image, beside) for image in document.images),
+            targets=tuple(self.named_picture(target, beside) for target in document.targets),
             form="plain" if document.prompt is None else "chat",
         )
 

@@ -115,7 +115,7 @@ class ParquetFile(FileSource):
         record = {key: table.column(key)[row].as_py() for key in (self.image_key, self.caption_key)}
         return caption_sample(
             self.key(index),
-            self.picture(record[self.image_key], self.files.paths[self._groups[group][0]]),
+            self.named_picture(record[self.image_key], self.files.paths[self._groups[group][0]]),
             word_of(record, self.caption_key),
             face=self.face,
             form=self.form,

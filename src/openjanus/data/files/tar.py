@@ -134,7 +134,7 @@ class TarShards(FileSource):
             raise ValueError(f"it has no picture, one of {', '.join(SUFFIXES)}: take it out")
         return caption_sample(
             self.key(index),
-            self.picture(image, self.files.paths[self._shards[index]]),
+            self.named_picture(image, self.files.paths[self._shards[index]]),
             self._caption(text, data),
             face=self.face,
             form=self.form,
