@@ -44,6 +44,8 @@ class EncodedSample:
     """Where the picture to draw begins: the place after ``<begin_of_image>``."""
     target: np.ndarray | None = None
     """gen: a uint8 picture, or its (N,) codebook ids."""
+    picture: int = 0
+    """Which of its item's pictures to draw ``target`` is: one of a document may stand alone."""
     gen_starts: tuple[int, ...] = ()
     """``gen_start`` of each picture that a document draws."""
     targets: tuple[np.ndarray, ...] = ()
@@ -125,6 +127,7 @@ def encode_sample(
     max_length: int,
     mask_prompt: bool = True,
     drop_condition: bool = False,
+    kept_picture: int = 0,
 ) -> EncodedSample:
     """Tokenize a sample.
 
@@ -135,17 +138,14 @@ def encode_sample(
         mask_prompt: Supervise answers alone; False also supervises the words of users and of the
             system. Plain forms have no prompt.
         drop_condition: gen: hide the prompt in the very form that guidance uses, BOS and
-            ``<begin_of_image>`` kept and everything between a pad (the papers' 10 %).
+            ``<begin_of_image>`` kept and everything between a pad (the papers' 10 %). Of a
+            document one picture is left, after as many pads as words and pictures came before it.
+        kept_picture: Which of a document's pictures to draw that is, from 0.
 
     Raises:
         ValueError: Too many tokens; or a sample that its kind's form cannot express.
     """
     if sample.targets:
-        if drop_condition:
-            raise ValueError(
-                f"sample {sample.key}: a document has no prompt to hide: drop_condition is for "
-                "drawings"
-            )
         encoded = _encode_document(sample, processor)
     elif sample.kind == "gen":
         encoded = _encode_gen(sample, processor, drop_condition)
@@ -158,6 +158,8 @@ def encode_sample(
             f"sample {sample.key} has {len(encoded.input_ids)} tokens, at most {max_length}: "
             "raise max_length or shorten the sample"
         )
+    if sample.targets and drop_condition:  # once it is known to fit: the same in every epoch
+        return _picture_alone(encoded, processor, kept_picture)
     return encoded
 
 
@@ -227,6 +229,33 @@ def _encode_document(sample: Sample, processor: Processor) -> EncodedSample:
         images=sample.images,
         gen_starts=tuple(starts),
         targets=sample.targets,
+    )
+
+
+def _picture_alone(encoded: EncodedSample, processor: Processor, number: int) -> EncodedSample:
+    """A picture of a document without its condition: what guidance leads away from.
+
+    At inference nothing but pads precedes it, so what surrounds it cannot be learnt beside it: the
+    words would be told from pads, and a later picture would see an earlier one.
+    """
+    count = len(encoded.gen_starts)
+    if not 0 <= number < count:
+        raise ValueError(
+            f"sample {encoded.key}: kept_picture must be one of its {count} pictures to draw, "
+            f"from 0, got {number}"
+        )
+    start = encoded.gen_starts[number]
+    prompt = processor.drop_condition(encoded.input_ids[:start])
+    num_ids = processor.config.num_gen_image_tokens
+    ids = (*prompt, *(processor.tokenizer.pad_id for _ in range(num_ids)))
+    return EncodedSample(
+        key=encoded.key,
+        kind=encoded.kind,
+        input_ids=ids,
+        loss_mask=(False,) * len(ids),
+        gen_start=start,
+        target=encoded.targets[number],
+        picture=number,
     )
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from openjanus.data.collate import EncodedSample, encode_sample
-from openjanus.data.mixture import Draw, stable_uniform
+from openjanus.data.mixture import Draw, stable_hash, stable_uniform
 from openjanus.data.samples import Sample, Turn
 from openjanus.processor.prompt import Processor
 
@@ -26,7 +26,8 @@ class SampleEncoder:
     mask_prompt: bool = True
     """Supervise answers alone."""
     cond_drop: float = 0.0
-    """Share of drawings whose prompt is hidden, in the form that guidance uses."""
+    """Share of drawings whose prompt is hidden, in the form that guidance uses. Of a document one
+    of its pictures is left, each as often as another."""
     first_sentence: float = 0.0
     """Share of drawings that are told by the first sentence of their caption alone."""
     max_images: int | None = None
@@ -38,10 +39,9 @@ class SampleEncoder:
         Raises:
             ValueError: Too many tokens or pictures, or a form that its kind cannot express.
         """
-        drop = False
-        if sample.target is not None:  # a document has no prompt to hide and is told whole
-            place = (self.seed, sample.key, draw.epoch)
-            drop = stable_uniform("drop", *place) < self.cond_drop
+        place = (self.seed, sample.key, draw.epoch)
+        drop = sample.kind == "gen" and stable_uniform("drop", *place) < self.cond_drop
+        if sample.target is not None:  # a document has no caption to cut: it is told whole
             if stable_uniform("sentence", *place) < self.first_sentence:
                 sample = first_sentence(sample)
         if self.max_images is not None and len(sample.images) > self.max_images:
@@ -55,6 +55,7 @@ class SampleEncoder:
             max_length=self.max_length,
             mask_prompt=self.mask_prompt,
             drop_condition=drop,
+            kept_picture=stable_hash("kept", *place) % max(1, len(sample.targets)),
         )
 
 

@@ -52,7 +52,8 @@ def sample_page(
         processor: Its tokens and preprocessing are shown.
         title: Of the page.
         mask_prompt: As in training.
-        drop_condition: Show drawings with their prompts hidden, as guidance is trained.
+        drop_condition: Show drawings with their prompts hidden, as guidance is trained; of a
+            document its first picture.
     """
     parts = [
         _section(sample, processor, mask_prompt, drop_condition)
@@ -76,7 +77,7 @@ def _section(sample: Sample, processor: Processor, mask_prompt: bool, drop_condi
             processor,
             max_length=NO_LIMIT,
             mask_prompt=mask_prompt,
-            drop_condition=drop_condition and sample.target is not None,
+            drop_condition=drop_condition and sample.kind == "gen",
         )
     except ValueError as error:
         return f'<section><p class="bad">{html.escape(str(error))}</p></section>'
@@ -86,7 +87,7 @@ def _section(sample: Sample, processor: Processor, mask_prompt: bool, drop_condi
             pad_to_square(Image.fromarray(image), config.und_image_size, config.processor),
             f"understood, from {image.shape[1]} x {image.shape[0]}",
         )
-        for image in sample.images
+        for image in encoded.images
     ]
     for _, target in encoded.drawings:
         if target is not None and target.ndim == 3:
