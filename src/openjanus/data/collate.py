@@ -60,6 +60,12 @@ class EncodedSample:
             return ((self.gen_start, self.target),)
         return tuple(zip(self.gen_starts, self.targets, strict=True))
 
+    def with_targets(self, targets: Sequence[np.ndarray | None]) -> EncodedSample:
+        """The same with other pictures or ids to draw, as many as ``drawings``."""
+        if self.gen_start is not None:
+            return replace(self, target=targets[0])
+        return replace(self, targets=tuple(targets))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
@@ -350,9 +356,7 @@ def _with_next_ids(sample: EncodedSample, ids: Iterator[np.ndarray]) -> EncodedS
         next(ids) if target is not None and target.ndim == 3 else target
         for _, target in sample.drawings
     ]
-    if sample.gen_start is not None:
-        return replace(sample, target=known[0])
-    return replace(sample, targets=tuple(known))
+    return sample.with_targets(known)
 
 
 def collate(

@@ -68,6 +68,13 @@ class DocumentFile(RecordSource):
         """Told by the pictures that a record names."""
         return parse_document(record, self.listed_as).kind
 
+    def num_drawn(self, index: int) -> int:
+        """Pictures that a document draws; 0 for a broken one."""
+        try:
+            return len(parse_document(self.record(index), self.listed_as).targets)
+        except ValueError:
+            return 0
+
     def make(self, index: int) -> Sample:
         """Read the document and open its pictures."""
         document = parse_document(self.record(index), self.listed_as)
