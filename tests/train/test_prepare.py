@@ -161,9 +161,7 @@ def test_a_run_finds_the_ids_of_whole_and_dropped_documents(
             assert one is not None and other is not None and one.tolist() == other.tolist()
 
 
-def test_a_source_that_does_not_say_how_many_it_draws_is_told(
-    document_run, documents, monkeypatch
-):
+def test_a_source_that_does_not_say_how_many_it_draws_is_told(document_run, documents, monkeypatch):
     monkeypatch.delattr(DocumentFile, "num_drawn")
     told: list[str] = []
     assert encode_images(document_run, tell=told.append) == {"encoded": 1, "broken": 2}

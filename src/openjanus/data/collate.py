@@ -151,14 +151,17 @@ def encode_sample(
     Raises:
         ValueError: Too many tokens; or a sample that its kind's form cannot express.
     """
-    if sample.targets:
-        encoded = _encode_document(sample, processor)
-    elif sample.kind == "gen":
-        encoded = _encode_gen(sample, processor, drop_condition)
-    elif sample.form == "plain":
-        encoded = _encode_plain(sample, processor)
-    else:
-        encoded = _encode_chat(sample, processor, mask_prompt)
+    try:
+        if sample.targets:
+            encoded = _encode_document(sample, processor)
+        elif sample.kind == "gen":
+            encoded = _encode_gen(sample, processor, drop_condition)
+        elif sample.form == "plain":
+            encoded = _encode_plain(sample, processor)
+        else:
+            encoded = _encode_chat(sample, processor, mask_prompt)
+    except ValueError as error:  # a processor knows no samples
+        raise ValueError(f"sample {sample.key}: {error}") from error
     if len(encoded.input_ids) > max_length:
         raise ValueError(
             f"sample {sample.key} has {len(encoded.input_ids)} tokens, at most {max_length}: "
@@ -171,7 +174,7 @@ def encode_sample(
 
 def _encode_gen(sample: Sample, processor: Processor, drop_condition: bool) -> EncodedSample:
     if len(sample.turns) != 1:
-        raise ValueError(f"sample {sample.key}: a drawing has one turn, got {len(sample.turns)}")
+        raise ValueError(f"a drawing has one turn, got {len(sample.turns)}: join them")
     text, tokenizer = sample.turns[0].text, processor.tokenizer
     make_prompt = processor.gen_plain_prompt if sample.form == "plain" else processor.gen_prompt
     prompt = make_prompt(text)

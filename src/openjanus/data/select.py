@@ -88,8 +88,8 @@ def filter_source(
             return None
         return source.record(index) if is_kept(sample, rules, score) else None
 
-    if len(source) > 0:
-        source.record(0)  # refuses a format without records before anything is written
+    if len(source) > 0 and not source.has_records:
+        source.record(0)  # refuses the format before anything is written
     told = {key: str(value) for key, value in asdict(rules).items()}
     job = {"task": "filter", "source": source.fingerprint(), **told}
     return write_each(output, len(source), make, job=job)

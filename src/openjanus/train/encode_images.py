@@ -52,7 +52,7 @@ def encode_images(config: JanusTrainConfig, *, tell: Callable[[str], None]) -> d
                             "draws, so their ids are not kept: give it num_drawn(index)"
                         )
                     encoded = encode_sample(sample, processor, max_length=config.max_length)
-                except ValueError as error:
+                except Exception as error:  # noqa: BLE001 - any code of a source: as in training
                     tell(f"not encoded: {error}")
                     counts["broken"] += 1
                     continue

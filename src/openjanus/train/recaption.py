@@ -25,7 +25,8 @@ def recaption(
     """Write each record with a caption of its picture; a job that was stopped goes on.
 
     A record keeps its keys; ``caption`` is the new one, and what it was before is kept as
-    ``caption_before``. Where a picture is broken the record is written as it was, with ``error``.
+    ``caption_before``. Where a picture is broken the record is written as it was, with ``error``;
+    a line that is no record is left out.
 
     Args:
         janus: Answers, greedily, so that a job that goes on gives what one without a stop gives.
@@ -41,8 +42,15 @@ def recaption(
         ``done`` items, and ``written`` lines.
     """
 
-    def make(index: int) -> dict[str, Any]:
-        record = dict(source.record(index))
+    if len(source) > 0 and not source.has_records:
+        source.record(0)  # refuses the format before anything is written
+
+    def make(index: int) -> dict[str, Any] | None:
+        try:
+            record = dict(source.record(index))
+        except ValueError as error:
+            tell(f"left out: {error}")
+            return None
         try:
             sample = source[index]
             pictures = [*sample.images, *sample.targets]

@@ -117,9 +117,7 @@ def test_ids_that_are_known_are_left_alone(story, processor):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_picture_without_its_condition_is_what_guidance_leads_away_from(
-    story, processor, number
-):
+def test_a_picture_without_its_condition_is_what_guidance_leads_away_from(story, processor, number):
     whole = encode_sample(story, processor, max_length=256)
     alone = encode_sample(
         story, processor, max_length=256, drop_condition=True, kept_picture=number

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from tqdm import tqdm
 
-from openjanus.data.files.index import Records
+from openjanus.data.files.index import Records, expand_home
 from openjanus.data.files.pictures import MAX_PIXELS, read_picture
 from openjanus.data.samples import IMAGE_MARK, KINDS, Kind, Sample, Turn
 
@@ -37,7 +37,7 @@ class FileSource(ABC):
         if max_pixels < 1:
             raise ValueError(f"max_pixels must be >= 1, got {max_pixels}")
         self.max_pixels = max_pixels
-        self.image_root = None if image_root is None else Path(image_root).expanduser()
+        self.image_root = None if image_root is None else expand_home(image_root)
         if self.image_root is not None and not self.image_root.is_dir():
             raise FileNotFoundError(f"no folder at {image_root}: check the option image_root")
 
@@ -55,6 +55,11 @@ class FileSource(ABC):
     @abstractmethod
     def make(self, index: int) -> Sample:
         """Item ``index``, from 0; a message need not name it."""
+
+    @property
+    def has_records(self) -> bool:
+        """Whether items are lines of a jsonl file, or can be written as such."""
+        return type(self).record is not FileSource.record
 
     def record(self, index: int) -> dict[str, Any]:
         """An item as a line of a jsonl file.
@@ -86,6 +91,7 @@ class FileSource(ABC):
     def _named(self, index: int, error: Exception) -> str:
         key = self.key(index)
         message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        message = " ".join(message.split())  # one line, whatever a library says
         return message if message.startswith((key, f"sample {key}")) else f"{key}: {message}"
 
     def picture(self, source: Any, beside: Path) -> np.ndarray:

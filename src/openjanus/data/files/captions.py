@@ -16,7 +16,13 @@ from openjanus.data.files.base import (
     digest_of,
     word_of,
 )
-from openjanus.data.files.index import Records, find_files, fingerprint_files, scan_json
+from openjanus.data.files.index import (
+    Records,
+    expand_home,
+    find_files,
+    fingerprint_files,
+    scan_json,
+)
 from openjanus.data.files.pictures import MAX_PIXELS, SUFFIXES
 from openjanus.data.samples import Kind, Sample
 
@@ -105,7 +111,7 @@ class ImageFolder(FileSource):
         self.face: Kind = face
         self.question = question
         self.form: Form = form
-        root = Path(path).expanduser()
+        root = expand_home(path)
         if not root.is_dir():
             raise FileNotFoundError(f"no folder at {path}: check the option path")
         self.files = find_files(path, SUFFIXES)
@@ -155,7 +161,7 @@ class ImageFolder(FileSource):
 
 def _read_names(path: str) -> dict[str, str]:
     try:
-        data = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        data = json.loads(expand_home(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): write it again") from error
     if not isinstance(data, dict) or not all(isinstance(name, str) for name in data.values()):

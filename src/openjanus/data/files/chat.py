@@ -155,7 +155,7 @@ def _messages(
             if key not in message:
                 raise ValueError(f"message {number} has no {key!r}, only {sorted(message)}")
         role = message[keys[0]]
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise ValueError(
                 f"message {number}: unknown role {role!r}; {near(str(role), list(ROLES))}"
             )

@@ -127,9 +127,11 @@ class ParquetFile(FileSource):
             if group not in self._kept:
                 number, place = self._groups[group]
                 columns = [self.image_key, self.caption_key]
-                self._kept[group] = _open(self.files.paths[number]).read_row_group(
-                    place, columns=columns
-                )
+                file = self.files.paths[number]
+                try:
+                    self._kept[group] = _open(file).read_row_group(place, columns=columns)
+                except OSError as error:
+                    raise ValueError(f"{file} is broken in it ({error}): fetch it again") from error
                 while len(self._kept) > KEPT_GROUPS:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(group)

@@ -27,6 +27,9 @@ from openjanus.data.samples import Kind, Sample
 ABSENT = -1
 """Offset of a member that a sample lacks."""
 
+TWICE = -2
+"""Offset of a member that a sample has more than once."""
+
 
 class TarShards(FileSource):
     """Pictures with captions in tar shards: ``000.jpg`` beside ``000.txt`` or ``000.json``.
@@ -88,7 +91,9 @@ class TarShards(FileSource):
                     if here != name:
                         self._add(number, name, found)
                         name, found = here, {}
-                    found[_role(suffix.lower())] = (member.offset_data, member.size)
+                    role = _role(suffix.lower())
+                    span = (member.offset_data, member.size)
+                    found[role] = (TWICE, TWICE) if role in found else span
                 else:
                     # A whole archive ends with empty blocks; the reader stops without them too.
                     cut = archive.offset + tarfile.BLOCKSIZE > size
@@ -109,7 +114,7 @@ class TarShards(FileSource):
         self._shards.append(shard)
         for role in ("image", "txt", "json"):
             self._spans.extend(found.get(role, (ABSENT, ABSENT)))
-        self._names += name.encode()
+        self._names += name.encode("utf-8", "surrogateescape")
         self._name_ends.append(len(self._names) if "cut" not in found else -len(self._names))
 
     def __len__(self) -> int:
@@ -118,7 +123,7 @@ class TarShards(FileSource):
     def key(self, index: int) -> str:
         """``shard.tar:sample``."""
         start = abs(self._name_ends[index - 1]) if index > 0 else 0
-        name = self._names[start : abs(self._name_ends[index])].decode()
+        name = self._names[start : abs(self._name_ends[index])].decode("utf-8", "backslashreplace")
         return f"{self.files.name(self._shards[index])}:{name}"
 
     def fingerprint(self) -> str:
@@ -161,6 +166,9 @@ class TarShards(FileSource):
         offset, size = self._spans[at], self._spans[at + 1]
         if offset == ABSENT:
             return None
+        if offset == TWICE:
+            what = ("picture", ".txt", ".json")[place]
+            raise ValueError(f"it has more than one {what}: give each sample a name of its own")
         with self.files.paths[self._shards[index]].open("rb") as file:
             file.seek(offset)
             return file.read(size)
