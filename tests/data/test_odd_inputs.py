@@ -16,6 +16,7 @@ from PIL import Image
 
 from openjanus.cli import main
 from openjanus.data.files.captions import CaptionFile
+from openjanus.data.files.parquet import ParquetFile
 from openjanus.data.files.tar import TarShards
 from openjanus.data.files.text import TextFiles
 from openjanus.data.select import Rules, filter_source
@@ -238,13 +239,10 @@ def test_two_samples_of_one_name_are_told(lint, folder):
 
 def test_a_table_that_is_broken_within_is_told(folder):
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
-    from openjanus.data.files.parquet import ParquetFile
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     red = (folder / "red.png").read_bytes()
     table = pyarrow.table({"image": [red] * 4, "caption": ["a"] * 4})
-    pyarrow.parquet.write_table(table, folder / "a.parquet")
+    parquet.write_table(table, folder / "a.parquet")
     data = bytearray((folder / "a.parquet").read_bytes())
     data[4:40] = b"\xff" * 36
     (folder / "a.parquet").write_bytes(bytes(data))

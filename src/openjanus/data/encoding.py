@@ -41,9 +41,9 @@ class SampleEncoder:
         """
         place = (self.seed, sample.key, draw.epoch)
         drop = sample.kind == "gen" and stable_uniform("drop", *place) < self.cond_drop
-        if sample.target is not None:  # a document has no caption to cut: it is told whole
-            if stable_uniform("sentence", *place) < self.first_sentence:
-                sample = first_sentence(sample)
+        short = stable_uniform("sentence", *place) < self.first_sentence
+        if short and sample.target is not None:  # a document has no caption to cut
+            sample = first_sentence(sample)
         if self.max_images is not None and len(sample.images) > self.max_images:
             raise ValueError(
                 f"sample {sample.key} has {len(sample.images)} pictures, a pack at most "

@@ -41,9 +41,7 @@ def recaption(
     Returns:
         ``done`` items, and ``written`` lines.
     """
-
-    if len(source) > 0 and not source.has_records:
-        source.record(0)  # refuses the format before anything is written
+    source.require_records()
 
     def make(index: int) -> dict[str, Any] | None:
         try:
@@ -53,8 +51,7 @@ def recaption(
             return None
         try:
             sample = source[index]
-            pictures = [*sample.images, *sample.targets]
-            pictures += [] if sample.target is None else [sample.target]
+            pictures = sample.pictures
             if len(pictures) != 1:
                 raise ValueError(f"{sample.key}: it has {len(pictures)} pictures: give it one")
             reply = janus.chat(prompt, images=pictures, max_new_tokens=max_new_tokens)

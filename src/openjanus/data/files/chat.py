@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from openjanus.config import near
 from openjanus.data.files.base import Form, RecordSource, check_form
-from openjanus.data.files.index import Records, find_files, scan_json
+from openjanus.data.files.index import json_records
 from openjanus.data.files.pictures import MAX_PIXELS
 from openjanus.data.samples import IMAGE_MARK, Kind, Sample, Turn
 
@@ -72,7 +72,7 @@ class ChatFile(RecordSource):
     ) -> None:
         check_form(form)
         self.form: Form = form
-        records = Records(find_files(path, (".jsonl", ".json")), scan_json, unit="dialogues")
+        records = json_records(path, "dialogues")
         super().__init__(records, face=face, image_root=image_root, max_pixels=max_pixels)
 
     def kind_of(self, record: dict[str, Any]) -> Kind:

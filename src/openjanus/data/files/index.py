@@ -257,6 +257,16 @@ def scan_json(path: Path) -> Iterator[tuple[int, int, int]]:
     return scan_lines(path)
 
 
+def json_records(path: str, unit: str) -> Records:
+    """The objects of ``.jsonl`` and ``.json`` files: how all sources of JSON are opened.
+
+    Args:
+        path: As ``find_files``.
+        unit: As ``Records``.
+    """
+    return Records(find_files(path, (".jsonl", ".json")), scan_json, unit=unit)
+
+
 def _scan_array(path: Path) -> Iterator[tuple[int, int, int]]:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: it must hold a JSON array of objects")

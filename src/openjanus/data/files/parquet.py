@@ -11,10 +11,9 @@ from typing import Any
 
 from openjanus.data.files.base import (
     QUESTION,
+    CaptionForm,
     FileSource,
     Form,
-    caption_sample,
-    check_captions,
     digest_of,
     word_of,
 )
@@ -56,11 +55,8 @@ class ParquetFile(FileSource):
         caption_key: str = "caption",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        check_captions(face, form, question)
+        self.caption_form = CaptionForm(face=face, form=form, question=question)
         super().__init__(image_root=image_root, max_pixels=max_pixels)
-        self.face: Kind = face
-        self.question = question
-        self.form: Form = form
         self.image_key, self.caption_key = image_key, caption_key
         self.files = find_files(path, (".parquet",))
         self._groups: list[tuple[int, int]] = []
@@ -113,13 +109,10 @@ class ParquetFile(FileSource):
         group, row = self._place(index)
         table = self._table(group)
         record = {key: table.column(key)[row].as_py() for key in (self.image_key, self.caption_key)}
-        return caption_sample(
+        return self.caption_form.sample(
             self.key(index),
             self.picture(record[self.image_key], self.files.paths[self._groups[group][0]]),
             word_of(record, self.caption_key),
-            face=self.face,
-            form=self.form,
-            question=self.question,
         )
 
     def _table(self, group: int) -> Any:

@@ -83,7 +83,7 @@ def _locate(source: Any, root: Path) -> tuple[Path | io.BytesIO, str]:
             f"{source} is not fetched: download the picture and give its path, or use data:"
         )
     given = expand_home(source)
-    if not given.is_absolute() and os.path.normpath(given).split(os.sep)[0] == os.pardir:
+    if not given.is_absolute() and Path(os.path.normpath(given)).parts[:1] == ("..",):
         raise ValueError(f"{source} leads out of {root}: give the picture's whole path")
     path = root / given
     try:

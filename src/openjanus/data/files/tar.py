@@ -13,10 +13,9 @@ from tqdm import tqdm
 
 from openjanus.data.files.base import (
     QUESTION,
+    CaptionForm,
     FileSource,
     Form,
-    caption_sample,
-    check_captions,
     digest_of,
     word_of,
 )
@@ -57,11 +56,9 @@ class TarShards(FileSource):
         caption_key: str = "caption",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        check_captions(face, form, question)
+        self.caption_form = CaptionForm(face=face, form=form, question=question)
         super().__init__(max_pixels=max_pixels)
-        self.face: Kind = face
-        self.question, self.caption_key = question, caption_key
-        self.form: Form = form
+        self.caption_key = caption_key
         self.files = find_files(path, (".tar",))
         # (shard, then offset and size of picture, text and json), and names end to end.
         self._shards = array("I")
@@ -137,13 +134,10 @@ class TarShards(FileSource):
         image, text, data = (self._read(index, place) for place in range(3))
         if image is None:
             raise ValueError(f"it has no picture, one of {', '.join(SUFFIXES)}: take it out")
-        return caption_sample(
+        return self.caption_form.sample(
             self.key(index),
             self.picture(image, self.files.paths[self._shards[index]]),
             self._caption(text, data),
-            face=self.face,
-            form=self.form,
-            question=self.question,
         )
 
     def _caption(self, text: bytes | None, data: bytes | None) -> str:
