@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from openjanus.data.collate import encode_sample
-from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Sample, Turn
+from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Kind, Sample, Turn
 from openjanus.engine.request import ChatRequest, DrawRequest
 from openjanus.train import trial
 from openjanus.train.trial import write_trial
@@ -17,9 +17,9 @@ def field(red, green, blue):
     return np.full((32, 32, 3), (red, green, blue), np.uint8)
 
 
-def document(text, key="k", kind="gen"):
+def document(text, kind: Kind = "gen"):
     return Sample(
-        key=key,
+        key="k",
         kind=kind,
         turns=(Turn(role="assistant", text=text),),
         images=(field(1, 2, 3),) * text.count(IMAGE_MARK),
