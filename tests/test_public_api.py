@@ -137,7 +137,8 @@ def test_functions() -> None:
     )
     assert signature(openjanus.encode_sample) == (
         "(sample: Sample, processor: Processor, *, max_length: int, mask_prompt: bool = True, "
-        "drop_condition: bool = False, learn_image_start: bool = False) -> EncodedSample"
+        "drop_condition: bool = False, learn_image_start: bool = False, "
+        "kept_picture: int = 0) -> EncodedSample"
     )
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from openjanus.data.id_cache import (
+    FORMAT_VERSION,
+    MIGRATIONS,
+    Entries,
     IdCache,
     fingerprint_of,
     module_hash,
@@ -28,30 +33,37 @@ def cache(folder, **changes):
     return IdCache(folder, **(options | changes))
 
 
-def known(kept, index):
-    ids = kept.get(index)
-    assert ids is not None
-    return ids.tolist()
+def picture(value):
+    return np.full((2, 2, 3), value, np.uint8)
+
+
+STAMP = picture_stamp(picture(1))
+
+
+def known(kept, entry, stamp=STAMP):
+    ids = kept.get(entry, stamp)
+    return None if ids is None else ids.tolist()
 
 
 def test_ids_are_kept_between_runs(tmp_path):
     first = cache(tmp_path)
-    assert first.get(3) is None
-    first.put([3, 5], np.array([[0, 1, 2, 63], [9, 9, 9, 9]]))
+    assert known(first, 3) is None
+    first.put(3, np.array([0, 1, 2, 63]), STAMP)
+    first.put(5, np.array([9, 9, 9, 9]), STAMP)
     first.flush()
     again = cache(tmp_path)
     assert len(again) == 10
     assert known(again, 3) == [0, 1, 2, 63]
     assert known(again, 5) == [9, 9, 9, 9]
-    assert again.get(4) is None
+    assert known(again, 4) is None
 
 
 def test_a_row_that_a_kill_cut_short_is_unknown(tmp_path):
-    cache(tmp_path).put([2], np.array([[1, 2, 3, 4]]))
+    cache(tmp_path).put(2, np.array([1, 2, 3, 4]), STAMP)
     ids = np.lib.format.open_memmap(tmp_path / "ids.npy", mode="r+")
     ids[2, 3] = 0
     ids.flush()
-    assert cache(tmp_path).get(2) is None
+    assert known(cache(tmp_path), 2) is None
 
 
 @pytest.mark.parametrize(
@@ -75,7 +87,7 @@ def test_a_newer_cache_is_refused(tmp_path):
 
 def test_large_codebooks_fit(tmp_path):
     kept = cache(tmp_path, codebook_size=100_000)
-    kept.put([0], np.array([[99_999, 0, 65_535, 65_536]]))
+    kept.put(0, np.array([99_999, 0, 65_535, 65_536]), STAMP)
     assert known(kept, 0) == [99_999, 0, 65_535, 65_536]
 
 
@@ -91,18 +103,16 @@ def test_hashes_follow_what_they_name():
 
 
 def test_ids_of_a_picture_that_changed_under_its_name_are_not_served(tmp_path):
-    before, after = np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3, 3), np.uint8)
-    after[1, 2, 0] = 1
+    before, after = picture_stamp(picture(1)), picture_stamp(picture(2))
     kept = cache(tmp_path)
-    kept.put([4], np.array([[1, 2, 3, 4]]), [picture_stamp(before)])
+    kept.put(4, np.array([1, 2, 3, 4]), before)
     kept.flush()
     again = cache(tmp_path)
-    assert again.get(4, picture_stamp(before)) is not None
-    assert again.get(4, picture_stamp(after)) is None
-    again.put([4], np.array([[5, 6, 7, 8]]), [picture_stamp(after)])
-    assert known(again, 4) == [5, 6, 7, 8]
-    assert again.get(4, picture_stamp(after)) is not None
-    assert again.get(4, picture_stamp(before)) is None
+    assert known(again, 4, before) == [1, 2, 3, 4]
+    assert known(again, 4, after) is None
+    again.put(4, np.array([5, 6, 7, 8]), after)
+    assert known(again, 4, after) == [5, 6, 7, 8]
+    assert known(again, 4, before) is None
 
 
 def test_the_shape_of_a_picture_is_part_of_its_stamp():
@@ -111,17 +121,53 @@ def test_the_shape_of_a_picture_is_part_of_its_stamp():
     assert picture_stamp(wide) == picture_stamp(np.asfortranarray(wide))
 
 
-def test_a_cache_of_version_1_goes_on_for_what_cannot_change(tmp_path):
-    kept = cache(tmp_path)
-    kept.put([3], np.array([[0, 1, 2, 63]]))
-    kept.flush()
-    (tmp_path / "stamps.npy").unlink()
-    record = json.loads((tmp_path / "cache.json").read_text())
-    (tmp_path / "cache.json").write_text(json.dumps(record | {"format_version": 1}))
-    again = cache(tmp_path)
-    assert known(again, 3) == [0, 1, 2, 63]
-    assert again.get(3, picture_stamp(np.zeros((2, 2, 3), np.uint8))) is None
-    assert json.loads((tmp_path / "cache.json").read_text())["format_version"] == 2
+@pytest.mark.parametrize(("version", "kept"), [(1, None), (2, [9, 9, 9, 9])])
+def test_ids_of_older_caches_count_where_they_say_of_which_picture_they_are(
+    tmp_path, version, kept
+):
+    """Those of 3 do not: they may be what replaced item 3 when it was broken, or too long."""
+    folder = tmp_path / "cache"
+    shutil.copytree(Path(__file__).parent / "id_caches" / f"format_{version}", folder)
+    assert json.loads((folder / "cache.json").read_text())["format_version"] == version
+    again = cache(folder)
+    assert known(again, 3) is None
+    assert known(again, 5, picture_stamp(picture(7))) == kept
+    again.put(3, np.array([4, 3, 2, 1]), STAMP)
+    again.flush()
+    assert known(cache(folder), 3) == [4, 3, 2, 1]
+    assert json.loads((folder / "cache.json").read_text())["format_version"] == 3
+
+
+def test_every_older_version_has_a_way_to_the_next():
+    assert set(MIGRATIONS) == set(range(1, FORMAT_VERSION))
+
+
+class Drawn:
+    """Items that draw several pictures each."""
+
+    def __init__(self, *counts):
+        self.counts = counts
+
+    def __len__(self):
+        return len(self.counts)
+
+    def num_drawn(self, index):
+        return self.counts[index]
+
+
+def test_each_picture_of_an_item_has_an_entry():
+    entries = Entries(Drawn(2, 0, 3))
+    assert len(entries) == 5
+    found = [[entries.find(index, picture) for picture in range(4)] for index in range(3)]
+    assert found == [[0, 1, None, None], [None] * 4, [2, 3, 4, None]]
+    assert entries.digest == Entries(Drawn(2, 0, 3)).digest != Entries(Drawn(2, 3, 0)).digest
+    assert len(Entries(Drawn())) == 0
+
+
+def test_an_item_of_another_source_has_one_entry():
+    entries = Entries(["a", "b"])
+    assert len(entries) == 2 and entries.digest is None
+    assert (entries.find(1), entries.find(1, 1)) == (1, None)
 
 
 def test_edited_files_have_a_cache_of_their_own():

@@ -108,12 +108,16 @@ def test_the_page_shows_hidden_prompts_and_documents(chat, processor):
         targets=(picture, picture),
         form="plain",
     )
-    page = sample_page([document], processor, title="t", drop_condition=True)
+    page = sample_page([document], processor, title="t")
     assert page.count("[16 ids]") == 2 and page.count("[16 slots]") == 1
     assert page.count("<img") == 3
     with_starts = sample_page([document], processor, title="t", learn_image_start=True)
     learnt = [int(re.findall(r"(\d+) learnt", text)[0]) for text in (page, with_starts)]
     assert learnt[1] == learnt[0] + 2
+    alone = sample_page([document], processor, title="t", drop_condition=True)
+    # "a ", a picture between its edges, and " b ".
+    assert alone.count("[16 ids]") == 1 and alone.count("[23 pads]") == 1
+    assert alone.count("<img") == 1 and "16 learnt" in alone
 
 
 def test_a_job_that_was_stopped_gives_the_same_file(tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from openjanus.config import JanusConfig
 from openjanus.engine.engine import Engine
+from openjanus.engine.noise import gumbel_noise
 from openjanus.engine.request import (
     ChatRequest,
     ComposeRequest,
@@ -74,6 +75,60 @@ def run_all(engine: Engine, requests: list[Request]) -> list[tuple[int, ...]]:
 @pytest.fixture(scope="session")
 def run() -> Callable[[Engine, list[Request]], list[tuple[int, ...]]]:
     return run_all
+
+
+def pick(logits: Tensor, request: Request, stream: int, position: int) -> int:
+    """Gumbel-max as a textbook has it, without any filter."""
+    if request.temperature == 0:
+        return int(logits.argmax())
+    noise = gumbel_noise(request.seed, stream, torch.tensor([position]), len(logits), "cpu")[0]
+    return int((logits / request.temperature + noise).argmax())
+
+
+@torch.no_grad()
+def draw_naively(model: JanusModel, request: DrawRequest) -> tuple[int, ...]:
+    """The loop of the paper: no cache, no batch, the whole sequence anew for every id."""
+    ids: list[int] = []
+
+    def last_logits(prompt: tuple[int, ...]) -> Tensor:
+        embeds = model.embed_text(torch.tensor([prompt]))
+        if ids:
+            embeds = torch.cat([embeds, model.embed_gen(torch.tensor([ids]))], dim=1)
+        return model.image_logits(model.language_model.model(embeds)[0, -1])
+
+    while len(ids) < model.config.num_gen_image_tokens:
+        logits = last_logits(request.prompt_ids)
+        if request.guidance_scale != 1:
+            assert request.uncond_ids is not None
+            away = last_logits(request.uncond_ids)
+            logits = away + request.guidance_scale * (logits - away)
+        ids.append(pick(logits, request, request.image_index, len(ids)))
+    return tuple(ids)
+
+
+@torch.no_grad()
+def chat_naively(model: JanusModel, request: ChatRequest) -> tuple[int, ...]:
+    ids: list[int] = []
+    while len(ids) < request.max_new_tokens and not (ids and ids[-1] in request.stop_ids):
+        input_ids = torch.tensor([[*request.input_ids, *ids]])
+        slots = {}
+        if request.images is not None:
+            slots = {"und": (input_ids == IMAGE_PAD, model.embed_und(request.images))}
+        hidden = model.language_model.model(model.embed_sequence(input_ids, slots))[0, -1]
+        ids.append(pick(model.text_logits(hidden), request, 0, len(ids)))
+    return tuple(ids)
+
+
+@pytest.fixture(scope="session")
+def naive_draw() -> Callable[[JanusModel, DrawRequest], tuple[int, ...]]:
+    """``naive_draw(model, request)``: what every way of drawing is compared with."""
+    return draw_naively
+
+
+@pytest.fixture(scope="session")
+def naive_chat() -> Callable[[JanusModel, ChatRequest], tuple[int, ...]]:
+    """``naive_chat(model, request)``."""
+    return chat_naively
 
 
 def draw_request(**changes: Any) -> DrawRequest:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from openjanus.engine.engine import Engine, EngineOptions
-from openjanus.engine.noise import gumbel_noise
 from openjanus.engine.request import (
     ChatRequest,
     DrawRequest,
@@ -23,65 +22,29 @@ IMAGE_PAD = 300
 Run = Callable[[Engine, list[Request]], list[tuple[int, ...]]]
 Draw = Callable[..., DrawRequest]
 Chat = Callable[..., ChatRequest]
+Naive = Callable[..., tuple[int, ...]]
 
 
 def make_engine(model: JanusModel, **options: int) -> Engine:
     return Engine(model, image_pad_id=IMAGE_PAD, options=EngineOptions(**options))
 
 
-def pick(logits: Tensor, request: Request, stream: int, position: int) -> int:
-    """Gumbel-max as a textbook has it, without any filter."""
-    if request.temperature == 0:
-        return int(logits.argmax())
-    noise = gumbel_noise(request.seed, stream, torch.tensor([position]), len(logits), "cpu")[0]
-    return int((logits / request.temperature + noise).argmax())
-
-
-@torch.no_grad()
-def naive_draw(model: JanusModel, request: DrawRequest) -> tuple[int, ...]:
-    """The loop of the paper: no cache, no batch, the whole sequence anew for every id."""
-    ids: list[int] = []
-
-    def last_logits(prompt: tuple[int, ...]) -> Tensor:
-        embeds = model.embed_text(torch.tensor([prompt]))
-        if ids:
-            embeds = torch.cat([embeds, model.embed_gen(torch.tensor([ids]))], dim=1)
-        return model.image_logits(model.language_model.model(embeds)[0, -1])
-
-    while len(ids) < model.config.num_gen_image_tokens:
-        logits = last_logits(request.prompt_ids)
-        if request.guidance_scale != 1:
-            assert request.uncond_ids is not None
-            away = last_logits(request.uncond_ids)
-            logits = away + request.guidance_scale * (logits - away)
-        ids.append(pick(logits, request, request.image_index, len(ids)))
-    return tuple(ids)
-
-
-@torch.no_grad()
-def naive_chat(model: JanusModel, request: ChatRequest) -> tuple[int, ...]:
-    ids: list[int] = []
-    while len(ids) < request.max_new_tokens and not (ids and ids[-1] in request.stop_ids):
-        input_ids = torch.tensor([[*request.input_ids, *ids]])
-        slots = {}
-        if request.images is not None:
-            slots = {"und": (input_ids == IMAGE_PAD, model.embed_und(request.images))}
-        hidden = model.language_model.model(model.embed_sequence(input_ids, slots))[0, -1]
-        ids.append(pick(model.text_logits(hidden), request, 0, len(ids)))
-    return tuple(ids)
-
-
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_drawing_equals_the_naive_loop(
-    lively_model: JanusModel, run: Run, draw: Draw, scale: float, temperature: float
+    lively_model: JanusModel,
+    run: Run,
+    draw: Draw,
+    scale: float,
+    temperature: float,
+    naive_draw: Naive,
 ) -> None:
     request = draw(guidance_scale=scale, temperature=temperature, image_index=2)
     assert run(make_engine(lively_model), [request]) == [naive_draw(lively_model, request)]
 
 
 def test_a_negative_prompt_of_another_length_equals_the_naive_loop(
-    lively_model: JanusModel, run: Run, draw: Draw
+    lively_model: JanusModel, run: Run, draw: Draw, naive_draw: Naive
 ) -> None:
     request = draw(uncond_ids=(10, 99, 98, 21))
     assert run(make_engine(lively_model), [request]) == [naive_draw(lively_model, request)]
@@ -95,6 +58,7 @@ def test_chatting_equals_the_naive_loop(
     pictures: Tensor,
     picture_prompt: tuple[int, ...],
     temperature: float,
+    naive_chat: Naive,
 ) -> None:
     requests: list[Request] = [
         chat(temperature=temperature),

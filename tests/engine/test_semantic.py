@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.engine.engine import Engine, EngineOptions
-from openjanus.engine.noise import gumbel_noise
 from openjanus.engine.page import rows_change_bits
 from openjanus.engine.request import ChatRequest, DrawRequest, FinishedEvent, Request
 from openjanus.engine.scoring import score_image_ids
@@ -22,41 +21,22 @@ IMAGE_PAD = 300
 Run = Callable[[Engine, list[Request]], list[tuple[int, ...]]]
 Draw = Callable[..., DrawRequest]
 Chat = Callable[..., ChatRequest]
+Naive = Callable[..., tuple[int, ...]]
 
 
 def make_engine(model: JanusModel, **options: int) -> Engine:
     return Engine(model, image_pad_id=IMAGE_PAD, options=EngineOptions(**options))
 
 
-@torch.no_grad()
-def naive_draw(model: JanusModel, request: DrawRequest) -> tuple[int, ...]:
-    """Everything anew for every id, both decoders included."""
-    ids: list[int] = []
-
-    def last_logits(prompt: tuple[int, ...]) -> Tensor:
-        embeds = model.embed_text(torch.tensor([prompt]))
-        if ids:
-            embeds = torch.cat([embeds, model.embed_gen(torch.tensor([ids]))], dim=1)
-        return model.image_logits(model.language_model.model(embeds)[0, -1])
-
-    while len(ids) < model.config.num_gen_image_tokens:
-        logits = last_logits(request.prompt_ids)
-        if request.guidance_scale != 1:
-            assert request.uncond_ids is not None
-            away = last_logits(request.uncond_ids)
-            logits = away + request.guidance_scale * (logits - away)
-        if request.temperature > 0:
-            where = torch.tensor([len(ids)])
-            noise = gumbel_noise(request.seed, request.image_index, where, len(logits), "cpu")[0]
-            logits = logits / request.temperature + noise
-        ids.append(int(logits.argmax()))
-    return tuple(ids)
-
-
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_drawing_equals_the_naive_loop(
-    semantic_model: JanusModel, run: Run, draw: Draw, scale: float, temperature: float
+    semantic_model: JanusModel,
+    run: Run,
+    draw: Draw,
+    scale: float,
+    temperature: float,
+    naive_draw: Naive,
 ) -> None:
     prompts = [tuple(range(10, 22)), tuple(range(30, 37)), tuple(range(90, 150))]
     requests: list[Request] = [

@@ -25,10 +25,7 @@ from openjanus.train.optim import Optimizers
 from openjanus.train.optim_config import OptimConfig
 from openjanus.train.parallel import OtherProcessFailed, World
 from openjanus.train.recipes import _tell
-from openjanus.train.run_config import RunConfig
 from openjanus.train.runs import run_training
-from openjanus.train.source_config import SourceConfig
-from openjanus.train.vq_config import VQTrainConfig
 from openjanus.train.watch_config import BestConfig, ValConfig, ValTaskConfig
 
 PACKS = {"batch_unit": "packs", "batch_size": 2, "pack_length": 256, "ratio_unit": "tokens"}

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from openjanus.data.encoding import with_image_ids
 from openjanus.data.files.captions import CaptionFile
+from openjanus.data.files.documents import DocumentFile
 from openjanus.train.encode_images import encode_images
 from openjanus.train.recaption import recaption
 from openjanus.train.source_config import SourceConfig, SourcesConfig
@@ -68,14 +70,7 @@ def test_ids_made_before_a_run_are_those_it_finds(captions, make_config, tmp_pat
         held_back=1,
         id_cache=str(tmp_path / "ids"),
     )
-    encoded = []
-    made = JanusTrainer.encode_images
-
-    def counting(self, pixel_values):
-        encoded.append(len(pixel_values))
-        return made(self, pixel_values)
-
-    monkeypatch.setattr(JanusTrainer, "encode_images", counting)
+    encoded = counted(monkeypatch)
     told: list[str] = []
     assert encode_images(config, tell=told.append) == {"encoded": 2, "broken": 1}
     assert encoded == [2] and "captions.jsonl:2" in told[0]
@@ -90,3 +85,84 @@ def test_ids_made_before_a_run_are_those_it_finds(captions, make_config, tmp_pat
         file.write(json.dumps({"image": "b.png", "caption": "more"}) + "\n")
     assert encode_images(config, tell=told.append)["encoded"] == 3
     assert len(list((tmp_path / "ids").iterdir())) == 2
+
+
+def counted(monkeypatch):
+    """How many pictures each call of the tokenizer was given, from now on."""
+    encoded: list[int] = []
+    made = JanusTrainer.encode_images
+
+    def counting(self, pixel_values):
+        encoded.append(len(pixel_values))
+        return made(self, pixel_values)
+
+    monkeypatch.setattr(JanusTrainer, "encode_images", counting)
+    return encoded
+
+
+@pytest.fixture
+def documents(tmp_path):
+    """Documents that draw two pictures, one, and one that is not there."""
+    for number in range(3):
+        Image.new("RGB", (32, 32), (80 * number, 30, 30)).save(tmp_path / f"{number}.png")
+    path = tmp_path / "documents.jsonl"
+    records = []
+    for names in (("0", "1"), ("2",), ("gone", "0")):
+        parts: list[dict[str, str]] = []
+        for name in names:
+            parts.append({"type": "text", "text": f"then {name} "})
+            parts.append({"type": "target_image", "target_image": f"{name}.png"})
+        records.append({"parts": parts})
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture
+def document_run(documents, make_config, tmp_path):
+    options = {"path": str(documents), "face": "gen"}
+    return make_config(
+        sources=SourcesConfig(gen=[SourceConfig(type="document-jsonl", options=options)]),
+        ratio=(0, 0, 1),
+        held_back=1,
+        cond_drop=0.5,
+        batch_size=8,
+        id_cache=str(tmp_path / "ids"),
+    )
+
+
+def test_ids_of_every_picture_of_a_document_are_kept(document_run, tmp_path, monkeypatch):
+    encoded, told = counted(monkeypatch), []
+    assert encode_images(document_run, tell=told.append) == {"encoded": 3, "broken": 1}
+    assert encoded == [3] and "documents.jsonl:3: no picture at" in told[0]
+    encode_images(document_run, tell=told.append)
+    assert encoded == [3]
+    # One picture is another: that of its neighbour in the document is known still.
+    Image.new("RGB", (32, 32), (30, 200, 30)).save(tmp_path / "1.png")
+    encode_images(document_run, tell=told.append)
+    assert encoded == [3, 1]
+
+
+def test_a_run_finds_the_ids_of_whole_and_dropped_documents(
+    document_run, make_trainer, monkeypatch
+):
+    encode_images(document_run, tell=lambda line: None)
+    encoded = counted(monkeypatch)
+    trainer = make_trainer(document_run)
+    steps = [trainer.stream.step(step) for step in range(4)]
+    assert {len(s.drawings) for step in steps for s in step.samples} == {1, 2}
+    assert {s.picture for step in steps for s in step.samples if s.gen_start is not None} == {0, 1}
+    filled = [sample for step in steps for sample in trainer._ids.put_in(step)]
+    assert encoded == []
+    # They are the ids that the pictures have.
+    pictures = [s for step in steps for s in step.samples]
+    fresh = with_image_ids(pictures, trainer.processor, trainer.encode_images)
+    for kept, made in zip(filled, fresh, strict=True):
+        for (_, one), (_, other) in zip(kept.drawings, made.drawings, strict=True):
+            assert one is not None and other is not None and one.tolist() == other.tolist()
+
+
+def test_a_source_that_does_not_say_how_many_it_draws_is_told(document_run, documents, monkeypatch):
+    monkeypatch.delattr(DocumentFile, "num_drawn")
+    told: list[str] = []
+    assert encode_images(document_run, tell=told.append) == {"encoded": 1, "broken": 2}
+    assert "give it num_drawn(index)" in told[0]

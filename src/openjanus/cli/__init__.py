@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parse(given)
         with warnings.catch_warnings():
             warnings.showwarning = _say
+            # Pillow's, of a size; what is too large is refused by name where pictures are read.
+            warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
             args.run(args)
         sys.stdout.flush()
     except (conformance.Disagreement, data.BrokenData) as found:

@@ -145,8 +145,10 @@ def _show(args: argparse.Namespace) -> None:
         for index in range(args.start, min(args.start + args.n, len(source))):
             try:
                 samples.append(source[index])
-            except ValueError as error:
+            except Exception as error:  # noqa: BLE001 - any code of a source: named, as by lint
                 samples.append(f"{name}: {error}")
+    if not samples:
+        raise ValueError(f"no samples from --start {args.start} on: check the source's options")
     page = sample_page(
         samples,
         _processor(args),
@@ -166,6 +168,8 @@ def _file_source(args: argparse.Namespace) -> FileSource:
     source = build_source(args.source, dict(parse_option(text) for text in args.set))
     if not isinstance(source, FileSource):
         raise ValueError(f"source {args.source!r} has no files: give one of the formats of files")
+    if len(source) == 0:
+        raise ValueError(f"source {args.source!r} holds nothing: check its options")
     return source
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from openjanus.data.mixture import Draw, stable_uniform
+from openjanus.data.mixture import Draw, stable_hash, stable_uniform
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Kind, Sample, Turn
 from openjanus.processor.prompt import Processor
 
@@ -38,6 +38,8 @@ class EncodedSample:
     """Where the picture to draw begins: the place after ``<begin_of_image>``."""
     target: np.ndarray | None = None
     """gen: a uint8 picture, or its (N,) codebook ids."""
+    picture: int = 0
+    """Which of its item's pictures to draw ``target`` is: one of a document may stand alone."""
     gen_starts: tuple[int, ...] = ()
     """``gen_start`` of each picture that a document draws."""
     targets: tuple[np.ndarray, ...] = ()
@@ -51,6 +53,12 @@ class EncodedSample:
         if self.gen_start is not None:
             return ((self.gen_start, self.target),)
         return tuple(zip(self.gen_starts, self.targets, strict=True))
+
+    def with_targets(self, targets: Sequence[np.ndarray | None]) -> EncodedSample:
+        """The same with other pictures or ids to draw, as many as ``drawings``."""
+        if self.gen_start is not None:
+            return replace(self, target=targets[0])
+        return replace(self, targets=tuple(targets))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +74,8 @@ class SampleEncoder:
     mask_prompt: bool = True
     """Supervise answers alone."""
     cond_drop: float = 0.0
-    """Share of drawings whose prompt is hidden, in the form that guidance uses."""
+    """Share of drawings whose prompt is hidden, in the form that guidance uses. Of a document one
+    of its pictures is left, each as often as another."""
     first_sentence: float = 0.0
     """Share of drawings that are told by the first sentence of their caption alone."""
     learn_image_start: bool = False
@@ -80,12 +89,11 @@ class SampleEncoder:
         Raises:
             ValueError: Too many tokens or pictures, or a form that its kind cannot express.
         """
-        drop = False
-        if sample.target is not None:  # a document has no prompt to hide and is told whole
-            place = (self.seed, sample.key, draw.epoch)
-            drop = stable_uniform("drop", *place) < self.cond_drop
-            if stable_uniform("sentence", *place) < self.first_sentence:
-                sample = first_sentence(sample)
+        place = (self.seed, sample.key, draw.epoch)
+        drop = sample.kind == "gen" and stable_uniform("drop", *place) < self.cond_drop
+        short = stable_uniform("sentence", *place) < self.first_sentence
+        if short and sample.target is not None:  # a document has no caption to cut
+            sample = first_sentence(sample)
         if self.max_images is not None and len(sample.images) > self.max_images:
             raise ValueError(
                 f"sample {sample.key} has {len(sample.images)} pictures, a pack at most "
@@ -98,6 +106,7 @@ class SampleEncoder:
             mask_prompt=self.mask_prompt,
             drop_condition=drop,
             learn_image_start=self.learn_image_start,
+            kept_picture=stable_hash("kept", *place) % max(1, len(sample.targets)),
         )
 
 
@@ -118,6 +127,7 @@ def encode_sample(
     mask_prompt: bool = True,
     drop_condition: bool = False,
     learn_image_start: bool = False,
+    kept_picture: int = 0,
 ) -> EncodedSample:
     """Tokenize a sample.
 
@@ -128,37 +138,39 @@ def encode_sample(
         mask_prompt: Supervise answers alone; False also supervises the words of users and of the
             system. Plain forms have no prompt.
         drop_condition: gen: hide the prompt in the very form that guidance uses, BOS and
-            ``<begin_of_image>`` kept and everything between a pad (the papers' 10 %).
+            ``<begin_of_image>`` kept and everything between a pad (the papers' 10 %). Of a
+            document one picture is left, after as many pads as words and pictures came before it.
         learn_image_start: Supervise ``<begin_of_image>`` where a document or an answer draws, so
             that the model learns where pictures come.
+        kept_picture: Which of a document's pictures to draw is left without a condition, from 0.
 
     Raises:
         ValueError: Too many tokens; or a sample that its kind's form cannot express.
     """
-    if sample.targets:
-        if drop_condition:
-            raise ValueError(
-                f"sample {sample.key}: a document has no prompt to hide: drop_condition is for "
-                "drawings"
-            )
-        encoded = _encode_document(sample, processor, mask_prompt, learn_image_start)
-    elif sample.kind == "gen":
-        encoded = _encode_gen(sample, processor, drop_condition)
-    elif sample.form == "plain":
-        encoded = _encode_plain(sample, processor)
-    else:
-        encoded = _encode_chat(sample, processor, mask_prompt)
+    try:
+        if sample.targets:
+            encoded = _encode_document(sample, processor, mask_prompt, learn_image_start)
+        elif sample.kind == "gen":
+            encoded = _encode_gen(sample, processor, drop_condition)
+        elif sample.form == "plain":
+            encoded = _encode_plain(sample, processor)
+        else:
+            encoded = _encode_chat(sample, processor, mask_prompt)
+    except ValueError as error:  # a processor knows no samples
+        raise ValueError(f"sample {sample.key}: {error}") from error
     if len(encoded.input_ids) > max_length:
         raise ValueError(
             f"sample {sample.key} has {len(encoded.input_ids)} tokens, at most {max_length}: "
             "raise max_length or shorten the sample"
         )
+    if sample.targets and drop_condition:  # once it is known to fit: the same in every epoch
+        return _picture_alone(encoded, processor, kept_picture)
     return encoded
 
 
 def _encode_gen(sample: Sample, processor: Processor, drop_condition: bool) -> EncodedSample:
     if len(sample.turns) != 1:
-        raise ValueError(f"sample {sample.key}: a drawing has one turn, got {len(sample.turns)}")
+        raise ValueError(f"a drawing has one turn, got {len(sample.turns)}: join them")
     text, tokenizer = sample.turns[0].text, processor.tokenizer
     make_prompt = processor.gen_plain_prompt if sample.form == "plain" else processor.gen_prompt
     prompt = make_prompt(text)
@@ -239,7 +251,7 @@ def _encode_drawing_chat(
     tokenizer = processor.tokenizer
     if any(turn.role == "assistant" and IMAGE_MARK in turn.text for turn in sample.turns):
         raise ValueError(
-            f"sample {sample.key}: an answer holds {IMAGE_MARK}, a picture to understand: write "
+            f"an answer holds {IMAGE_MARK}, a picture to understand: write "
             f"{DRAW_MARK} for one that is drawn"
         )
     turns = [replace(turn, text=turn.text.replace(DRAW_MARK, IMAGE_MARK)) for turn in sample.turns]
@@ -248,6 +260,33 @@ def _encode_drawing_chat(
     if not mask_prompt:
         mask = [place > 0 for place in range(len(ids))]
     return ids, [counts and token not in never for token, counts in zip(ids, mask, strict=True)]
+
+
+def _picture_alone(encoded: EncodedSample, processor: Processor, number: int) -> EncodedSample:
+    """A picture of a document without its condition: what guidance leads away from.
+
+    At inference nothing but pads precedes it, so what surrounds it cannot be learnt beside it: the
+    words would be told from pads, and a later picture would see an earlier one.
+    """
+    count = len(encoded.gen_starts)
+    if not 0 <= number < count:
+        raise ValueError(
+            f"sample {encoded.key}: kept_picture must be one of its {count} pictures to draw, "
+            f"from 0, got {number}"
+        )
+    start = encoded.gen_starts[number]
+    prompt = processor.drop_condition(encoded.input_ids[:start])
+    num_ids = processor.config.num_gen_image_tokens
+    ids = (*prompt, *(processor.tokenizer.pad_id for _ in range(num_ids)))
+    return EncodedSample(
+        key=encoded.key,
+        kind=encoded.kind,
+        input_ids=ids,
+        loss_mask=(False,) * len(ids),
+        gen_start=start,
+        target=encoded.targets[number],
+        picture=number,
+    )
 
 
 def _encode_chat(sample: Sample, processor: Processor, mask_prompt: bool) -> EncodedSample:
@@ -341,6 +380,4 @@ def _with_next_ids(sample: EncodedSample, ids: Iterator[np.ndarray]) -> EncodedS
         next(ids) if target is not None and target.ndim == 3 else target
         for _, target in sample.drawings
     ]
-    if sample.gen_start is not None:
-        return replace(sample, target=known[0])
-    return replace(sample, targets=tuple(known))
+    return sample.with_targets(known)

@@ -1,22 +1,24 @@
 """Codebook ids of a source's pictures, computed once.
 
 A tokenizer costs more than a small decoder, and its ids never change; so each is kept the first
-time that it is needed. A cache belongs to one tokenizer and one source: another's is refused.
+time that it is needed. A cache belongs to one tokenizer and one source: another's is refused. It
+has an entry for each picture to draw; a document has as many as it draws.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from tqdm import tqdm
 
-FORMAT_VERSION = 2
-"""Version 1 had no ``stamps.npy``: its rows count for sources that no file can change."""
+FORMAT_VERSION = 3
+"""Since 3, ids count only beside the stamp of the pixels that they were made of."""
 MAX_UINT16_CODEBOOK = 65_535
 """Largest codebook whose ids + 1 fit into 16 bits."""
 
@@ -51,17 +53,16 @@ class TensorsDigest:
         return self._digest.hexdigest()
 
 
-def source_digest(name: str, options: Mapping[str, Any], fingerprint: str | None = None) -> str:
+def source_digest(name: str, options: Mapping[str, Any], *traits: str | None) -> str:
     """Names a source: the name of its cache.
 
     Args:
         name: As registered.
         options: What it is made with.
-        fingerprint: ``fingerprint_of`` it: edited files have another cache.
+        traits: ``fingerprint_of`` it and the ``digest`` of its ``Entries``: edited files have
+            another cache.
     """
-    told: list[Any] = [name, dict(options)]
-    if fingerprint is not None:
-        told.append(fingerprint)
+    told: list[Any] = [name, dict(options), *(trait for trait in traits if trait is not None)]
     text = json.dumps(told, sort_keys=True)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -79,17 +80,50 @@ def picture_stamp(picture: np.ndarray) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1 | 1
 
 
-class IdCache:
-    """``ids.npy`` (items, N) of ids + 1, 0 where unknown; ``cache.json`` says whose they are.
+class Entries:
+    """Which entry of a cache belongs to which picture of which item.
 
-    ``stamps.npy`` (items,) says of which pixels they are, where a file may change under its name.
+    Args:
+        source: One whose items draw several pictures says how many by ``num_drawn(index)``; else
+            an item has one entry.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self._length = len(source)
+        self._ends: np.ndarray | None = None
+        if hasattr(source, "num_drawn"):
+            items = tqdm(range(len(source)), desc="counting pictures", delay=1.0, leave=False)
+            self._ends = np.cumsum([source.num_drawn(index) for index in items], dtype=np.int64)
+
+    def __len__(self) -> int:
+        if self._ends is None:
+            return self._length
+        return int(self._ends[-1]) if self._length > 0 else 0
+
+    @property
+    def digest(self) -> str | None:
+        """Names how many pictures each item has; None where that is one."""
+        return None if self._ends is None else hashlib.sha256(self._ends.tobytes()).hexdigest()
+
+    def find(self, index: int, picture: int = 0) -> int | None:
+        """The entry of an item's picture; None where there is none, and nothing can be kept."""
+        if self._ends is None:
+            return index if picture == 0 else None
+        entry = (int(self._ends[index - 1]) if index > 0 else 0) + picture
+        return entry if entry < self._ends[index] else None
+
+
+class IdCache:
+    """``ids.npy`` (entries, N) of ids + 1, 0 where unknown; ``cache.json`` says whose they are.
+
+    ``stamps.npy`` (entries,) says of which pixels they are: a file may change under its name.
     The files are sparse: they take no more room than the ids that are known.
 
     Args:
         folder: Where they lie; made when missing.
         tokenizer_hash: ``module_hash`` of the tokenizer.
         source: ``source_digest`` of the source.
-        num_items: Length of the source.
+        num_items: Entries.
         num_image_tokens: Ids N a picture.
         codebook_size: Codebook entries C.
 
@@ -123,39 +157,38 @@ class IdCache:
             found = json.loads(record.read_text(encoding="utf-8"))
             _check_record(found, wanted, folder)
         folder.mkdir(parents=True, exist_ok=True)
-        shape = (num_items, num_image_tokens)
-        version = found.get("format_version", 0)
-        self._ids = _array(folder / "ids.npy", dtype, shape, new=version == 0)
-        self._stamps = _array(folder / "stamps.npy", np.uint64, (num_items,), new=version < 2)
-        if version < FORMAT_VERSION:
+        if not found:
+            _new_array(folder / "ids.npy", dtype, (num_items, num_image_tokens))
+            _new_array(folder / "stamps.npy", np.uint64, (num_items,))
+        for version in range(found.get("format_version", FORMAT_VERSION), FORMAT_VERSION):
+            MIGRATIONS[version](folder)
+        self._ids = _open_array(folder / "ids.npy")
+        self._stamps = _open_array(folder / "stamps.npy")
+        if found.get("format_version") != FORMAT_VERSION:
             record.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def get(self, index: int, stamp: int | None = None) -> np.ndarray | None:
-        """(N,) ids of an item, or None when they are not known yet, or are another picture's.
+    def get(self, entry: int, stamp: int) -> np.ndarray | None:
+        """(N,) ids of a picture, or None when they are not known yet, or are another's.
 
         Args:
-            index: Which item.
-            stamp: ``picture_stamp`` of its picture as it is now; None where it cannot change.
+            entry: Which.
+            stamp: ``picture_stamp`` of the picture as it is now.
         """
-        ids = self._ids[index]
-        if stamp is not None and int(self._stamps[index]) != stamp:
-            return None
+        ids = self._ids[entry]
         # A row that a kill cut short holds an unknown id somewhere.
-        return None if (ids == 0).any() else ids.astype(np.int64) - 1
+        if int(self._stamps[entry]) != stamp or (ids == 0).any():
+            return None
+        return ids.astype(np.int64) - 1
 
-    def put(
-        self, indices: Sequence[int], ids: np.ndarray, stamps: Sequence[int | None] | None = None
-    ) -> None:
-        """Keep (len(indices), N) ids, and what their pictures were."""
-        given = [None] * len(indices) if stamps is None else stamps
-        places = list(indices)
+    def put(self, entry: int, ids: np.ndarray, stamp: int) -> None:
+        """Keep (N,) ids, and what their picture was."""
         # Another picture's ids are forgotten before its stamp is: a kill leaves no wrong pair.
-        self._ids[places] = 0
-        self._stamps[places] = [0 if stamp is None else stamp for stamp in given]
-        self._ids[places] = ids + 1
+        self._ids[entry] = 0
+        self._stamps[entry] = stamp
+        self._ids[entry] = ids + 1
 
     def flush(self) -> None:
         """Write what is still in memory."""
@@ -163,10 +196,31 @@ class IdCache:
         self._ids.flush()
 
 
-def _array(path: Path, dtype: Any, shape: tuple[int, ...], *, new: bool) -> np.memmap:
-    if new:
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+def _new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
+    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def _open_array(path: Path) -> np.memmap:
     return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _from_1(folder: Path) -> None:
+    """Version 1 had no stamps: none of its ids has one."""
+    _new_array(folder / "stamps.npy", np.uint64, (len(_open_array(folder / "ids.npy")),))
+
+
+def _from_2(folder: Path) -> None:
+    """Version 2 kept ids without stamps where it took a source to be unchangeable.
+
+    What replaced a broken item was kept under the broken one's index, and what one run finds too
+    long is whole in another. So ids that do not say of which pixels they are may be another
+    picture's. Nothing is to be rewritten: since 3 a stamp is asked of every entry, so these are
+    unknown, and made again when they are needed.
+    """
+
+
+MIGRATIONS: Mapping[int, Callable[[Path], None]] = {1: _from_1, 2: _from_2}
+"""How a folder of a version becomes one of the next; each may be cut short and begun again."""
 
 
 def _check_record(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:

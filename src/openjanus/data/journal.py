@@ -64,7 +64,8 @@ def write_each(
                 line = make(index)
                 if line is not None:
                     text = json.dumps(line, ensure_ascii=False) + "\n"
-                    file.write(text.encode("utf-8"))
+                    # Half a character, which UTF-8 has not, becomes the escape that it was.
+                    file.write(text.encode("utf-8", "backslashreplace"))
                 state["done"] += 1
                 state["written"] += line is not None
                 if state["done"] % SAVE_EVERY == 0:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from openjanus.data.encoding import encode_sample
+from openjanus.data.files.base import FileSource
 from openjanus.data.samples import KINDS, Kind, Sample
 from openjanus.data.sources import Source
 from openjanus.processor.prompt import Processor
@@ -35,8 +36,8 @@ class LintReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether every item can be trained on."""
-        return not (self.broken or self.missing or self.too_long)
+        """Whether there are items, and every one can be trained on."""
+        return bool(self.lengths) and not (self.broken or self.missing or self.too_long)
 
 
 def lint(
@@ -59,8 +60,10 @@ def lint(
         limit: Items looked at, from the first; None for all.
     """
     report = LintReport()
+    keys: set[str] = set()
     count = len(source) if limit is None else min(limit, len(source))
     for index in tqdm(range(count), desc="linting", delay=1.0, leave=False):
+        name = source.key(index) if isinstance(source, FileSource) else f"item {index}"
         try:
             sample = source[index]
             if not isinstance(sample, Sample):
@@ -71,10 +74,13 @@ def lint(
                     f"face: {kind}, or move it"
                 )
             encoded = encode_sample(sample, processor, max_length=NO_LIMIT, mask_prompt=mask_prompt)
+            if sample.key in keys:
+                raise ValueError(f"{sample.key}: another sample has this name: rename one")
+            keys.add(sample.key)
         except Exception as error:  # noqa: BLE001 - any code of a source: named, as in training
             is_missing = isinstance(error.__cause__, FileNotFoundError)
             found = report.missing if is_missing else report.broken
-            named = str(error) if isinstance(error, ValueError) else f"item {index}: {error!r}"
+            named = str(error) if isinstance(error, ValueError) else f"{name}: {error!r}"
             found.append(" ".join(named.split()))
             continue
         report.kinds[sample.kind] += 1
@@ -88,7 +94,8 @@ def describe(report: LintReport, *, max_length: int, shown: int = 20) -> str:
     """A report as text; of each kind of trouble the first ``shown`` are named."""
     total = sum(report.kinds.values())
     counts = ", ".join(f"{report.kinds[kind]} {kind}" for kind in KINDS if report.kinds[kind])
-    lines = [f"{total} samples: {counts}" if counts else "no sample can be used"]
+    nothing = "no sample can be used" if report.broken or report.missing else "it holds nothing"
+    lines = [f"{total} samples: {counts}" if counts else nothing]
     long = [f"{key}: {length} tokens" for key, length in report.too_long]
     for name, found in (
         ("broken", report.broken),

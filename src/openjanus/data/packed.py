@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from openjanus.data.fetching import BadSample, Crew, Fetched, TooManyBadSamples
+from openjanus.data.fetching import BadSample, Crew, Fetched
 from openjanus.data.mixture import Mixture
 from openjanus.data.packing import Bin, BinRules, Piece, put
 from openjanus.data.samples import KINDS, Kind
-from openjanus.data.stream import ALONE, Share, StepSamples, StreamState
+from openjanus.data.stream import ALONE, Share, StepSamples, StreamState, fetch_together
 
 RatioUnit = Literal["samples", "tokens", "packs"]
 
@@ -181,18 +181,12 @@ class PackedStream:
         places = [place for place in places if place not in self._known]
         mine = places[self.share.rank :: self.share.world]
         found: dict[Place, _Known] = {}
-        failure: str | None = None
-        try:
-            fetched = self.crew.fetch([self.mixture.item(*place) for place in mine])
-        except TooManyBadSamples as error:
-            fetched, failure = [], str(error)
-        for place, one in zip(mine, fetched, strict=failure is None):
+        draws = [self.mixture.item(*place) for place in mine]
+        for place, one in zip(mine, fetch_together(self.crew, draws, self.share), strict=True):
             piece = Piece(place, len(one.sample.input_ids), len(one.sample.images))
             found[place] = _Known(piece, one.bad)
             self._fetched[place] = one
-        for part, failed in self.share.gather((found, failure)):
-            if failed is not None:
-                raise TooManyBadSamples(failed)
+        for part in self.share.gather(found):
             self._known.update(part)
 
     def _step(

@@ -53,7 +53,8 @@ def sample_page(
         processor: Its tokens and preprocessing are shown.
         title: Of the page.
         mask_prompt: As in training.
-        drop_condition: Show drawings with their prompts hidden, as guidance is trained.
+        drop_condition: Show drawings with their prompts hidden, as guidance is trained; of a
+            document its first picture.
         learn_image_start: As in training.
     """
     parts = [
@@ -84,7 +85,7 @@ def _section(
             processor,
             max_length=NO_LIMIT,
             mask_prompt=mask_prompt,
-            drop_condition=drop_condition and sample.target is not None,
+            drop_condition=drop_condition and sample.kind == "gen",
             learn_image_start=learn_image_start,
         )
     except ValueError as error:
@@ -95,7 +96,7 @@ def _section(
             pad_to_square(Image.fromarray(image), config.und_image_size, config.processor),
             f"understood, from {image.shape[1]} x {image.shape[0]}",
         )
-        for image in sample.images
+        for image in encoded.images
     ]
     for _, target in encoded.drawings:
         if target is not None and target.ndim == 3:

@@ -81,6 +81,12 @@ class Sample:
     precedes the first question, and none sees another: many questions for one picture's cost, and
     no answer that could be read off an earlier one."""
 
+    @property
+    def pictures(self) -> tuple[np.ndarray, ...]:
+        """All of them, of both roles."""
+        own = () if self.target is None else (self.target,)
+        return (*self.images, *self.targets, *own)
+
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"sample {self.key}: kind must be one of {KINDS}, got {self.kind!r}")

@@ -56,8 +56,7 @@ def find_score(name: str) -> Score:
 
 def is_kept(sample: Sample, rules: Rules, score: Score | None) -> bool:
     """Whether a sample keeps the rules."""
-    targets = () if sample.target is None else (sample.target,)
-    for picture in (*sample.images, *sample.targets, *targets):
+    for picture in sample.pictures:
         short, long = sorted(picture.shape[:2])
         if short < rules.min_side or long > short * rules.max_aspect:
             return False
@@ -88,8 +87,7 @@ def filter_source(
             return None
         return source.record(index) if is_kept(sample, rules, score) else None
 
-    if len(source) > 0:
-        source.record(0)  # refuses a format without records before anything is written
+    source.require_records()
     told = {key: str(value) for key, value in asdict(rules).items()}
     job = {"task": "filter", "source": source.fingerprint(), **told}
     return write_each(output, len(source), make, job=job)

@@ -7,7 +7,7 @@ workers nor processes are in it, so a run may be resumed with other numbers of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -99,7 +99,7 @@ class SampleStream:
     def step(self, step: int) -> StepSamples:
         """The samples of a step, from 0; raises as ``take``."""
         draws = self.mixture.batch(step, self.batch_size)[self.share.rank :: self.share.world]
-        fetched = _together(self.share, lambda: self.crew.fetch(draws))
+        fetched = fetch_together(self.crew, draws, self.share)
         bad = self.share.gather([bad for one in fetched for bad in one.bad])
         return StepSamples(
             draws=tuple(one.draw for one in fetched),
@@ -109,10 +109,14 @@ class SampleStream:
         )
 
 
-def _together(share: Share, fetch: Callable[[], list[Fetched]]) -> list[Fetched]:
-    """Fetch, and give up in all processes where one has to."""
+def fetch_together(crew: Crew, draws: Sequence[Draw], share: Share) -> list[Fetched]:
+    """Fetch what is this process's; all must call it, and give up where one has to.
+
+    Raises:
+        TooManyBadSamples: Replacement after replacement is broken, in any process.
+    """
     try:
-        fetched, failure = fetch(), None
+        fetched, failure = crew.fetch(draws), None
     except TooManyBadSamples as error:
         fetched, failure = [], str(error)
     failures = [each for each in share.gather(failure) if each is not None]

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from openjanus.config import ProcessorConfig
 
+MOST_SIDES = 32
+"""Of a picture that is longer than so many times its shorter side, the ends are cut off first."""
+
 ImageLike = Image.Image | np.ndarray | str | Path | bytes
 
 
@@ -115,6 +118,13 @@ def und_pixel_values(images: list[Image.Image], size: int, config: ProcessorConf
 def crop_to_square(image: Image.Image, size: int) -> Image.Image:
     """Resize the shorter side to ``size`` and cut the centre: how drawing targets are made."""
     width, height = image.size
+    short = min(width, height)
+    if max(width, height) > MOST_SIDES * short:
+        # A line of pixels would take gigabytes before its centre is cut out.
+        kept = (min(width, MOST_SIDES * short), min(height, MOST_SIDES * short))
+        left, top = (width - kept[0]) // 2, (height - kept[1]) // 2
+        image = image.crop((left, top, left + kept[0], top + kept[1]))
+        width, height = kept
     if (width, height) != (size, size):
         scale = size / min(width, height)
         new_size = (max(size, round(width * scale)), max(size, round(height * scale)))

@@ -25,7 +25,7 @@ def encode_images(config: JanusTrainConfig, *, tell: Callable[[str], None]) -> d
         tell: Gets a line for each item that cannot be used.
 
     Returns:
-        ``encoded`` items, and ``broken`` ones.
+        ``encoded`` pictures, and ``broken`` items.
 
     Raises:
         ValueError: The run keeps no ids, or a cache is another tokenizer's.
@@ -44,16 +44,21 @@ def encode_images(config: JanusTrainConfig, *, tell: Callable[[str], None]) -> d
             for index in range(start, min(start + ENCODE_CHUNK, len(source))):
                 try:
                     sample = source[index]
-                    if sample.target is None:
-                        raise ValueError(f"{sample.key}: no single picture to draw in it")
+                    if sample.kind != "gen":
+                        raise ValueError(f"{sample.key}: no picture to draw in it")
+                    if len(sample.targets) > 1 and not hasattr(source, "num_drawn"):
+                        raise ValueError(
+                            f"{sample.key}: its source does not say how many pictures an item "
+                            "draws, so their ids are not kept: give it num_drawn(index)"
+                        )
                     encoded = encode_sample(sample, processor, max_length=config.max_length)
-                except ValueError as error:
+                except Exception as error:  # noqa: BLE001 - any code of a source: as in training
                     tell(f"not encoded: {error}")
                     counts["broken"] += 1
                     continue
                 samples.append(encoded)
                 draws.append(Draw(kind="gen", source=number, index=index, epoch=0))
             trainer.fill(StepSamples(draws=tuple(draws), samples=tuple(samples), state={}))
-            counts["encoded"] += len(samples)
+            counts["encoded"] += sum(len(sample.drawings) for sample in samples)
     trainer.state_dict()  # writes what is in memory
     return counts

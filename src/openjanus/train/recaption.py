@@ -25,7 +25,8 @@ def recaption(
     """Write each record with a caption of its picture; a job that was stopped goes on.
 
     A record keeps its keys; ``caption`` is the new one, and what it was before is kept as
-    ``caption_before``. Where a picture is broken the record is written as it was, with ``error``.
+    ``caption_before``. Where a picture is broken the record is written as it was, with ``error``;
+    a line that is no record is left out.
 
     Args:
         janus: Answers, greedily, so that a job that goes on gives what one without a stop gives.
@@ -40,13 +41,17 @@ def recaption(
     Returns:
         ``done`` items, and ``written`` lines.
     """
+    source.require_records()
 
-    def make(index: int) -> dict[str, Any]:
-        record = dict(source.record(index))
+    def make(index: int) -> dict[str, Any] | None:
+        try:
+            record = dict(source.record(index))
+        except ValueError as error:
+            tell(f"left out: {error}")
+            return None
         try:
             sample = source[index]
-            pictures = [*sample.images, *sample.targets]
-            pictures += [] if sample.target is None else [sample.target]
+            pictures = sample.pictures
             if len(pictures) != 1:
                 raise ValueError(f"{sample.key}: it has {len(pictures)} pictures: give it one")
             reply = janus.chat(prompt, images=pictures, max_new_tokens=max_new_tokens)

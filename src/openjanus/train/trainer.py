@@ -119,7 +119,7 @@ class JanusTrainer:
         if config.tokenize == "islands":
             grid = math.isqrt(model.config.num_gen_image_tokens)
             self._tokenize = IslandIds(self.encode_images, grid)
-        self._ids = KeptIds(caches, sources, processor, self._tokenize)
+        self._ids = KeptIds(caches, processor, self._tokenize)
         self.mixture = mixture_of(config, named, sources)
         self._encode = encoder_of(config, processor)
         self.crew = Crew(Fetcher(sources, self.mixture, self._encode), config.num_workers)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from openjanus.data.samples import Sample
+from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Sample, Turn
 from openjanus.engine.engine import Engine
 from openjanus.engine.request import ChatRequest, DrawRequest, FailedEvent, FinishedEvent, Request
 from openjanus.model.doors import ImageTokenizer
@@ -26,6 +26,8 @@ def write_trial(
 ) -> None:
     """Let the model do what samples ask, in their own form.
 
+    A document that draws asks for its first picture to draw, by the words before it.
+
     Writes ``step-NNNNNNNN.png``, the wanted pictures above the drawn ones, and ``.txt``, what was
     asked, wanted and written.
 
@@ -37,18 +39,17 @@ def write_trial(
         step: Optimizer steps done, for the names of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    samples = [sample for sample in samples if not sample.targets]  # a document asks for nothing
     results = _run(model, processor, [_request(sample, processor) for sample in samples])
     above: list[Image.Image] = []
     below: list[Image.Image] = []
     lines: list[str] = []
     side = model.config.gen_image_size
     for sample, ids in zip(samples, results, strict=True):
-        said = " | ".join(turn.text.replace("\n", " ") for turn in sample.turns)
+        said = " | ".join(turn.text for turn in _asked(sample)).replace("\n", " ")
         if sample.kind == "gen":
             above.append(_wanted(sample, side))
             below += _decode(model, processor, ids)
-            lines.append(f"{sample.key}: draw: {said}")
+            lines.append(f"{sample.key}: draw: {said}{_left_out(sample)}")
         else:
             answer = processor.tokenizer.decode(ids)
             lines.append(f"{sample.key}: {said} -> {answer.strip()!r}")
@@ -64,9 +65,7 @@ def write_trial(
 def _request(sample: Sample, processor: Processor) -> Request:
     tokenizer = processor.tokenizer
     if sample.kind == "gen":
-        text = sample.turns[0].text
-        make = processor.gen_plain_prompt if sample.form == "plain" else processor.gen_prompt
-        prompt = make(text)
+        prompt = _drawing_prompt(sample, processor)
         return DrawRequest(
             prompt_ids=prompt,
             uncond_ids=processor.uncond_prompt(len(prompt)),
@@ -74,18 +73,48 @@ def _request(sample: Sample, processor: Processor) -> Request:
             guidance_scale=processor.config.drawing.guidance_scale,
             temperature=processor.config.drawing.temperature,
         )
-    images = processor.und_pixels(sample.images) if sample.images else None
+    seen = sample.images
     if sample.form == "plain":
         ids, mask = processor.training_plain("".join(turn.text for turn in sample.turns))
-        # A picture's caption from its first word on; plain text from its first word given.
-        first = mask.index(True) + (0 if sample.images else 1)
+        # What follows the first picture; plain text from its first word given.
+        begin = ids.index(tokenizer.image_pad_id) if seen else 0
+        first = mask.index(True, begin) + (0 if seen else 1)
         ids = tuple(ids[:first])
+        seen = seen[: ids.count(tokenizer.image_pad_id) // processor.config.num_und_image_tokens]
     else:
-        prompt = processor.und_prompt(sample.turns[:1], sample.images)
-        ids = prompt.input_ids
+        asked = sample.turns[:1]
+        seen = seen[: asked[0].text.count(IMAGE_MARK)]  # others stand in later questions
+        ids = processor.und_prompt(asked, seen, system=sample.system).input_ids
+    images = processor.und_pixels(seen) if seen else None
     return ChatRequest(
         input_ids=ids, images=images, max_new_tokens=MAX_NEW_TOKENS, stop_ids=(tokenizer.eos_id,)
     )
+
+
+def _asked(sample: Sample) -> tuple[Turn, ...]:
+    """What a sample asks; of a document that draws, what comes before its first drawing.
+
+    A drawing request holds no pictures, so those to understand are left out of it.
+    """
+    if not sample.targets:
+        return sample.turns
+    before = "".join(turn.text for turn in sample.turns).partition(DRAW_MARK)[0]
+    return (Turn(role="assistant", text=before.replace(IMAGE_MARK, "")),)
+
+
+def _left_out(sample: Sample) -> str:
+    before = "".join(turn.text for turn in sample.turns).partition(DRAW_MARK)[0]
+    number = before.count(IMAGE_MARK) if sample.targets else 0
+    return f" (pictures before it that were left out: {number})" if number > 0 else ""
+
+
+def _drawing_prompt(sample: Sample, processor: Processor) -> tuple[int, ...]:
+    (turn,) = _asked(sample)
+    if not sample.targets:
+        plain = sample.form == "plain"
+        return (processor.gen_plain_prompt if plain else processor.gen_prompt)(turn.text)
+    tokenizer = processor.tokenizer  # as trained: blanks at its ends stay, and it may be empty
+    return (tokenizer.bos_id, *tokenizer.encode(turn.text), tokenizer.boi_id)
 
 
 def _run(
@@ -112,7 +141,8 @@ def _decode(model: JanusModel, processor: Processor, ids: tuple[int, ...]) -> li
 
 
 def _wanted(sample: Sample, side: int) -> Image.Image:
-    assert sample.target is not None
-    if sample.target.ndim == 1:  # ids alone are known
+    target = sample.targets[0] if sample.targets else sample.target
+    assert target is not None
+    if target.ndim == 1:  # ids alone are known
         return Image.new("RGB", (side, side), (128, 128, 128))
-    return crop_to_square(Image.fromarray(sample.target), side)
+    return crop_to_square(Image.fromarray(target), side)

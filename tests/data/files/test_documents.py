@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from openjanus.data.collate import collate
-from openjanus.data.encoding import encode_sample, with_image_ids
+from openjanus.data.encoding import SampleEncoder, encode_sample, with_image_ids
+from openjanus.data.fetching import Crew, Fetcher
 from openjanus.data.files.documents import DocumentFile, parse_document
+from openjanus.data.mixture import Draw, Mixture
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Kind, Sample, Turn
+from openjanus.data.stream import SampleStream
 from openjanus.train.losses import compute_losses
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -111,9 +116,74 @@ def test_ids_that_are_known_are_left_alone(story, processor):
         collate([encoded], processor)
 
 
-def test_a_document_has_no_prompt_to_hide(story, processor):
-    with pytest.raises(ValueError, match="no prompt to hide"):
-        encode_sample(story, processor, max_length=256, drop_condition=True)
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_picture_without_its_condition_is_what_guidance_leads_away_from(story, processor, number):
+    whole = encode_sample(story, processor, max_length=256)
+    alone = encode_sample(
+        story, processor, max_length=256, drop_condition=True, kept_picture=number
+    )
+    start, picture = whole.drawings[number]
+    assert alone.drawings == ((start, picture),) and alone.picture == number
+    # As at inference, with as many places as words and pictures came before.
+    assert alone.input_ids[:start] == processor.uncond_prompt(start)
+    assert len(alone.input_ids) == start + 16 and alone.images == ()
+    (done,) = with_image_ids([alone], processor, fake_ids)
+    batch = collate([done], processor)
+    assert batch.image_ids is not None and batch.image_ids[:, 0].tolist() == [(30, 0)[number]]
+    assert len(batch.text_places) == 0 and not batch.und_slots.any()
+    assert batch.pixel_values is None and batch.attention_mask.sum() == start + 16
+    assert batch.image_places.tolist() == list(range(start - 1, start + 15))
+
+
+def test_a_document_that_does_not_fit_does_not_fit_without_its_condition(story, processor):
+    length = len(encode_sample(story, processor, max_length=999).input_ids)
+    for drop in (False, True):
+        with pytest.raises(ValueError, match=rf"a\.jsonl:1 has {length} tokens, at most"):
+            encode_sample(story, processor, max_length=length - 1, drop_condition=drop)
+    for number in (-1, 2):
+        with pytest.raises(ValueError, match=rf"one of its 2 pictures to draw, .*got {number}"):
+            encode_sample(
+                story, processor, max_length=999, drop_condition=True, kept_picture=number
+            )
+
+
+def dropped(encoder, story, epoch):
+    """Which picture is left in an epoch; None where the document is whole."""
+    encoded = encoder(story, Draw(kind="gen", source=0, index=0, epoch=epoch))
+    return encoded.picture if encoded.gen_start is not None else None
+
+
+def test_what_is_dropped_depends_on_seed_key_and_epoch_alone(story, processor):
+    encoder = SampleEncoder(processor=processor, max_length=256, cond_drop=0.25)
+    epochs = range(400)
+    found = [dropped(encoder, story, epoch) for epoch in epochs]
+    assert 70 < sum(one is not None for one in found) < 130
+    assert abs(found.count(0) - found.count(1)) < 40
+    # Asked again, in another order, by another encoder.
+    again = SampleEncoder(processor=processor, max_length=256, cond_drop=0.25)
+    assert [dropped(again, story, epoch) for epoch in reversed(epochs)] == found[::-1]
+    assert [dropped(replace(encoder, seed=1), story, epoch) for epoch in epochs] != found
+    other = replace(story, key="other")
+    assert [dropped(encoder, other, epoch) for epoch in epochs] != found
+    never = replace(encoder, cond_drop=0.0)
+    assert {dropped(never, story, epoch) for epoch in epochs} == {None}
+
+
+def test_workers_drop_the_same_documents(write_lines, pictures, processor):
+    source = DocumentFile(path=str(write_lines("a.jsonl", [STORY] * 8)), face="gen")
+    mixture = Mixture({"gen": [8]}, {"gen": [1]}, (0, 0, 1), seed=3)
+    encoder = SampleEncoder(processor=processor, max_length=256, seed=3, cond_drop=0.5)
+    fetcher = Fetcher({"gen": [source]}, mixture, encoder)
+    taken = []
+    for workers in (0, 2):
+        crew = Crew(fetcher, workers)
+        try:
+            one = SampleStream(crew, mixture, batch_size=16).take({})  # two epochs
+        finally:
+            crew.close()
+        taken.append([(sample.key, sample.input_ids, sample.picture) for sample in one.samples])
+    assert taken[0] == taken[1]
+    assert len({len(ids) for _, ids, _ in taken[0]}) == 3  # whole, and either picture alone
 
 
 def test_parallel_lists_take_their_role_from_the_option(write_lines, pictures):

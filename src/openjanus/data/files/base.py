@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from tqdm import tqdm
 
-from openjanus.data.files.index import Records
+from openjanus.data.files.index import Records, expand_home
 from openjanus.data.files.pictures import MAX_PIXELS, read_picture
 from openjanus.data.samples import IMAGE_MARK, KINDS, Kind, Sample, Turn
 
@@ -37,7 +38,7 @@ class FileSource(ABC):
         if max_pixels < 1:
             raise ValueError(f"max_pixels must be >= 1, got {max_pixels}")
         self.max_pixels = max_pixels
-        self.image_root = None if image_root is None else Path(image_root).expanduser()
+        self.image_root = None if image_root is None else expand_home(image_root)
         if self.image_root is not None and not self.image_root.is_dir():
             raise FileNotFoundError(f"no folder at {image_root}: check the option image_root")
 
@@ -55,6 +56,15 @@ class FileSource(ABC):
     @abstractmethod
     def make(self, index: int) -> Sample:
         """Item ``index``, from 0; a message need not name it."""
+
+    def require_records(self) -> None:
+        """Refuse a format that has none, before anything is written.
+
+        Raises:
+            ValueError: As ``record``.
+        """
+        if type(self).record is FileSource.record and len(self) > 0:
+            self.record(0)
 
     def record(self, index: int) -> dict[str, Any]:
         """An item as a line of a jsonl file.
@@ -86,6 +96,7 @@ class FileSource(ABC):
     def _named(self, index: int, error: Exception) -> str:
         key = self.key(index)
         message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        message = " ".join(message.split())  # one line, whatever a library says
         return message if message.startswith((key, f"sample {key}")) else f"{key}: {message}"
 
     def named_picture(self, source: Any, beside: Path) -> np.ndarray:
@@ -94,7 +105,24 @@ class FileSource(ABC):
         return read_picture(source, root=root, max_pixels=self.max_pixels)
 
 
-class RecordSource(FileSource):
+class IndexedSource(FileSource):
+    """A source whose items are byte ranges of files, ``self.records``."""
+
+    records: Records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def key(self, index: int) -> str:
+        """``file:line``, the first of an item's lines."""
+        return self.records.key(index)
+
+    def fingerprint(self) -> str:
+        """Of the files' names and sizes, and of where the records lie."""
+        return self.records.fingerprint()
+
+
+class RecordSource(IndexedSource):
     """A source whose items are JSON objects of files.
 
     Args:
@@ -134,17 +162,6 @@ class RecordSource(FileSource):
     def kind_of(self, record: dict[str, Any]) -> Kind:
         """What a record teaches; pictures are not opened."""
 
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def key(self, index: int) -> str:
-        """``file:line``."""
-        return self.records.key(index)
-
-    def fingerprint(self) -> str:
-        """Of the files' names and sizes, and of where the records lie."""
-        return self.records.fingerprint()
-
     def record(self, index: int) -> dict[str, Any]:
         """The JSON object of an item."""
         return self.records.read_object(index)
@@ -162,36 +179,62 @@ def check_form(form: str) -> None:
         raise ValueError(f"form must be chat or plain, got {form!r}: change the option")
 
 
-def caption_sample(
-    key: str, picture: np.ndarray, caption: str, *, face: Kind, form: Form, question: str
-) -> Sample:
-    """A picture and its words, for either face."""
-    if not caption.strip():
-        raise ValueError("the caption is empty: write one or leave the picture out")
-    if face == "gen":
-        role: Literal["user", "assistant"] = "user" if form == "chat" else "assistant"
-        turns = (Turn(role=role, text=caption),)
-        return Sample(key=key, kind="gen", turns=turns, target=picture, form=form)
-    if form == "plain":
-        turns = (Turn(role="assistant", text=f"{IMAGE_MARK}{caption}"),)
-    else:
-        turns = (
-            Turn(role="user", text=f"{IMAGE_MARK}\n{question}"),
-            Turn(role="assistant", text=caption),
-        )
-    return Sample(key=key, kind="und", turns=turns, images=(picture,), form=form)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionForm:
+    """What is made of a picture and its words.
+
+    Raises:
+        ValueError: An option against a rule.
+    """
+
+    face: Kind
+    """``und`` answers with the caption, ``gen`` draws it."""
+    form: Form
+    """``chat``, or ``plain`` for stage I."""
+    question: str
+    """``und`` in form ``chat``: what is asked."""
+
+    def __post_init__(self) -> None:
+        if self.face not in ("und", "gen"):
+            raise ValueError(
+                f"face must be und (answer with the caption) or gen (draw it), got {self.face!r}: "
+                "change the option"
+            )
+        check_form(self.form)
+        if not self.question.strip():
+            raise ValueError("question is empty: say what is asked about a picture")
+
+    def sample(self, key: str, picture: np.ndarray, caption: str) -> Sample:
+        """A picture and its words as a sample.
+
+        Raises:
+            ValueError: No words.
+        """
+        if not caption.strip():
+            raise ValueError("the caption is empty: write one or leave the picture out")
+        if self.face == "gen":
+            role: Literal["user", "assistant"] = "user" if self.form == "chat" else "assistant"
+            turns = (Turn(role=role, text=caption),)
+            return Sample(key=key, kind="gen", turns=turns, target=picture, form=self.form)
+        if self.form == "plain":
+            turns = (Turn(role="assistant", text=f"{IMAGE_MARK}{caption}"),)
+        else:
+            turns = (
+                Turn(role="user", text=f"{IMAGE_MARK}\n{self.question}"),
+                Turn(role="assistant", text=caption),
+            )
+        return Sample(key=key, kind="und", turns=turns, images=(picture,), form=self.form)
 
 
-def check_captions(face: str, form: str, question: str) -> None:
-    """Refuse options that ``caption_sample`` cannot follow."""
-    if face not in ("und", "gen"):
-        raise ValueError(
-            f"face must be und (answer with the caption) or gen (draw it), got {face!r}: change "
-            "the option"
-        )
-    check_form(form)
-    if not question.strip():
-        raise ValueError("question is empty: say what is asked about a picture")
+def value_of(record: dict[str, Any], key: str) -> Any:
+    """A value of a record.
+
+    Raises:
+        ValueError: It is missing.
+    """
+    if key not in record:
+        raise ValueError(f"no {key!r} in it, only {sorted(record)}: name the key by an option")
+    return record[key]
 
 
 def word_of(record: dict[str, Any], key: str) -> str:
@@ -200,9 +243,7 @@ def word_of(record: dict[str, Any], key: str) -> str:
     Raises:
         ValueError: It is missing or no text.
     """
-    if key not in record:
-        raise ValueError(f"no {key!r} in it, only {sorted(record)}: name the key by an option")
-    value = record[key]
+    value = value_of(record, key)
     if not isinstance(value, str):
         raise ValueError(f"{key!r} must be a text, got {type(value).__name__}: write one line each")
     return value

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from openjanus.data.files.base import (
     QUESTION,
+    CaptionForm,
     FileSource,
     Form,
     RecordSource,
-    caption_sample,
-    check_captions,
     digest_of,
+    value_of,
     word_of,
 )
-from openjanus.data.files.index import Records, find_files, fingerprint_files, scan_json
+from openjanus.data.files.index import expand_home, find_files, fingerprint_files, json_records
 from openjanus.data.files.pictures import MAX_PIXELS, SUFFIXES
 from openjanus.data.samples import Kind, Sample
 
@@ -47,34 +46,21 @@ class CaptionFile(RecordSource):
         caption_key: str = "caption",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        check_captions(face, form, question)
-        self.form: Form = form
-        self.question, self.image_key, self.caption_key = question, image_key, caption_key
-        records = Records(find_files(path, (".jsonl", ".json")), scan_json, unit="captions")
+        self.caption_form = CaptionForm(face=face, form=form, question=question)
+        self.image_key, self.caption_key = image_key, caption_key
+        records = json_records(path, "captions")
         super().__init__(records, image_root=image_root, max_pixels=max_pixels)
-        self.face: Kind | None = face
 
     def kind_of(self, record: dict[str, Any]) -> Kind:
         """The option ``face``."""
-        assert self.face is not None
-        return self.face
+        return self.caption_form.face
 
     def make(self, index: int) -> Sample:
         """Read the line and open its picture."""
         record = self.record(index)
         caption = word_of(record, self.caption_key)
-        if self.image_key not in record:
-            raise ValueError(
-                f"no {self.image_key!r} in it, only {sorted(record)}: name it by an option"
-            )
-        return caption_sample(
-            self.key(index),
-            self.named_picture(record[self.image_key], self.records.path(index)),
-            caption,
-            face=self.kind_of(record),
-            form=self.form,
-            question=self.question,
-        )
+        picture = self.named_picture(value_of(record, self.image_key), self.records.path(index))
+        return self.caption_form.sample(self.key(index), picture, caption)
 
 
 class ImageFolder(FileSource):
@@ -100,12 +86,9 @@ class ImageFolder(FileSource):
         names: str | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        check_captions(face, form, question)
+        self.caption_form = CaptionForm(face=face, form=form, question=question)
         super().__init__(max_pixels=max_pixels)
-        self.face: Kind = face
-        self.question = question
-        self.form: Form = form
-        root = Path(path).expanduser()
+        root = expand_home(path)
         if not root.is_dir():
             raise FileNotFoundError(f"no folder at {path}: check the option path")
         self.files = find_files(path, SUFFIXES)
@@ -143,19 +126,14 @@ class ImageFolder(FileSource):
     def make(self, index: int) -> Sample:
         """Open the picture."""
         path = self.files.paths[index].absolute()
-        return caption_sample(
-            self.key(index),
-            self.named_picture(str(path), path),
-            self.name_of(index),
-            face=self.face,
-            form=self.form,
-            question=self.question,
+        return self.caption_form.sample(
+            self.key(index), self.named_picture(str(path), path), self.name_of(index)
         )
 
 
 def _read_names(path: str) -> dict[str, str]:
     try:
-        data = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        data = json.loads(expand_home(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): write it again") from error
     if not isinstance(data, dict) or not all(isinstance(name, str) for name in data.values()):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from openjanus.data.files.base import Form, RecordSource, check_form
-from openjanus.data.files.index import Records, find_files, scan_json
+from openjanus.data.files.index import json_records
 from openjanus.data.files.pictures import MAX_PIXELS
 from openjanus.data.samples import IMAGE_MARK, Kind, Sample, Turn
 from openjanus.rules import near
@@ -72,7 +72,7 @@ class ChatFile(RecordSource):
     ) -> None:
         check_form(form)
         self.form: Form = form
-        records = Records(find_files(path, (".jsonl", ".json")), scan_json, unit="dialogues")
+        records = json_records(path, "dialogues")
         super().__init__(records, face=face, image_root=image_root, max_pixels=max_pixels)
 
     def kind_of(self, record: dict[str, Any]) -> Kind:
@@ -155,7 +155,7 @@ def _messages(
             if key not in message:
                 raise ValueError(f"message {number} has no {key!r}, only {sorted(message)}")
         role = message[keys[0]]
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise ValueError(
                 f"message {number}: unknown role {role!r}; {near(str(role), list(ROLES))}"
             )

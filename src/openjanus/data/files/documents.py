@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from openjanus.data.files.base import RecordSource
-from openjanus.data.files.index import Records, find_files, scan_json
+from openjanus.data.files.index import json_records
 from openjanus.data.files.pictures import MAX_PIXELS
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Kind, Sample, Turn
 from openjanus.rules import near
@@ -65,12 +65,19 @@ class DocumentFile(RecordSource):
         if listed_as not in get_args(ListedAs):
             raise ValueError(f"listed_as must be understood or drawn, got {listed_as!r}")
         self.listed_as: ListedAs = listed_as
-        records = Records(find_files(path, (".jsonl", ".json")), scan_json, unit="documents")
+        records = json_records(path, "documents")
         super().__init__(records, face=face, image_root=image_root, max_pixels=max_pixels)
 
     def kind_of(self, record: dict[str, Any]) -> Kind:
         """Told by the pictures that a record names."""
         return parse_document(record, self.listed_as).kind
+
+    def num_drawn(self, index: int) -> int:
+        """Pictures that a document draws; 0 for a broken one."""
+        try:
+            return len(parse_document(self.record(index), self.listed_as).targets)
+        except ValueError:
+            return 0
 
     def make(self, index: int) -> Sample:
         """Read the document and open its pictures."""

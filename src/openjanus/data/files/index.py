@@ -29,7 +29,24 @@ class Files:
 
     def name(self, number: int) -> str:
         """How a file is called in keys and messages."""
-        return self.paths[number].relative_to(self.root).as_posix()
+        return printable(self.paths[number].relative_to(self.root).as_posix())
+
+
+def printable(name: str) -> str:
+    """A name as text: bytes of it that are no UTF-8 are spelt out."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def expand_home(path: str) -> Path:
+    """A path with ``~`` made whole.
+
+    Raises:
+        ValueError: It begins with a user that there is not.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path} begins with a user unknown here: write the whole path") from error
 
 
 def find_files(path: str, suffixes: Sequence[str]) -> Files:
@@ -42,9 +59,11 @@ def find_files(path: str, suffixes: Sequence[str]) -> Files:
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ValueError: A file of another kind.
+        ValueError: A file of another kind, or no path.
     """
-    given = Path(path).expanduser()
+    if not path:
+        raise ValueError("path is empty: name a file, a folder or a pattern")
+    given = expand_home(path)
     known = " or ".join(suffixes)
     if given.is_file():
         if given.suffix.lower() not in suffixes:
@@ -141,12 +160,20 @@ class Records:
             ValueError: Not UTF-8, not JSON, or not an object.
         """
         text = self.read_text(index)
+        if "\0" in text:
+            raise ValueError(
+                f"{self.key(index)} holds zero bytes, as UTF-16 does: convert the file to UTF-8"
+            )
         try:
-            data = json.loads(text)
+            data = json.loads(text, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{self.key(index)} is not valid JSON ({error.msg} at character {error.pos}): "
                 "write one object a line"
+            ) from error
+        except (ValueError, RecursionError) as error:  # a key twice, a huge number, too deep
+            raise ValueError(
+                f"{self.key(index)} is not read ({error}): write a plain object a line"
             ) from error
         if not isinstance(data, dict):
             raise ValueError(
@@ -167,6 +194,15 @@ class Records:
         for values in (self._starts, self._sizes, self._file_of):
             digest.update(values.tobytes())
         return digest.hexdigest()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands in it twice")
+    return data
 
 
 def _bar(total: int, text: str) -> tqdm:
@@ -219,6 +255,16 @@ def scan_json(path: Path) -> Iterator[tuple[int, int, int]]:
     if path.suffix.lower() == ".json":
         return _scan_array(path)
     return scan_lines(path)
+
+
+def json_records(path: str, unit: str) -> Records:
+    """The objects of ``.jsonl`` and ``.json`` files: how all sources of JSON are opened.
+
+    Args:
+        path: As ``find_files``.
+        unit: As ``Records``.
+    """
+    return Records(find_files(path, (".jsonl", ".json")), scan_json, unit=unit)
 
 
 def _scan_array(path: Path) -> Iterator[tuple[int, int, int]]:

@@ -11,10 +11,9 @@ from typing import Any
 
 from openjanus.data.files.base import (
     QUESTION,
+    CaptionForm,
     FileSource,
     Form,
-    caption_sample,
-    check_captions,
     digest_of,
     word_of,
 )
@@ -56,11 +55,8 @@ class ParquetFile(FileSource):
         caption_key: str = "caption",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        check_captions(face, form, question)
+        self.caption_form = CaptionForm(face=face, form=form, question=question)
         super().__init__(image_root=image_root, max_pixels=max_pixels)
-        self.face: Kind = face
-        self.question = question
-        self.form: Form = form
         self.image_key, self.caption_key = image_key, caption_key
         self.files = find_files(path, (".parquet",))
         self._groups: list[tuple[int, int]] = []
@@ -113,13 +109,10 @@ class ParquetFile(FileSource):
         group, row = self._place(index)
         table = self._table(group)
         record = {key: table.column(key)[row].as_py() for key in (self.image_key, self.caption_key)}
-        return caption_sample(
+        return self.caption_form.sample(
             self.key(index),
             self.named_picture(record[self.image_key], self.files.paths[self._groups[group][0]]),
             word_of(record, self.caption_key),
-            face=self.face,
-            form=self.form,
-            question=self.question,
         )
 
     def _table(self, group: int) -> Any:
@@ -127,9 +120,11 @@ class ParquetFile(FileSource):
             if group not in self._kept:
                 number, place = self._groups[group]
                 columns = [self.image_key, self.caption_key]
-                self._kept[group] = _open(self.files.paths[number]).read_row_group(
-                    place, columns=columns
-                )
+                file = self.files.paths[number]
+                try:
+                    self._kept[group] = _open(file).read_row_group(place, columns=columns)
+                except OSError as error:
+                    raise ValueError(f"{file} is broken in it ({error}): fetch it again") from error
                 while len(self._kept) > KEPT_GROUPS:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(group)

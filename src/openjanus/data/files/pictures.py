@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from openjanus.data.files.index import expand_home
 from openjanus.processor.image import open_image
 
 MAX_PIXELS = 2**26
@@ -36,7 +38,8 @@ def read_picture(source: Any, *, root: Path, max_pixels: int) -> np.ndarray:
 
     Raises:
         FileNotFoundError: No file at a path.
-        ValueError: Not a picture, a broken one, one that is too large, or a remote address.
+        ValueError: Not a picture, a broken one, one that is too large, a remote address, or a
+            relative path that leaves ``root``.
     """
     file, name = _locate(source, root)
     try:
@@ -79,8 +82,15 @@ def _locate(source: Any, root: Path) -> tuple[Path | io.BytesIO, str]:
         raise ValueError(
             f"{source} is not fetched: download the picture and give its path, or use data:"
         )
-    path = root / Path(source).expanduser()
-    if not path.is_file():
+    given = expand_home(source)
+    if not given.is_absolute() and Path(os.path.normpath(given)).parts[:1] == ("..",):
+        raise ValueError(f"{source} leads out of {root}: give the picture's whole path")
+    path = root / given
+    try:
+        found = path.is_file()
+    except OSError as error:  # a name that no file can have
+        raise ValueError(f"{source[:80]!r} is no path ({error.strerror}): check it") from error
+    if not found:
         raise FileNotFoundError(f"no picture at {path}: check the path or the option image_root")
     return path, source
 

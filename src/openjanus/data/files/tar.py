@@ -13,10 +13,9 @@ from tqdm import tqdm
 
 from openjanus.data.files.base import (
     QUESTION,
+    CaptionForm,
     FileSource,
     Form,
-    caption_sample,
-    check_captions,
     digest_of,
     word_of,
 )
@@ -26,6 +25,9 @@ from openjanus.data.samples import Kind, Sample
 
 ABSENT = -1
 """Offset of a member that a sample lacks."""
+
+TWICE = -2
+"""Offset of a member that a sample has more than once."""
 
 
 class TarShards(FileSource):
@@ -54,11 +56,9 @@ class TarShards(FileSource):
         caption_key: str = "caption",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        check_captions(face, form, question)
+        self.caption_form = CaptionForm(face=face, form=form, question=question)
         super().__init__(max_pixels=max_pixels)
-        self.face: Kind = face
-        self.question, self.caption_key = question, caption_key
-        self.form: Form = form
+        self.caption_key = caption_key
         self.files = find_files(path, (".tar",))
         # (shard, then offset and size of picture, text and json), and names end to end.
         self._shards = array("I")
@@ -88,7 +88,9 @@ class TarShards(FileSource):
                     if here != name:
                         self._add(number, name, found)
                         name, found = here, {}
-                    found[_role(suffix.lower())] = (member.offset_data, member.size)
+                    role = _role(suffix.lower())
+                    span = (member.offset_data, member.size)
+                    found[role] = (TWICE, TWICE) if role in found else span
                 else:
                     # A whole archive ends with empty blocks; the reader stops without them too.
                     cut = archive.offset + tarfile.BLOCKSIZE > size
@@ -109,7 +111,7 @@ class TarShards(FileSource):
         self._shards.append(shard)
         for role in ("image", "txt", "json"):
             self._spans.extend(found.get(role, (ABSENT, ABSENT)))
-        self._names += name.encode()
+        self._names += name.encode("utf-8", "surrogateescape")
         self._name_ends.append(len(self._names) if "cut" not in found else -len(self._names))
 
     def __len__(self) -> int:
@@ -118,7 +120,7 @@ class TarShards(FileSource):
     def key(self, index: int) -> str:
         """``shard.tar:sample``."""
         start = abs(self._name_ends[index - 1]) if index > 0 else 0
-        name = self._names[start : abs(self._name_ends[index])].decode()
+        name = self._names[start : abs(self._name_ends[index])].decode("utf-8", "backslashreplace")
         return f"{self.files.name(self._shards[index])}:{name}"
 
     def fingerprint(self) -> str:
@@ -132,13 +134,10 @@ class TarShards(FileSource):
         image, text, data = (self._read(index, place) for place in range(3))
         if image is None:
             raise ValueError(f"it has no picture, one of {', '.join(SUFFIXES)}: take it out")
-        return caption_sample(
+        return self.caption_form.sample(
             self.key(index),
             self.named_picture(image, self.files.paths[self._shards[index]]),
             self._caption(text, data),
-            face=self.face,
-            form=self.form,
-            question=self.question,
         )
 
     def _caption(self, text: bytes | None, data: bytes | None) -> str:
@@ -161,6 +160,9 @@ class TarShards(FileSource):
         offset, size = self._spans[at], self._spans[at + 1]
         if offset == ABSENT:
             return None
+        if offset == TWICE:
+            what = ("picture", ".txt", ".json")[place]
+            raise ValueError(f"it has more than one {what}: give each sample a name of its own")
         with self.files.paths[self._shards[index]].open("rb") as file:
             file.seek(offset)
             return file.read(size)

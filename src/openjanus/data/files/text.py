@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from openjanus.data.files.base import FileSource, word_of
+from openjanus.data.files.base import FileSource, IndexedSource, word_of
 from openjanus.data.files.index import (
     Records,
     find_files,
-    scan_json,
+    json_records,
     scan_lines,
     scan_paragraphs,
     scan_whole,
@@ -20,7 +20,7 @@ Unit = Literal["paragraph", "line", "file"]
 _SCANS = {"paragraph": scan_paragraphs, "line": scan_lines, "file": scan_whole}
 
 
-class TextFiles(FileSource):
+class TextFiles(IndexedSource):
     """Text to write, from ``.txt`` and ``.md`` files.
 
     Args:
@@ -33,17 +33,6 @@ class TextFiles(FileSource):
         if unit not in get_args(Unit):
             raise ValueError(f"unit must be one of {list(_SCANS)}, got {unit!r}")
         self.records = Records(find_files(path, (".txt", ".md")), _SCANS[unit], unit=f"{unit}s")
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def key(self, index: int) -> str:
-        """``file:line``, the first line of the text."""
-        return self.records.key(index)
-
-    def fingerprint(self) -> str:
-        """Of the files' names and sizes, and of where the texts lie."""
-        return self.records.fingerprint()
 
     def text(self, index: int) -> str:
         """The words of an item."""
@@ -67,7 +56,7 @@ class TextLines(TextFiles):
     def __init__(self, *, path: str, text_key: str = "text") -> None:
         FileSource.__init__(self)
         self.text_key = text_key
-        self.records = Records(find_files(path, (".jsonl", ".json")), scan_json, unit="texts")
+        self.records = json_records(path, "texts")
 
     def record(self, index: int) -> dict[str, object]:
         """The JSON object of an item."""
