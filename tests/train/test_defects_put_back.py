@@ -237,8 +237,9 @@ DEFECTS = (
         was="the words of a drawing's prompt were learnt beside its ids",
         edits=(
             (
-                "loss_mask=(False,) * len(ids),",
-                "loss_mask=(False,) + (True,) * (len(prompt) - 2) + (False,) * (num_ids + 1),",
+                "loss_mask=(False,) * len(ids),\n        gen_start=len(prompt),",
+                "loss_mask=(False,) + (True,) * (len(prompt) - 2) + (False,) * (num_ids + 1),\n"
+                "        gen_start=len(prompt),",
             ),
         ),
         tests=(COLLATE + "test_the_place_before_an_id_predicts_it",),
@@ -458,10 +459,10 @@ DEFECTS = (
         was="parameters were frozen once they had been cut to parts",
         edits=(
             (
-                "self._module = self._make_step()",
+                "self._module = build_step(model, config, world)",
                 (
                     "wanted = [p.requires_grad for p in model.parameters()]; "
-                    "model.requires_grad_(True); self._module = self._make_step(); "
+                    "model.requires_grad_(True); self._module = build_step(model, config, world); "
                     "[p.requires_grad_(on) for p, on in zip(model.parameters(), wanted)]"
                 ),
             ),

@@ -316,7 +316,7 @@ def test_the_mean_is_over_the_tokens_of_all_processes(make_config, make_trainer,
     for world in (World(), WithAnother(size=2)):
         trainer = make_trainer(make_config(bf16=False), sources=sources, world=world)
         batches = trainer._batches(trainer._samples())
-        values = trainer._backward(0, batches)
+        values = trainer.gradients.add(0, batches)
         gradient = trainer.model.get_parameter("gen_head.vision_head.weight").grad
         found.append((values["loss"], gradient, sum(b.num_supervised for b in batches)))
     (loss, whole, number), (share, part, _) = found

@@ -27,6 +27,13 @@ def test_activations_that_are_not_kept_are_computed_again(make_config, make_trai
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-3)
 
 
+class Alike(World):
+    """One of several processes that all tell the same."""
+
+    def gather(self, value):
+        return [value] * self.size
+
+
 @pytest.mark.parametrize("stage", [1, 2])
 def test_what_is_frozen_is_so_before_it_is_cut(
     make_config, make_trainer, cut_nothing, monkeypatch, stage
@@ -39,7 +46,7 @@ def test_what_is_frozen_is_so_before_it_is_cut(
 
     monkeypatch.setattr("openjanus.train.sharding.fully_shard", note)
     sources = {kind: [ToyScenes(kind=kind, length=64)] for kind in ("und", "text", "gen")}
-    trainer = make_trainer(make_config(stage=stage), sources=sources, world=World(size=2))
+    trainer = make_trainer(make_config(stage=stage), sources=sources, world=Alike(size=2))
     assert len(cut) == 1 + len(list(blocks_of(trainer.model)))
     for module, trained in cut:
         assert trained == [p.requires_grad for p in module.parameters()]
