@@ -60,6 +60,9 @@ def train(args: argparse.Namespace) -> None:
         options = {"peak_tflops": args.peak_tflops, "mfu": args.mfu}
         print(describe_recipe(args.config, args.overrides, **options))
         return
+    from openjanus.train.host_memory import keep_freed_memory
+
+    keep_freed_memory()  # before torch is imported
     from openjanus.train.parallel import is_first_process
     from openjanus.train.recipes import run_recipe
 
