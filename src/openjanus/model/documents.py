@@ -102,7 +102,7 @@ def attend_documents(
     if branch_ids is not None and backend in ("rectangles", "varlen"):
         raise ValueError(f"attention by {backend} knows no branches: take dense or flex")
     if backend == "rectangles":
-        return DocumentAttention(backend, _Rectangles.of(spans, document_ids))
+        return DocumentAttention(backend, Rectangles.of(spans, document_ids))
     if backend == "varlen":
         return DocumentAttention(backend, _VariableLength.of(spans, document_ids))
     if backend == "flex":
@@ -121,52 +121,111 @@ class _Dense:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rectangles:
+class Rectangles:
     """Documents in groups of one padded length.
 
     A document's group depends on its length alone, so that no other changes its bits.
     """
 
-    places: tuple[Tensor, ...]
-    """(D, L) of each group: where its tokens stand in R * T; short ones repeat their last."""
-    kept: tuple[Tensor, ...]
-    """Places in D * L of each group that are tokens."""
-    targets: Tensor
-    """Where the tokens of all groups go."""
+    shapes: tuple[tuple[int, int], ...]
+    """Documents and padded length (D, L) of each group; P is the sum of their products."""
+    places: Tensor
+    """(P,) where each token of the groups stands in R * T; short documents repeat their last."""
+    repeats: Tensor
+    """Which of P are no tokens."""
+    inverse: Tensor
+    """(R * T,) where each token stands in P; 0 for padding."""
+    padding: Tensor
+    """Which of R * T are no tokens."""
 
     @classmethod
-    def of(cls, spans: Sequence[Span], document_ids: Tensor) -> _Rectangles:
-        width, device = document_ids.shape[1], document_ids.device
+    def of(cls, spans: Sequence[Span], document_ids: Tensor) -> Rectangles:
+        """Group the documents.
+
+        Args:
+            spans: Every document.
+            document_ids: (R, T), on the device.
+        """
+        rows, width = document_ids.shape
         groups: dict[int, list[Span]] = {}
         for span in spans:
             groups.setdefault(_bucket(span[2] - span[1]), []).append(span)
-        places, kept = [], []
+        shapes, places, kept = [], [], []
         for length, members in sorted(groups.items()):
-            rows, starts, stops = (
-                torch.tensor(part)[:, None] for part in zip(*members, strict=True)
-            )
-            along = starts + torch.arange(length)  # (D, L)
-            kept.append((along < stops).flatten().nonzero()[:, 0].to(device))
-            places.append((rows * width + along.clamp(max=stops - 1)).to(device))
-        pairs = zip(places, kept, strict=True)
-        targets = torch.cat([place.flatten()[chosen] for place, chosen in pairs])
-        return cls(tuple(places), tuple(kept), targets)
+            row, start, stop = (torch.tensor(part)[:, None] for part in zip(*members, strict=True))
+            along = start + torch.arange(length)  # (D, L)
+            kept.append((along < stop).flatten())
+            places.append((row * width + along.clamp(max=stop - 1)).flatten())
+            shapes.append((len(members), length))
+        place, is_token = torch.cat(places), torch.cat(kept)
+        inverse = torch.full((rows * width,), -1)
+        inverse[place[is_token]] = is_token.nonzero()[:, 0]
+        parts = (
+            place,
+            (~is_token).nonzero()[:, 0],
+            inverse.clamp(min=0),
+            (inverse < 0).nonzero()[:, 0],
+        )
+        return cls(tuple(shapes), *(part.to(document_ids.device) for part in parts))
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(R, H, T, K) -> (P, H, K), zero where there is no token."""
+        flat = x.transpose(1, 2).flatten(0, 1)  # (R * T, H, K)
+        return _Move.apply(flat, self.places, self.repeats, self.inverse, self.padding)
+
+    def scatter(self, x: Tensor, rows: int) -> Tensor:
+        """(P, H, K) -> (R, H, T, K), zero where there is no token."""
+        flat = _Move.apply(x, self.inverse, self.padding, self.places, self.repeats)
+        return flat.unflatten(0, (rows, -1)).transpose(1, 2)
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """(P, ...) -> (D, L, ...) of each group."""
+        parts = x.split([number * length for number, length in self.shapes])
+        return [part.unflatten(0, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def flat(self) -> Tensor:
+        """All of it as one vector of integers on the CPU, for what takes tensors alone."""
+        parts = (self.places, self.repeats, self.inverse, self.padding)
+        sizes = [len(self.shapes), *(n for shape in self.shapes for n in shape), *map(len, parts)]
+        return torch.cat([torch.tensor(sizes), *(part.cpu() for part in parts)])
+
+    @classmethod
+    def from_flat(cls, numbers: Tensor) -> Rectangles:
+        """What ``flat`` gave."""
+        end = 1 + 2 * int(numbers[0])
+        shapes = tuple((number, length) for number, length in numbers[1:end].view(-1, 2).tolist())
+        sizes, rest = numbers[end : end + 4].tolist(), numbers[end + 4 :]
+        return cls(shapes, *rest.split(sizes))
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        rows, heads, width, _ = q.shape
-        flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]  # (R * T, heads, K)
-        parts = []
-        for places, kept in zip(self.places, self.kept, strict=True):
-            a, b, c = (
-                x.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
-                for x in flat
-            )  # (D, heads, L, K)
-            attended = F.scaled_dot_product_attention(
-                a, b, c, is_causal=True, enable_gqa=heads != k.shape[1]
+        """As ``DocumentAttention``."""
+        attended = []
+        for group in zip(*(self.split(self.gather(x)) for x in (q, k, v)), strict=True):
+            a, b, c = (x.transpose(1, 2) for x in group)  # (D, H, L, K)
+            out = F.scaled_dot_product_attention(
+                a, b, c, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
             )
-            parts.append(attended.transpose(1, 2).flatten(0, 1).index_select(0, kept))
-        out = torch.zeros_like(flat[0]).index_copy(0, self.targets, torch.cat(parts))
-        return out.unflatten(0, (rows, width)).transpose(1, 2)
+            attended.append(out.transpose(1, 2).flatten(0, 1))
+        return self.scatter(torch.cat(attended), len(q))
+
+
+class _Move(torch.autograd.Function):
+    """Rows of a tensor in another order; both ways only read, and write each row once.
+
+    The gradient of ``index_select`` adds to a tensor of zeros. Here each row that counts goes to
+    one place, so that the gradient is a selection as well.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, blank: Tensor, *back: Tensor) -> Tensor:
+        ctx.save_for_backward(*back)
+        return x.index_select(0, index).index_fill_(0, blank, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (grad,) = grads
+        index, blank = ctx.saved_tensors
+        return grad.index_select(0, index).index_fill_(0, blank, 0), None, None, None, None
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,8 @@ class JanusTrainConfig:
     bf16: bool = True
     """Matrix products in bf16 by autocast; weights, norms and losses stay in fp32."""
     compile: bool = False
-    """torch.compile the decoder: a minute or two at the start, a fifth faster after."""
+    """torch.compile the decoder; on a CPU one layer for all, which needs a C++ compiler: up to a
+    minute at the start, a fifth faster after."""
     ema_decay: float | None = None
     """Share of a moving average of the weights that a step keeps; ``final`` then holds the
     average. None: there is none, as in the papers."""

@@ -1,16 +1,17 @@
 """Forwards as a training step on a CPU wants them: the same numbers, sooner.
 
 ``model.decoder`` and ``model.siglip`` are written to be read, and the decoder to be stepped with a
-cache. Here, under bf16 autocast: attention runs in fp32, whose backward is sooner done than bf16's
-on a CPU, and exact; and in the decoder, each norm's output is cast once and not once a projection,
-and projections that share an input are one product. A test holds each against the model's own,
-``benchmarks/train_forwards.py`` measures what is gained.
+cache. Here, under bf16 autocast: each norm's output is cast once and not once a projection,
+projections that share an input are one product, and what has slow gradients on a CPU goes through
+``cpu_ops``. An encoder attends in fp32, whose backward is sooner done than bf16's, and exact.
+A test holds each against the model's own; ``benchmarks/train_forwards.py`` measures what is gained,
+and ``benchmarks/training.py`` what of the machine's peak is reached.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 
 from openjanus.model.attention import Attention, Mask, attend, rotary_table
 from openjanus.model.decoder import Decoder, DecoderLayer, SwiGLU
+from openjanus.model.documents import DocumentAttention, Rectangles
 from openjanus.model.dropout import DropoutKey, require_key
 from openjanus.model.siglip import SiglipAttention, SiglipBlock, SiglipEncoder
+from openjanus.train.cpu_ops import attend_documents, product
 
 
 def run_decoder(
@@ -30,6 +33,7 @@ def run_decoder(
     mask: Mask = None,
     dropout: DropoutKey | None = None,
     observe: Callable[[Tensor], None] | None = None,
+    compiled: bool = False,
 ) -> Tensor:
     """What ``decoder(inputs_embeds, positions=positions, mask=mask)`` gives.
 
@@ -40,6 +44,7 @@ def run_decoder(
         mask: Who sees whom.
         dropout: Names what is dropped.
         observe: Called with the last layer's output (R, T, D).
+        compiled: Whether a layer is compiled: once for all layers.
 
     Returns:
         (R, T, D) after the final norm.
@@ -49,14 +54,70 @@ def run_decoder(
     """
     require_key(decoder.config.dropout, dropout, training=decoder.training)
     rotary = rotary_table(positions, decoder.config.head_size, decoder.config.rope_theta)
+    if _is_narrow(inputs_embeds):
+        attention = _attention_by_rows(mask, inputs_embeds.shape, compiled)
+    else:
+        attention = partial(_attend_wide, mask=mask)
+    run = _compiled_layer() if compiled else _run_layer
     hidden = inputs_embeds
     for layer in decoder.layers:
         assert isinstance(layer, DecoderLayer)
-        attend = partial(_attend, layer.self_attn, rotary=rotary, mask=mask)
-        hidden = layer.join(hidden, attend, partial(_feed, layer.mlp), dropout, _cast_once)
+        hidden = run(layer, hidden, rotary, attention, dropout)
     if observe is not None:
         observe(hidden)
     return decoder.norm(hidden)
+
+
+def _run_layer(
+    layer: DecoderLayer,
+    hidden: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    attention: Callable[[Tensor, Tensor, Tensor], Tensor],
+    dropout: DropoutKey | None,
+) -> Tensor:
+    """(R, T, D) -> (R, T, D)."""
+    attend = partial(_attend, layer.self_attn, rotary=rotary, attention=attention)
+    return layer.join(hidden, attend, partial(_feed, layer.mlp), dropout, _cast_once)
+
+
+@cache
+def _compiled_layer() -> Callable[..., Tensor]:
+    return torch.compile(_run_layer)
+
+
+def _is_narrow(x: Tensor) -> bool:
+    """Whether products are done in 16 bits."""
+    kind = x.device.type
+    return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind).itemsize == 2
+
+
+def _attention_by_rows(
+    mask: Mask, shape: Sequence[int], compiled: bool
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Attention where products are done in 16 bits."""
+    if mask is None:  # each row is a document
+        ids = torch.arange(shape[0])[:, None].expand(*shape[:2])
+        rectangles = Rectangles.of([(row, 0, shape[1]) for row in range(shape[0])], ids)
+    else:
+        rectangles = mask.run if isinstance(mask, DocumentAttention) else None
+    if not isinstance(rectangles, Rectangles):
+        return partial(_attend_wide, mask=mask)
+    layout = rectangles.flat()
+    if compiled:
+        torch._dynamo.mark_dynamic(layout, 0)  # or each batch would be compiled for
+    return partial(_attend_narrow, layout=layout, compiled=compiled)
+
+
+def _attend_narrow(q: Tensor, k: Tensor, v: Tensor, layout: Tensor, compiled: bool) -> Tensor:
+    """Attention in bf16, whatever comes in."""
+    out, _ = attend_documents(q.bfloat16(), k.bfloat16(), v.bfloat16(), layout, compiled)
+    return out
+
+
+def _attend_wide(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    """Attention in fp32, whatever comes in."""
+    with torch.autocast(q.device.type, enabled=False):
+        return attend(q.float(), k.float(), v.float(), mask).to(q.dtype)
 
 
 def run_encoder(encoder: nn.Module, pixel_values: Tensor) -> Tensor:
@@ -101,25 +162,35 @@ def _project(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     """Several bias-free layers on one input, as one product; layers with adapters each alone."""
     if any(type(layer) is not nn.Linear for layer in layers):
         return tuple(layer(x) for layer in layers)
-    weight = torch.cat([layer.weight for layer in layers])
-    return F.linear(x, weight).split([layer.out_features for layer in layers], dim=-1)
+    weight = torch.cat([layer.weight.to(x.dtype) for layer in layers])
+    out = product(x, weight) if x.dtype is torch.bfloat16 else F.linear(x, weight)
+    return out.split([layer.out_features for layer in layers], dim=-1)
 
 
 def _feed(mlp: SwiGLU, x: Tensor) -> Tensor:
     """(R, T, D) -> (R, T, D)."""
     gate, up = _project(x, mlp.gate_proj, mlp.up_proj)
-    return mlp.down_proj(F.silu(gate) * up)
+    (out,) = _project(F.silu(gate) * up, mlp.down_proj)
+    return out
 
 
-def _attend(attention: Attention, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
+def _attend(
+    layer: Attention,
+    x: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    attention: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
     """(R, T, D) -> (R, T, D)."""
-    heads, kv_heads = attention.num_heads, attention.num_key_value_heads
-    q, k, v = _project(x, attention.q_proj, attention.k_proj, attention.v_proj)
+    heads, kv_heads = layer.num_heads, layer.num_key_value_heads
     q, k, v = (
-        part.float().unflatten(-1, (count, -1)).transpose(1, 2)  # (R, heads, T, K)
-        for part, count in ((q, heads), (k, kv_heads), (v, kv_heads))
+        part.unflatten(-1, (count, -1)).transpose(1, 2)  # (R, heads, T, K)
+        for part, count in zip(
+            _project(x, layer.q_proj, layer.k_proj, layer.v_proj),
+            (heads, kv_heads, kv_heads),
+            strict=True,
+        )
     )
-    with torch.autocast(x.device.type, enabled=False):
-        q, k = attention.place(q, k, rotary)
-        attended = attend(q, k, v, mask)  # (R, H, T, K)
-    return attention.o_proj(attended.transpose(1, 2).flatten(2).to(x.dtype))
+    q, k = layer.place(q.float(), k.float(), rotary)
+    attended = attention(q, k, v).to(x.dtype)  # (R, H, T, K)
+    (out,) = _project(attended.transpose(1, 2).flatten(2), layer.o_proj)
+    return out

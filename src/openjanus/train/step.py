@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from openjanus.data.collate import Batch
 from openjanus.model.dropout import DropoutKey
 from openjanus.model.janus import JanusModel
 from openjanus.train.config import JanusTrainConfig
+from openjanus.train.cpu_ops import QuickProducts
 from openjanus.train.fast_forward import run_decoder, run_encoder
 from openjanus.train.losses import LossKind, compute_losses, embed_und
 from openjanus.train.parallel import World
@@ -42,6 +44,7 @@ class TrainStep(nn.Module):
         model: Of the run.
         decoder: Runs in place of ``model.language_model.model``.
         encoder: Runs in place of ``model.und_encoder``.
+        within: Opens what forwards run in, for instance ``cpu_ops.QuickProducts``.
         options: Given to ``compute_losses`` as they are.
     """
 
@@ -51,10 +54,12 @@ class TrainStep(nn.Module):
         *,
         decoder: Callable[..., Tensor] | None = None,
         encoder: Callable[[Tensor], Tensor] | None = None,
+        within: Callable[[], AbstractContextManager[object]] = nullcontext,
         **options: Any,
     ) -> None:
         super().__init__()
         self._options = options
+        self._within = within
         self.model = model
         # In a tuple, so that what they run is not listed as a module of this one.
         self._instead = (decoder, encoder)
@@ -83,9 +88,19 @@ class TrainStep(nn.Module):
             The share of the step's mean loss, to be differentiated; by kind, sums and counts; and
             what of the loss is z-loss, if there is one.
         """
+        with self._within():
+            return self._losses(batch, num_supervised, doors, dropout=dropout, observe=observe)
+
+    def _losses(
+        self,
+        batch: Batch,
+        num_supervised: int,
+        doors: frozenset[Door],
+        **options: Any,
+    ) -> tuple[Tensor, dict[LossKind, Tensor], dict[LossKind, int], Tensor | None]:
         decoder, encoder = self._instead
         plain = self.model.language_model.model if decoder is None else decoder
-        run = partial(plain, dropout=dropout, observe=observe)
+        run = partial(plain, **options)
         idle = doors - doors_of(batch)
         if not idle:
             losses = compute_losses(
@@ -100,9 +115,9 @@ class TrainStep(nn.Module):
 
         unused: list[Tensor] = []
 
-        def with_idle_doors(embeds: Tensor, **options: Tensor | None) -> Tensor:
+        def with_idle_doors(embeds: Tensor, **places: Tensor | None) -> Tensor:
             # Before the decoder: units must be gathered in the same order everywhere.
-            hidden = run(embeds + 0.0 * self._enter(batch, idle), **options)
+            hidden = run(embeds + 0.0 * self._enter(batch, idle), **places)
             unused.extend(self._leave(hidden, idle))
             return hidden
 
@@ -156,20 +171,21 @@ def build_step(model: JanusModel, config: JanusTrainConfig, world: World) -> Tra
     if config.activation_checkpointing:
         checkpoint_activations(model)
     if sharded or config.activation_checkpointing or world.device.type != "cpu":
-        decoder, encoder = model.language_model.model, None
+        decoder, encoder, within = model.language_model.model, None, nullcontext
+        if config.compile and not sharded:
+            decoder = torch.compile(decoder, dynamic=True)
     else:
-        decoder = partial(run_decoder, model.language_model.model)
-        encoder = partial(run_encoder, model.und_encoder)
-    if config.compile and not sharded:
-        decoder = torch.compile(decoder, dynamic=True)
+        decoder = partial(run_decoder, model.language_model.model, compiled=config.compile)
+        encoder, within = partial(run_encoder, model.und_encoder), QuickProducts
     step = TrainStep(
         model,
         decoder=decoder,
         encoder=encoder,
+        within=within,
         z_loss=config.z_loss,
         und_images=config.und_image_loss,
-        # What is compiled keeps one kind of mask, and does not compile for each batch.
-        isolation="dense" if config.compile else None,
+        # A decoder that is compiled whole keeps one kind of mask, and is not compiled for each.
+        isolation="dense" if config.compile and not (encoder and config.bf16) else None,
     )
     if not sharded:
         return step.to(world.device)
