@@ -13,16 +13,18 @@ same with samples of like lengths put together (drawn from pools of 16 batches).
 `wait`: share of a step that waits for data, with two workers that read and decode PNGs.
 
 `nano`, `wide`: share of the measured bf16 peak of matrix products that a step reaches: at the
-nano's size, and for 4 layers at the width of Janus-Pro-1B with its heads, on one pack of 4096
-tokens; each as it is and with `compile`. A step's work is 2 operations a weight and token
-forwards, 4 backwards; attention and everything else count for nothing. The peak is that of the
-product of (4096, 2048) and (2048, 5632) in the same round. Beside it stands where the time went.
+nano's size, for steps of 5 packs of 1024 tokens and of 16, in one batch; and for 4 layers at the
+width of Janus-Pro-1B with its heads and embeddings, for steps of one pack of 4096 tokens and of 8,
+in batches of one. Each as it is and with `compile`. A step's work is what the trainer's own MFU
+counts (`train.flops`); the peak is that of the product of (4096, 2048) and (2048, 5632) after each
+step. Beside it stands where the time of a batch and its update went.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import io
 import json
 import statistics
@@ -40,7 +42,6 @@ keep_freed_memory()  # as the command line does: before torch is imported
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
@@ -57,6 +58,7 @@ from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import byte_tokenizer
 from openjanus.train.config import JanusTrainConfig
+from openjanus.train.flops import FlopCounter
 from openjanus.train.optim_config import OptimConfig
 from openjanus.train.run_config import RunConfig
 from openjanus.train.source_config import SourcesConfig
@@ -68,8 +70,8 @@ POOL = 16
 PACK = 1024
 LONGEST = 352
 WIDE_PACK, WIDE_LAYERS = 4096, 4
-WARM_UP = 2
-"""Steps that are not counted: the first compiles, and both find memory."""
+WARM_UP = 5
+"""Steps that are not counted: the first compiles, and memory settles for some more."""
 
 
 class Words:
@@ -161,10 +163,10 @@ def make_trainer(config: JanusConfig, folder: str, **options: Any) -> JanusTrain
     )
 
 
-def train_on(trainer: JanusTrainer, batch: Batch) -> float:
-    """Seconds of one whole step on a batch."""
+def train_on(trainer: JanusTrainer, *batches: Batch) -> float:
+    """Seconds of one whole step on batches, one after another."""
     began = time.perf_counter()
-    trainer.gradients.add(0, [batch])
+    trainer.gradients.add(0, batches)
     trainer.optimizers.step(0, 1000)
     return time.perf_counter() - began
 
@@ -267,46 +269,55 @@ def peak() -> float:
     return 2 * a.numel() * b.shape[1] / min(times)
 
 
-def operations(trainer: JanusTrainer, batch: Batch) -> float:
-    """6 a weight and token in the layers, and in the heads for what they are asked."""
-    model = trainer.model
-    layers = sum(p.numel() for p in model.language_model.model.layers.parameters())
-    text, image = model.language_model.lm_head, model.gen_head
-    heads = len(batch.text_places) * _size(text) + len(batch.image_places) * _size(image)
-    return 6.0 * (layers * batch.input_ids.numel() + heads)
-
-
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
 def measure_share(
-    config: JanusConfig, packs: int, length: int, rounds: int, wanted: float, *, compiled: bool
-) -> Any:
-    """Share of the peak that a step reaches, and where its time goes."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(config, folder, optim=OptimConfig(lr=1e-4), compile=compiled)
-        stream = make_stream(
-            trainer.processor, 640 if length > PACK else LONGEST, packs, length, (0, 3, 5)
-        )
-        step = stream.take({})
-        assert step.rows is not None
-        sizes = [len(row) for row in step.rows]
-        batch = collate(step.samples, trainer.processor, pack_length=length, row_sizes=sizes)
-        work = operations(trainer, batch)
-        shares = []
-        for number in tqdm(range(rounds + WARM_UP), "share", leave=False):
-            best, seconds = peak(), train_on(trainer, batch)
-            if number >= WARM_UP:
-                shares.append(work / seconds / best)
-        with profile(activities=[ProfilerActivity.CPU]) as trace:
-            train_on(trainer, batch)
-    events = sorted(trace.key_averages(), key=lambda e: -e.self_cpu_time_total)
-    whole = sum(event.self_cpu_time_total for event in events)
-    where = {e.key: round(e.self_cpu_time_total / whole, 3) for e in events[:8]}
-    share = statistics.median(shares)
-    print(f"{share:.1%} of the peak (wanted {wanted:.0%}); {where}")
-    return _entry(share, wanted, "share of the bf16 peak; theirs is wanted") | {"profile": where}
+    config: JanusConfig, parts: Sequence[int], length: int, rounds: int, wanted: float
+) -> dict[str, Any]:
+    """Share of the peak that a step reaches, and where its time goes.
+
+    Args:
+        config: Of the model.
+        parts: Packs of each of a step's batches, whose gradients are added up.
+        length: Tokens of a pack.
+        rounds: Steps that are counted.
+        wanted: The share.
+    """
+    found = {}
+    for how in ("as it is", "compiled"):
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = make_trainer(
+                config, folder, optim=OptimConfig(lr=1e-4), compile=how == "compiled"
+            )
+            longest = 640 if length > PACK else LONGEST
+            stream = make_stream(trainer.processor, longest, sum(parts), length, (0, 3, 5))
+            step = stream.take({})
+            assert step.rows is not None
+            samples, rows, batches = iter(step.samples), iter(step.rows), []
+            for packs in parts:
+                sizes = [len(next(rows)) for _ in range(packs)]
+                chosen = [next(samples) for _ in range(sum(sizes))]
+                batches.append(
+                    collate(chosen, trainer.processor, pack_length=length, row_sizes=sizes)
+                )
+            work = FlopCounter(trainer.model).count(batches)
+            for _ in range(WARM_UP):
+                train_on(trainer, batches[0])
+            shares = [
+                work / train_on(trainer, *batches) / peak()
+                for _ in tqdm(range(rounds), "share", leave=False)
+            ]
+            with profile(activities=[ProfilerActivity.CPU]) as trace:
+                train_on(trainer, batches[0])
+        events = sorted(trace.key_averages(), key=lambda e: -e.self_cpu_time_total)
+        whole = sum(event.self_cpu_time_total for event in events)
+        where = {e.key: round(e.self_cpu_time_total / whole, 3) for e in events[:8]}
+        share = statistics.median(shares)
+        name = f"{sum(parts)} x {length} tokens a step, {how}"
+        print(f"{name}: {share:.1%} of the peak (wanted {wanted:.0%}); {where}")
+        found[name] = _entry(share, wanted, "share of the bf16 peak; theirs is wanted")
+        found[name] |= {"profile": where}
+        del trainer, batches, stream, step  # two wide ones do not fit
+        gc.collect()  # a trainer refers to itself
+    return found
 
 
 def wide_config() -> JanusConfig:
@@ -338,21 +349,18 @@ def main() -> None:
         "packing": lambda: race_packing(options.rounds),
         "wait": lambda: measure_wait(4 * options.rounds),
         "nano": lambda: {
-            f"nano's step, {how}": measure_share(
-                preset("nano-v0"), 5, PACK, options.rounds, 0.2, compiled=how == "compiled"
-            )
-            for how in ("as it is", "compiled")
+            f"nano, {name}": entry
+            for packs in (5, 16)
+            for name, entry in measure_share(
+                preset("nano-v0"), [packs], PACK, options.rounds, 0.2
+            ).items()
         },
         "wide": lambda: {
-            f"4 layers at 1B width, {how}": measure_share(
-                wide_config(),
-                1,
-                WIDE_PACK,
-                max(2, options.rounds // 2),
-                0.55,
-                compiled=how == "compiled",
-            )
-            for how in ("as it is", "compiled")
+            f"4 layers at 1B width, {name}": entry
+            for packs in (1, 8)
+            for name, entry in measure_share(
+                wide_config(), [1] * packs, WIDE_PACK, max(3, options.rounds // packs), 0.55
+            ).items()
         },
     }
     found: dict[str, Any] = {}

@@ -133,7 +133,8 @@ def test_functions() -> None:
     assert signature(openjanus.compute_losses) == (
         "(model: JanusModel, batch: Batch, *, decoder: Callable[..., Tensor] | None = None, "
         "encoder: Callable[[Tensor], Tensor] | None = None, num_supervised: int | None = None, "
-        "isolation: Backend | None = None, z_loss: float = 0.0, und_images: bool = False) -> Losses"
+        "isolation: Backend | None = None, within: Within | None = None, z_loss: float = 0.0, "
+        "und_images: bool = False) -> Losses"
     )
     assert signature(openjanus.encode_sample) == (
         "(sample: Sample, processor: Processor, *, max_length: int, mask_prompt: bool = True, "

@@ -238,8 +238,10 @@ DEFECTS = (
         edits=(
             (
                 "loss_mask=(False,) * len(ids),\n        gen_start=len(prompt),",
-                "loss_mask=(False,) + (True,) * (len(prompt) - 2) + (False,) * (num_ids + 1),\n"
-                "        gen_start=len(prompt),",
+                (
+                    "loss_mask=(False,) + (True,) * (len(prompt) - 2) + (False,) * (num_ids + 1),"
+                    "\n        gen_start=len(prompt),"
+                ),
             ),
         ),
         tests=(COLLATE + "test_the_place_before_an_id_predicts_it",),

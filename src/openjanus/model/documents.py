@@ -168,10 +168,14 @@ class Rectangles:
         )
         return cls(tuple(shapes), *(part.to(document_ids.device) for part in parts))
 
-    def gather(self, x: Tensor) -> Tensor:
-        """(R, H, T, K) -> (P, H, K), zero where there is no token."""
+    def gather(self, x: Tensor, *, blank: bool = True) -> Tensor:
+        """(R, H, T, K) -> (P, H, K), zero where there is no token, or with ``blank`` off anything.
+
+        What repeats a last token changes nothing: no token sees it. Of gradients it must be zero.
+        """
         flat = x.transpose(1, 2).flatten(0, 1)  # (R * T, H, K)
-        return _Move.apply(flat, self.places, self.repeats, self.inverse, self.padding)
+        repeats = self.repeats if blank else self.repeats[:0]
+        return _Move.apply(flat, self.places, repeats, self.inverse, self.padding)
 
     def scatter(self, x: Tensor, rows: int) -> Tensor:
         """(P, H, K) -> (R, H, T, K), zero where there is no token."""
@@ -219,13 +223,17 @@ class _Move(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor, blank: Tensor, *back: Tensor) -> Tensor:
         ctx.save_for_backward(*back)
-        return x.index_select(0, index).index_fill_(0, blank, 0)
+        return _select(x, index, blank)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (grad,) = grads
-        index, blank = ctx.saved_tensors
-        return grad.index_select(0, index).index_fill_(0, blank, 0), None, None, None, None
+        return _select(grad, *ctx.saved_tensors), None, None, None, None
+
+
+def _select(x: Tensor, index: Tensor, blank: Tensor) -> Tensor:
+    chosen = x.index_select(0, index)
+    return chosen.index_fill_(0, blank, 0) if len(blank) > 0 else chosen
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ def attend_documents(
         softmax divided by, in fp32.
     """
     documents = Rectangles.from_flat(layout)
-    groups = [documents.split(documents.gather(x)) for x in (q, k, v)]
+    groups = [documents.split(documents.gather(x, blank=False)) for x in (q, k, v)]
     outs, divisors = [], []
     for group in zip(*groups, strict=True):
         out, divided = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -153,20 +153,24 @@ def attend_documents_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values; what stands for each is as in the forward."""
     documents = Rectangles.from_flat(layout)
-    tensors = [documents.gather(x) for x in (grad, q, k, v, out)]
-    by_products = compiled and q.shape[-1] >= _NARROW_HEAD
-    if by_products:
-        upstream, *others, outs = tensors
-        drift = (upstream.float() * outs.float()).sum(-1)  # (P, H)
-        groups = [documents.split(x) for x in (upstream, *others, drift)]
-        found = [_gradients_by_products(*group) for group in zip(*groups, strict=True)]
+    upstream, others = documents.gather(grad), (documents.gather(x, blank=False) for x in (q, k, v))
+    tensors = [upstream, *others]
+    outs = documents.gather(out, blank=False)
+    if compiled and q.shape[-1] >= _NARROW_HEAD:
+        way = _gradients_by_products
+        tensors.append((upstream.float() * outs.float()).sum(-1))  # (P, H)
     else:
-        groups = [documents.split(x) for x in (*tensors, documents.gather(divisors[..., None]))]
-        found = [_gradients_in_fp32(*group) for group in zip(*groups, strict=True)]
-    of_q, of_k, of_v = (
-        documents.scatter(torch.cat([part.flatten(0, 1) for part in parts]), len(q))
-        for parts in zip(*found, strict=True)
-    )
+        way = _gradients_in_fp32
+        tensors = [x.float() for x in (*tensors, outs)]
+        tensors.append(documents.gather(divisors[..., None], blank=False))
+    found = [q.new_empty(len(upstream), *x.shape[1:2], x.shape[-1]) for x in (q, k, v)]
+    places = zip(*map(documents.split, found), strict=True)
+    for targets, group in zip(
+        places, zip(*map(documents.split, tensors), strict=True), strict=True
+    ):
+        for target, part in zip(targets, way(*group), strict=True):
+            target.copy_(part)
+    of_q, of_k, of_v = (documents.scatter(x, len(q)) for x in found)
     return of_q, of_k, of_v
 
 
@@ -195,18 +199,18 @@ def _attention_gradients(ctx: Any, grad: Tensor, of_divisors: Any) -> tuple[Tens
 attend_documents.register_autograd(_attention_gradients, setup_context=_save_attention)
 
 
-def _gradients_in_fp32(*group: Tensor) -> list[Tensor]:
+def _gradients_in_fp32(*group: Tensor) -> tuple[Tensor, ...]:
     """Of one group, of the same numbers made wider: torch's in 16 bits take twice the time.
 
     Args:
         group: Gradient, queries, keys, values and what came out (D, L, heads, K), and the
             logarithms (D, L, H, 1) of the divisors.
     """
-    *wide, divisors = (x.float().transpose(1, 2) for x in group)
+    *wide, divisors = (x.transpose(1, 2) for x in group)
     parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         *wide, divisors[..., 0], 0.0, True
     )  # (D, heads, L, K)
-    return [part.transpose(1, 2).to(group[0].dtype) for part in parts]
+    return tuple(part.transpose(1, 2) for part in parts)
 
 
 def _gradients_by_products(

@@ -8,6 +8,7 @@ kind is missing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -48,6 +49,14 @@ class Losses:
         return {kind: float(total) / self.counts[kind] for kind, total in self.sums.items()}
 
 
+Within = Callable[[], AbstractContextManager[object]]
+"""Opens what forwards run in."""
+
+
+def _opened(within: Within | None) -> AbstractContextManager[object]:
+    return nullcontext() if within is None else within()
+
+
 def compute_hidden_states(
     model: JanusModel,
     batch: Batch,
@@ -55,6 +64,7 @@ def compute_hidden_states(
     decoder: Callable[..., Tensor] | None = None,
     encoder: Callable[[Tensor], Tensor] | None = None,
     isolation: Backend | None = None,
+    within: Within | None = None,
 ) -> Tensor:
     """Embed a batch by all doors that it uses and run the decoder once.
 
@@ -64,16 +74,18 @@ def compute_hidden_states(
         decoder: Called in place of ``model.language_model.model``, for instance a compiled one.
         encoder: Called in place of ``model.und_encoder``.
         isolation: How packed samples are kept from each other; None chooses by device.
+        within: Opened around all but the decoder, for instance ``cpu_ops.QuickProducts``.
 
     Returns:
         (R, T, D).
     """
     slots: dict[str, tuple[Tensor, Tensor]] = {}
-    if batch.pixel_values is not None:
-        slots["und"] = (batch.und_slots, embed_und(model, batch.pixel_values, encoder))
-    if batch.image_ids is not None:
-        slots["gen"] = (batch.gen_slots, model.embed_gen(batch.image_ids))
-    embeds = model.embed_sequence(batch.input_ids, slots)
+    with _opened(within):
+        if batch.pixel_values is not None:
+            slots["und"] = (batch.und_slots, embed_und(model, batch.pixel_values, encoder))
+        if batch.image_ids is not None:
+            slots["gen"] = (batch.gen_slots, model.embed_gen(batch.image_ids))
+        embeds = model.embed_sequence(batch.input_ids, slots)
     # Right padding needs no mask: causal attention never looks to the right.
     mask = None if batch.document_ids is None else _isolate(batch, embeds, isolation)
     run = model.language_model.model if decoder is None else decoder
@@ -130,6 +142,7 @@ def compute_losses(
     encoder: Callable[[Tensor], Tensor] | None = None,
     num_supervised: int | None = None,
     isolation: Backend | None = None,
+    within: Within | None = None,
     z_loss: float = 0.0,
     und_images: bool = False,
 ) -> Losses:
@@ -143,6 +156,7 @@ def compute_losses(
         num_supervised: Supervised tokens of the whole step, over which ``total`` is a mean, where
             this batch is a part of it. None: the batch is the whole.
         isolation: As in ``compute_hidden_states``.
+        within: Likewise.
         z_loss: Weight of the mean of log^2 Z, where Z is what the softmax of either head divides
             by: it keeps logits from growing together, which the cross-entropy does not feel
             (Chameleon: 1e-5).
@@ -164,7 +178,7 @@ def compute_losses(
             f"nothing to learn in this batch: no supervised token in {', '.join(batch.keys)}"
         )
     hidden = compute_hidden_states(
-        model, batch, decoder=decoder, encoder=encoder, isolation=isolation
+        model, batch, decoder=decoder, encoder=encoder, isolation=isolation, within=within
     )
     hidden = hidden.flatten(0, 1)  # (R*T, D)
     totals: list[Tensor] = []
@@ -173,7 +187,8 @@ def compute_losses(
     counts: dict[LossKind, int] = {}
 
     def add(face: Face, places: Tensor, targets: Tensor) -> Tensor:
-        logits, targets = model.logits_for_loss(hidden[places], targets, face)
+        with _opened(within):
+            logits, targets = model.logits_for_loss(hidden[places], targets, face)
         logits = logits.float()
         losses = F.cross_entropy(logits, targets, reduction="none")  # (P,)
         totals.append(losses.sum())

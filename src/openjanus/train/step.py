@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from openjanus.model.janus import JanusModel
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.cpu_ops import QuickProducts
 from openjanus.train.fast_forward import run_decoder, run_encoder
-from openjanus.train.losses import LossKind, compute_losses, embed_und
+from openjanus.train.losses import LossKind, Within, compute_losses, embed_und
 from openjanus.train.parallel import World
 from openjanus.train.sharding import blocks_of, checkpoint_activations, shard_model
 
@@ -44,7 +43,6 @@ class TrainStep(nn.Module):
         model: Of the run.
         decoder: Runs in place of ``model.language_model.model``.
         encoder: Runs in place of ``model.und_encoder``.
-        within: Opens what forwards run in, for instance ``cpu_ops.QuickProducts``.
         options: Given to ``compute_losses`` as they are.
     """
 
@@ -54,12 +52,10 @@ class TrainStep(nn.Module):
         *,
         decoder: Callable[..., Tensor] | None = None,
         encoder: Callable[[Tensor], Tensor] | None = None,
-        within: Callable[[], AbstractContextManager[object]] = nullcontext,
         **options: Any,
     ) -> None:
         super().__init__()
         self._options = options
-        self._within = within
         self.model = model
         # In a tuple, so that what they run is not listed as a module of this one.
         self._instead = (decoder, encoder)
@@ -88,19 +84,9 @@ class TrainStep(nn.Module):
             The share of the step's mean loss, to be differentiated; by kind, sums and counts; and
             what of the loss is z-loss, if there is one.
         """
-        with self._within():
-            return self._losses(batch, num_supervised, doors, dropout=dropout, observe=observe)
-
-    def _losses(
-        self,
-        batch: Batch,
-        num_supervised: int,
-        doors: frozenset[Door],
-        **options: Any,
-    ) -> tuple[Tensor, dict[LossKind, Tensor], dict[LossKind, int], Tensor | None]:
         decoder, encoder = self._instead
         plain = self.model.language_model.model if decoder is None else decoder
-        run = partial(plain, **options)
+        run = partial(plain, dropout=dropout, observe=observe)
         idle = doors - doors_of(batch)
         if not idle:
             losses = compute_losses(
@@ -115,9 +101,9 @@ class TrainStep(nn.Module):
 
         unused: list[Tensor] = []
 
-        def with_idle_doors(embeds: Tensor, **places: Tensor | None) -> Tensor:
+        def with_idle_doors(embeds: Tensor, **options: Tensor | None) -> Tensor:
             # Before the decoder: units must be gathered in the same order everywhere.
-            hidden = run(embeds + 0.0 * self._enter(batch, idle), **places)
+            hidden = run(embeds + 0.0 * self._enter(batch, idle), **options)
             unused.extend(self._leave(hidden, idle))
             return hidden
 
@@ -170,8 +156,9 @@ def build_step(model: JanusModel, config: JanusTrainConfig, world: World) -> Tra
     sharded = world.size > 1
     if config.activation_checkpointing:
         checkpoint_activations(model)
+    within: Within | None = None
     if sharded or config.activation_checkpointing or world.device.type != "cpu":
-        decoder, encoder, within = model.language_model.model, None, nullcontext
+        decoder, encoder = model.language_model.model, None
         if config.compile and not sharded:
             decoder = torch.compile(decoder, dynamic=True)
     else:
