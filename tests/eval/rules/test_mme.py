@@ -30,7 +30,8 @@ def test_yes_or_no_stands_in_the_first_four_characters(answer, read):
 
 
 def test_points_are_accuracy_and_both_right():
-    assert [picture_points(right) for right in ([1, 1], [1, 0], [0, 1], [0, 0])] == [200, 50, 50, 0]
+    answers = [[True, True], [True, False], [False, True], [False, False]]
+    assert [picture_points(right) for right in answers] == [200, 50, 50, 0]
     # Three pictures: 4 of 6 right, one picture wholly: 66.7 + 33.3.
     assert task_score([200, 50, 50]) == pytest.approx(100 * 4 / 6 + 100 / 3)
     with pytest.raises(ValueError, match="two questions a picture, got 3"):
