@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+
+from openjanus.eval.layouts import files_hash
+
+FORMAT_VERSION: Final = 1
+RULES: Final = "Frechet distance of two Gaussians, double precision, v1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -127,8 +132,13 @@ def score_features(data: str | Path, reference: str | Path) -> dict[str, Any]:
     """
     one, other = read_features(data), read_features(reference)
     return {
+        "format_version": FORMAT_VERSION,
+        "task": "frechet",
+        "rules": RULES,
         "frechet_distance": frechet_distance(one, other),
         "n": one.n,
         "reference_n": other.n,
         "feature_size": len(one.mean),
+        "data_sha256": files_hash([Path(data)]),
+        "reference_sha256": files_hash([Path(reference)]),
     }
