@@ -27,7 +27,7 @@ class Scripted(Janus):
         self.say = say
         self.asked: list[str] = []
 
-    def chat_batch(self, conversations: Any, **options: Any) -> list[Reply]:  # type: ignore[override]
+    def chat_batch(self, conversations: Any, **options: Any) -> list[Reply]:
         words = [
             "\n".join(part.get("text", "<image>") for part in messages[0]["content"])
             for messages in conversations
