@@ -86,6 +86,10 @@ def test_a_wrong_path_is_said_before_any_weights_are_read(tmp_path, capsys):
             "unknown option 'm' of a set; known: n, batch_size",
         ),
         (
+            ["--generate-set", "x", "--layout", "flat", "--output", "y", "--set", "n=many"],
+            "n must be a number (int | None), got 'many'",
+        ),
+        (
             ["--generate-set", "no-such", "--layout", "flat", "--output", "y"],
             "no-such does not exist: expected a text file",
         ),

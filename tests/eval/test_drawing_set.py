@@ -74,6 +74,12 @@ def test_what_cannot_be_drawn_is_named_and_left_out(prompts, tiny_janus, tmp_pat
     assert list(pictures(tmp_path / "out")) == ["00000/samples/0000.png", "00004/samples/0000.png"]
 
 
+def test_an_option_that_no_drawing_can_have_is_no_broken_prompt(prompts, tiny_janus, tmp_path):
+    drawn = DrawingSet(prompts=prompts, layout="geneval", n=1, top_k=-1)
+    with pytest.raises(ValueError, match=r"no prompt of .* can be drawn; 00000: .*top_k"):
+        drawn.draw(tiny_janus, tmp_path / "out")
+
+
 def test_flat_sets(tiny_janus, tmp_path):
     (tmp_path / "captions.txt").write_text("a dog\n\na cat\n")
     flat = DrawingSet(prompts=tmp_path / "captions.txt", layout="flat")
@@ -129,6 +135,8 @@ def test_wrong_sets(prompts, tmp_path):
         DrawingSet(prompts=prompts, layout="genevall")
     with pytest.raises(ValueError, match="n and batch_size must be at least 1"):
         DrawingSet(prompts=prompts, layout="flat", n=0)
+    with pytest.raises(ValueError, match="temperature"):
+        DrawingSet(prompts=prompts, layout="flat", temperature=-1.0)
     for layout, expected in (("geneval", "GenEval's"), ("flat", "a text file"), ("dpg", "DPG")):
         with pytest.raises(ValueError, match=f"does not exist: expected {expected}"):
             DrawingSet(prompts=tmp_path / "none", layout=layout).check()

@@ -95,6 +95,7 @@ def _run_task(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _draw_set(args: argparse.Namespace) -> dict[str, Any]:
+    from openjanus.config_file import has_type, type_hints
     from openjanus.eval.drawing_set import SAMPLES, DrawingSet
 
     _refuse(args, "--generate-set", "data", "rule", "retry_broken", *SCORED_FROM.values())
@@ -103,9 +104,12 @@ def _draw_set(args: argparse.Namespace) -> dict[str, Any]:
     output = _need_output(args)
     options = dict(parse_option(text) for text in args.set)
     known = ("n", "batch_size", "guidance_scale", "temperature", "top_k", "top_p")
-    for name in options:
+    hints = type_hints(DrawingSet.__init__)
+    for name, value in options.items():
         if name not in known:
             raise ValueError(f"unknown option {name!r} of a set; known: {', '.join(known)}")
+        if not has_type(value, hints[name]):
+            raise ValueError(f"{name} must be a number ({hints[name]}), got {value!r}")
     drawn = DrawingSet(prompts=args.generate_set, layout=args.layout, **options)
     drawn.check()
     return drawn.draw(load(args), output, seed=args.seed, limit=args.limit)

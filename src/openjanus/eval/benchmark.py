@@ -66,6 +66,8 @@ class Benchmark:
     rule_texts: ClassVar[Mapping[str, str]]
     """Rule -> its name and version, as results state it; the first one is the default."""
     own_suffix: ClassVar[str] = ""
+    bare_rules: ClassVar[frozenset[str]] = frozenset()
+    """Rules whose prompts end with no suffix of their own."""
     own_tokens: ClassVar[int] = 16
 
     def __init__(
@@ -88,7 +90,8 @@ class Benchmark:
             )
         self.data, self.rule = Path(data), rule
         self.rules = self.rule_texts[rule]
-        self.suffix = self.own_suffix if suffix is None else suffix
+        own = "" if rule in self.bare_rules else self.own_suffix
+        self.suffix = own if suffix is None else suffix
         self.system, self.max_new_tokens, self.batch_size = system, tokens, batch_size
         self.files: list[Path] = []
         self.asked: dict[str, Asked] = {}

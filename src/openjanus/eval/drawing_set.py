@@ -18,7 +18,7 @@ from typing import Any, Final
 from PIL import Image
 from tqdm import tqdm
 
-from openjanus.config import near
+from openjanus.config import DrawingConfig, near
 from openjanus.eval.geneval import check_metadata
 from openjanus.eval.layouts import WrongLayout, files_hash, need_file
 from openjanus.eval.record import template_hash, weights_hash, write_json
@@ -136,7 +136,8 @@ class DrawingSet:
         top_p: Of sampling.
 
     Raises:
-        ValueError: An unknown layout, or a number below 1.
+        ValueError: An unknown layout, a number below 1, or a guidance scale or temperature against
+            its rule.
     """
 
     def __init__(
@@ -163,6 +164,8 @@ class DrawingSet:
             "top_k": top_k,
             "top_p": top_p,
         }
+        given = {"guidance_scale": guidance_scale, "temperature": temperature}
+        DrawingConfig(**{name: value for name, value in given.items() if value is not None})
 
     def check(self) -> None:
         """See that the prompts can be read, before any weights are.
@@ -209,7 +212,7 @@ class DrawingSet:
 
         Raises:
             WrongLayout: No such prompts.
-            ValueError: A limit below 1, or a folder with another set.
+            ValueError: A limit below 1, a folder with another set, or no prompt can be drawn.
         """
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}: leave it out for everything")
@@ -234,6 +237,9 @@ class DrawingSet:
                     batch = []
                 bar.update()
             self._draw(janus, batch, folder, seed, broken, counts)
+        if broken and not counts["pictures"]:
+            name, error = next(iter(broken.items()))
+            raise ValueError(f"no prompt of {self.prompts} can be drawn; {name}: {error}")
         named = dict(list(broken.items())[:NAMED_BROKEN])
         summary = settings | counts | {"broken": {"n": len(broken), "items": named}}
         write_json(folder / SUMMARY_NAME, summary)

@@ -68,7 +68,7 @@ def run_task(
         raise ValueError(f"limit must be at least 1, got {limit}: leave it out for everything")
     task = build_task(task_name, {} if options is None else options)
     requests = task.requests(limit=limit, seed=seed)
-    janus = model if isinstance(model, Janus) else model()
+    janus = model() if callable(model) else model
     settings = _settings(janus, task_name, task, requests, limit, seed)
     folder = Path(output)
     claim(folder, settings)

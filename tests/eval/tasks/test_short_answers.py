@@ -162,6 +162,7 @@ def test_mmmu_shows_pictures_where_the_text_has_them(mmmu, scripted, tmp_path):
     assert janus.asked[1].startswith("<image>\nHow many?")
     assert summary["score"]["value"] == 100.0
     assert summary["subjects"] == {"Art": 1.0}
+    assert summary["options"]["suffix"]["open"].startswith("Answer the question")
     assert (summary["fallback_rate"], summary["parse_failure_rate"]) == (0.0, 0.0)
 
 

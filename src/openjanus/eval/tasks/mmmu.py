@@ -8,12 +8,22 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
-from openjanus.eval.benchmark import Asked, Benchmark, PictureSource, by, mean_score, with_pictures
+from openjanus.eval.benchmark import (
+    ONE_LETTER,
+    ONE_WORD,
+    Asked,
+    Benchmark,
+    PictureSource,
+    by,
+    mean_score,
+    with_pictures,
+)
 from openjanus.eval.layouts import WrongLayout, need_folder
 from openjanus.eval.record import write_json
 from openjanus.eval.rules.choices import LETTERS
 from openjanus.eval.rules.mmmu import choice_correct, open_correct, read_choice, read_open
 from openjanus.eval.task import Prediction
+from openjanus.pipeline import Janus
 
 EXPECTED: Final = (
     "MMMU's folder, with a folder a subject (Accounting, ...) of parquet files such as "
@@ -22,8 +32,6 @@ EXPECTED: Final = (
 )
 COLUMNS: Final = ("id", "question", "options", "answer", "question_type")
 MAX_IMAGES: Final = 7
-LETTER: Final = "Answer with the option's letter from the given choices directly."
-WORD: Final = "Answer the question using a single word or phrase."
 SUBMISSION: Final = "submission.json"
 KEPT_FILES: Final = 2
 """Tables with their pictures that stay in memory."""
@@ -64,6 +72,12 @@ class Mmmu(Benchmark):
         )
         self._own_suffixes = suffix is None
         self._split = split
+
+    def settings(self, janus: Janus) -> dict[str, Any]:
+        """As `Benchmark`; choices and open questions end differently unless `suffix` is given."""
+        settings = super().settings(janus)
+        own = {"choice": ONE_LETTER, "open": ONE_WORD}
+        return settings | {"suffix": own if self._own_suffixes else self.suffix}
 
     def load(self) -> list[Asked]:
         """Questions of every subject, in the order of their names."""
@@ -106,7 +120,7 @@ class Mmmu(Benchmark):
             lines = [f"({letter}) {text}" for letter, text in zip(LETTERS, options, strict=False)]
             words += "\n" + "\n".join(lines)
         if self._own_suffixes:
-            words += f"\n\n{LETTER if is_choice else WORD}"
+            words += f"\n\n{ONE_LETTER if is_choice else ONE_WORD}"
         return Asked(
             key=str(record["id"]),
             parts=tuple(with_pictures(words, pictures)),

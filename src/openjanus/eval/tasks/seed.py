@@ -35,6 +35,7 @@ class Seed(FolderBenchmark):
         "ranked": "lowest mean loss of the choices' tokens, image part, v1",
     }
     own_suffix = ONE_LETTER
+    bare_rules = frozenset({"ranked"})  # choices are scored as answers to the bare question
     image_folders = ("SEED-Bench-image", "images")
 
     def load(self) -> list[Asked]:
@@ -73,10 +74,6 @@ class Seed(FolderBenchmark):
                 "kind": self._kinds.get(kind, str(kind)),
             },
         )
-
-    def _parts(self, asked: Asked) -> list[Any]:
-        # Ranked choices are scored as answers to the bare question.
-        return super()._parts(asked) if self.rule == "letter" else list(asked.parts)
 
     def _replies(self, janus: Janus, whole: Sequence[tuple[Request, Any]]) -> dict[str, Prediction]:
         if self.rule == "letter":
