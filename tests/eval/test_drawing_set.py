@@ -39,7 +39,7 @@ def test_genevals_folders(prompts, tiny_janus, tmp_path):
     with Image.open(out / "00001" / "samples" / "0001.png") as image:
         assert image.tobytes() == alone.images[1].tobytes()
     settings = json.loads((out / "settings.json").read_text())
-    assert settings["format_version"] == 1
+    assert (settings["format_version"], settings["prompts_file"]) == (1, prompts.name)
     assert settings["drawing"]["guidance_scale"] == tiny_janus.config.drawing.guidance_scale
     assert {"checkpoint_sha256", "prompts_sha256", "template_sha256", "dtype"} <= set(settings)
 

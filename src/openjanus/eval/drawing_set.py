@@ -184,7 +184,7 @@ class DrawingSet:
         return {
             "format_version": FORMAT_VERSION,
             "layout": self.layout,
-            "prompts": self.prompts.name,
+            "prompts_file": self.prompts.name,
             "prompts_sha256": files_hash(files),
             "n": self.n,
             "seed": seed,

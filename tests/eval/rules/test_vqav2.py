@@ -24,7 +24,8 @@ from openjanus.eval.rules.vqav2 import CONTRACTIONS, accuracy, normalise
         ("100,978", "100978"),
         ("t-shirt", "t shirt"),
         ("red, blue", "red blue"),
-        ("yes - t-shirt", "yes tshirt"),  # beside a blank once, gone everywhere
+        ("yes- t-shirt", "yes tshirt"),  # beside a blank once, gone everywhere
+        ("yes -t-shirt", "yes tshirt"),
         ("girl's 2:50", "girl's 2:50"),
         ("a\nb\tc", "b c"),
         ("what?", "what"),
