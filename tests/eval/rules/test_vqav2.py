@@ -16,6 +16,9 @@ from openjanus.eval.rules.vqav2 import CONTRACTIONS, accuracy, normalise
         ("dont know", "don't know"),
         ("couldntve", "couldntve"),
         ("couldnt've", "couldn't've"),
+        ("Im", "im"),
+        ("somebody'd", "somebodyd"),
+        ("y'allll", "y'all'll"),
         ("well", "well"),  # also a word of its own
         ("1.5", "1.5"),
         ("yes.", "yes"),

@@ -29,17 +29,21 @@ _NEGATED: Final = (
     *("must", "need", "ought", "sha", "should", "was", "were", "wo", "would"),
 )
 _WOULD_HAVE: Final = (
-    *("he", "it", "she", "someone", "something"),
+    *("he", "it", "she", "somebody", "someone", "something"),
     *("there", "they", "we", "who", "you"),
 )
 
 
 def _contractions() -> dict[str, str]:
-    """Words whose apostrophe was left out -> the words; only those that no other word is."""
+    """Words whose apostrophe was left out -> the words; only those that no other word is.
+
+    "im" and "ive" are not among them: the program lists them with a capital, which it has lowered
+    before it looks.
+    """
     whole = [f"{stem}n't" for stem in _NEGATED]
     whole += ["could've", "might've", "must've", "should've", "would've", "not've", "what've"]
     whole += ["he's", "how's", "someone's", "somebody's", "that's", "there's", "what's", "when's"]
-    whole += ["where's", "who's", "why's", "i'm", "i've", "it'll", "he'd", "it'd", "how'd"]
+    whole += ["where's", "who's", "why's", "it'll", "he'd", "it'd", "how'd"]
     whole += ["how'll", "ma'am", "o'clock", "somebody'll", "someone'd", "someone'll"]
     whole += ["something'd", "something'll", "there'd", "there're", "they'd", "they'll"]
     whole += ["they're", "they've", "'twas", "we've", "what'll", "what're", "where'd", "where've"]
@@ -51,6 +55,11 @@ def _contractions() -> dict[str, str]:
         found |= {f"{stem}d've": f"{stem}'d've", f"{stem}'dve": f"{stem}'d've"}
     for stem in ("could", "had", "might", "should", "would"):
         found |= {f"{stem}n'tve": f"{stem}n't've", f"{stem}nt've": f"{stem}n't've"}
+    found |= dict.fromkeys(("yall'll", "y'allll"), "y'all'll")
+    found |= dict.fromkeys(("yall'd've", "y'alld've", "y'all'dve"), "y'all'd've")
+    found |= dict.fromkeys(("'ow'sat", "'ows'at", "ow's'at"), "'ow's'at")
+    # A slip of the program's: the other way round.
+    found["somebody'd"] = "somebodyd"
     return found
 
 
