@@ -293,10 +293,16 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(runner, "run_task", run_task)
     arguments = ["eval", "--model", "tiny", "--task", "emoji", "--limit", "3"]
-    arguments += ["--set", "guidance_scale=5", "--set", "folder=art"]
+    arguments += ["--set", "guidance_scale=5", "--set", "folder=art", "--data", "a", "--rule", "b"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
-    options = {"guidance_scale": 5, "folder": "art"}
-    assert given == [("emoji", {"limit": 3, "output": tmp_path, "seed": 0, "options": options})]
+    wanted = {
+        "limit": 3,
+        "output": tmp_path,
+        "seed": 0,
+        "options": {"guidance_scale": 5, "folder": "art", "data": "a", "rule": "b"},
+        "retry_broken": False,
+    }
+    assert given == [("emoji", wanted)]
     assert json.loads(capsys.readouterr().out) == {"n": 3}
 
 

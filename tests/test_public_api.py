@@ -18,6 +18,7 @@ DRAW = (
     "temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, "
     "negative_prompt: str | None = None"
 )
+DRAW_BATCH = DRAW.replace("seed: int |", "seed: int | Sequence[int] |")
 CHAT = (
     "system: str | None = None, max_new_tokens: int = 512, temperature: float = 0.0, "
     "top_p: float | None = None, stop: str | Sequence[str] = (), seed: int | None = None"
@@ -32,7 +33,7 @@ COMPOSE = (
 
 SIGNATURES = {
     "draw": f"(self, prompt: str, {DRAW}) -> Drawing",
-    "draw_batch": f"(self, prompts: Sequence[str], {DRAW}) -> list[Drawing]",
+    "draw_batch": f"(self, prompts: Sequence[str], {DRAW_BATCH}) -> list[Drawing]",
     "draw_stream": (
         f"(self, prompt: str, {DRAW}, partial_images: int | None = None)"
         " -> Iterator[PartialDrawing]"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from openjanus.config_file import has_type, type_hints
@@ -22,13 +22,16 @@ class Registry:
     Args:
         kind: What they make, for messages: "source", "task".
         group: Packages add factories under this group of entry points.
-        own: Those that need no entry point.
+        own: Those that need no entry point: factories, or ``module:name`` of what is imported when
+            it is built.
     """
 
-    def __init__(self, kind: str, group: str, own: Mapping[str, Factory] | None = None) -> None:
+    def __init__(
+        self, kind: str, group: str, own: Mapping[str, Factory | str] | None = None
+    ) -> None:
         self.kind = kind
         self.group = group
-        self._factories = dict({} if own is None else own)
+        self._factories: dict[str, Factory | str] = dict({} if own is None else own)
 
     def register(self, name: str, factory: Factory) -> None:
         """Make a factory known in this process.
@@ -79,7 +82,10 @@ class Registry:
 
     def _factory(self, name: str) -> Factory:
         if name in self._factories:
-            return self._factories[name]
+            known = self._factories[name]
+            if isinstance(known, str):
+                return EntryPoint(name=name, value=known, group=self.group).load()
+            return known
         for point in entry_points(group=self.group):
             if point.name == name:
                 return point.load()

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from openjanus.eval import stats
-from openjanus.eval.stats import bootstrap_interval, bootstrap_macro_interval
+from openjanus.eval.stats import (
+    bootstrap_interval,
+    bootstrap_macro_interval,
+    bootstrap_statistic,
+)
 
 
 def test_the_interval_of_independent_values_is_the_normal_one() -> None:
@@ -60,3 +64,17 @@ def test_wrong_arguments() -> None:
         bootstrap_interval([1.0], ["a"], seed=0, samples=0)
     with pytest.raises(ValueError, match="at least one group"):
         bootstrap_macro_interval({}, seed=0)
+
+
+def test_a_figure_of_sums_agrees_with_the_mean():
+    values, clusters = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0], [0, 0, 1, 1, 2, 2]
+    columns = {"hits": values, "n": [1.0] * 6}
+    made = bootstrap_statistic(columns, clusters, lambda s: s["hits"] / s["n"], seed=3)
+    assert made == bootstrap_interval(values, clusters, seed=3)
+
+
+def test_a_figure_of_sums_takes_whole_clusters():
+    # Within each cluster the two differ and cancel: no resampling of clusters moves the sum.
+    columns = {"x": [1.0, -1.0] * 4}
+    made = bootstrap_statistic(columns, [0, 0, 1, 1, 2, 2, 3, 3], lambda s: s["x"], seed=0)
+    assert made == (0.0, 0.0)

@@ -290,3 +290,13 @@ def test_weights_made_in_inference_mode_draw_too(janus: Janus) -> None:
 def test_half_a_character_is_refused(janus: Janus) -> None:
     with pytest.raises(ValueError, match="which is no whole character: write UTF-8"):
         janus.draw("a \udcff cat")
+
+
+def test_each_prompt_may_have_a_seed_of_its_own(janus):
+    drawings = janus.draw_batch(["a", "b"], n=2, seed=[5, 6])
+    assert [drawing.seed for drawing in drawings] == [5, 6]
+    for drawing in drawings:
+        alone = janus.draw(drawing.prompt, n=2, seed=drawing.seed)
+        assert torch.equal(alone.image_ids, drawing.image_ids)
+    with pytest.raises(ValueError, match="2 prompts need as many seeds, got 1"):
+        janus.draw_batch(["a", "b"], seed=[5])

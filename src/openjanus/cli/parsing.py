@@ -22,6 +22,7 @@ EXTRAS = {
         "pyarrow": "pyarrow",
         "tensorboard": "tensorboard",
     },
+    "eval": {"pyarrow": "pyarrow"},
     "wandb": {"wandb": "wandb"},
     "lora": {"peft": "peft"},
     "nano": {"resvg_py": "resvg-py", "yaml": "pyyaml"},

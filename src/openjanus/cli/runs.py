@@ -1,30 +1,20 @@
-"""Verbs around runs and installations: train, report, eval, env, and the version."""
+"""Verbs around runs and installations: train, report, env, and the version."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openjanus.cli.parsing import (
-    EXTRAS,
-    add_model,
-    add_verb,
-    load,
-    parse_option,
-    parse_seed,
-    print_table,
-)
+from openjanus.cli.parsing import EXTRAS, add_verb, print_table
 
 
 def add_verbs(verbs: Any) -> None:
     """Add this module's verbs."""
     _add_train(verbs)
     _add_report(verbs)
-    _add_eval(verbs)
     add_verb(verbs, "env", _env, "print versions, the machine and what is installed")
 
 
@@ -94,40 +84,6 @@ def _report(args: argparse.Namespace) -> None:
     if args.spikes:
         print(report_spikes(args.runs))
     print(args.output)
-
-
-def _add_eval(verbs: Any) -> None:
-    parser = add_verb(verbs, "eval", _eval, "measure a model by a task")
-    add_model(parser)
-    parser.add_argument("--task", required=True, help="for instance emoji")
-    parser.add_argument(
-        "--limit", type=int, help="drawings a tag, and questions a kind; all when left out"
-    )
-    parser.add_argument("--seed", type=parse_seed, default=0)
-    parser.add_argument("--output", type=Path, required=True, help="folder of predictions")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the task, for instance guidance_scale=5; may be repeated",
-    )
-
-
-def _eval(args: argparse.Namespace) -> None:
-    from openjanus.eval.runner import run_task
-
-    if args.limit is not None and args.limit < 1:
-        raise ValueError(f"--limit must be >= 1, got {args.limit}: leave it out for all")
-    summary = run_task(
-        load(args),
-        args.task,
-        limit=args.limit,
-        output=args.output,
-        seed=args.seed,
-        options=dict(parse_option(text) for text in args.set),
-    )
-    print(json.dumps(summary, indent=1))
 
 
 def _env(args: argparse.Namespace) -> None:

@@ -1,14 +1,17 @@
 """Run a task: ask in batches, write every answer down at once, go on after a stop, summarise.
 
 A run's folder holds `settings.json` (what was asked of which weights), `predictions.jsonl` (one
-line an answer, flushed batch by batch), whatever files the task writes, and `summary.json`.
+line an answer, flushed batch by batch), whatever files the task writes, and `summary.json`. An item
+that cannot be asked, such as a broken picture, becomes a line with an `error`: the run goes on, and
+the summary names and counts what it left out.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +22,11 @@ from openjanus.eval.record import prompts_hash, template_hash, weights_hash, wri
 from openjanus.eval.task import Prediction, Request, Task, build_task
 from openjanus.pipeline import Janus
 
-FORMAT_VERSION: Final = 2
-"""2: every prediction has its `seconds`. A run of another version is not gone on with."""
+FORMAT_VERSION: Final = 3
+"""2: every prediction has its `seconds`. 3: a prediction may be an `error`, and the summary has
+`broken`. A run of another version is not gone on with."""
+NAMED_BROKEN: Final = 20
+"""Broken items that are warned of, and that the summary names; it counts all of them."""
 TEMPLATE: Final = "deepseek"
 """The dialogue template that the processor writes."""
 
@@ -30,43 +36,56 @@ SUMMARY_NAME: Final = "summary.json"
 
 
 def run_task(
-    janus: Janus,
+    model: Janus | Callable[[], Janus],
     task_name: str,
     *,
     limit: int | None = None,
     output: str | Path,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    retry_broken: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a model; a folder with predictions of the same settings is gone on with.
 
     Args:
-        janus: The model with its processor.
+        model: The model with its processor, or what loads it once the questions could be read.
         task_name: A registered task, for instance "emoji".
         limit: How much is asked, as the task counts it; None asks everything.
         output: The run's folder.
         seed: Of everything random: drawings, questions, intervals.
         options: The task's own.
+        retry_broken: Ask again what an earlier session found broken.
 
     Returns:
         What is written to `summary.json`.
 
     Raises:
         KeyError: Unknown task.
-        ValueError: A limit below 1, unknown options, or a folder with another run's predictions.
+        ValueError: A limit below 1, unknown options, a folder with another run's predictions, or
+            every item is broken.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}: leave it out for everything")
     task = build_task(task_name, {} if options is None else options)
     requests = task.requests(limit=limit, seed=seed)
+    janus = model() if callable(model) else model
     settings = _settings(janus, task_name, task, requests, limit, seed)
     folder = Path(output)
-    _claim(folder, settings)
+    claim(folder, settings)
     done = read_predictions(folder / PREDICTIONS_NAME)
+    if retry_broken:
+        done = _forget_broken(folder / PREDICTIONS_NAME, done)
     _ask(janus, task, requests, done, folder)
     predictions = [done[request.key] for request in requests]
+    whole = [prediction for prediction in predictions if "error" not in prediction]
+    broken = {p["key"]: p["error"] for p in predictions if "error" in p}
+    if not whole:
+        key, error = next(iter(broken.items()))
+        raise ValueError(f"every item of {task_name} is broken; {key}: {error}")
     began = time.perf_counter()
-    summary = settings | task.summarise(janus, predictions, folder, seed=seed)
+    summary = settings | task.summarise(janus, whole, folder, seed=seed)
+    named = dict(list(broken.items())[:NAMED_BROKEN])
+    summary["broken"] = {"n": len(broken), "items": named}
     summary["seconds"] = round(
         sum(p["seconds"] for p in predictions) + time.perf_counter() - began, 1
     )
@@ -102,7 +121,7 @@ def _settings(
     }
 
 
-def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
+def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     """Make the folder this run's, or check that it is.
 
     Raises:
@@ -147,6 +166,17 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
     return found
 
 
+def _forget_broken(path: Path, done: Mapping[str, Prediction]) -> dict[str, Prediction]:
+    """Take the broken items out of the file of predictions; whole or not at all."""
+    kept = {key: prediction for key, prediction in done.items() if "error" not in prediction}
+    if len(kept) < len(done):
+        draft = path.with_name(f"{path.name}.part")
+        lines = (f"{json.dumps(prediction)}\n" for prediction in kept.values())
+        draft.write_text("".join(lines), encoding="utf-8")
+        draft.replace(path)
+    return kept
+
+
 def _ask(
     janus: Janus,
     task: Task,
@@ -156,7 +186,9 @@ def _ask(
 ) -> None:
     """Answer what is not yet in `done`, and put it there and into the file."""
     open_requests = [request for request in requests if request.key not in done]
-    bar = tqdm(total=len(requests), initial=len(done), desc="eval", unit="request")
+    named = 0
+    asked = len(requests) - len(open_requests)
+    bar = tqdm(total=len(requests), initial=asked, desc="eval", unit="request")
     with bar, (folder / PREDICTIONS_NAME).open("a", encoding="utf-8") as file:
         for batch in batches(open_requests, task.batch_size):
             began = time.perf_counter()
@@ -167,6 +199,10 @@ def _ask(
                 prediction["seconds"] = seconds
                 file.write(json.dumps(prediction) + "\n")
                 done[prediction["key"]] = prediction
+                if "error" in prediction and named < NAMED_BROKEN:
+                    named += 1
+                    text = f"{prediction['key']} is broken and left out: {prediction['error']}"
+                    warnings.warn(text, stacklevel=2)
             file.flush()
             bar.update(len(batch))
 

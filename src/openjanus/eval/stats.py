@@ -6,7 +6,7 @@ drawings.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -67,6 +67,35 @@ def bootstrap_macro_interval(
     return _interval(np.mean(means, axis=0), level)
 
 
+def bootstrap_statistic(
+    columns: Mapping[str, Sequence[float]],
+    clusters: Sequence[Hashable],
+    statistic: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+    *,
+    seed: int,
+    samples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of a figure made of sums, such as F1 of hits and of what was said.
+
+    Args:
+        columns: Values by name, one a question; their sums are what the figure is made of.
+        clusters: What each question belongs to; whole clusters are resampled.
+        statistic: (samples,) sums by name to (samples,) figures.
+        seed: Of the draws.
+        samples: How often the clusters are drawn again.
+        level: Coverage, between 0 and 1.
+
+    Raises:
+        ValueError: As `bootstrap_interval`.
+    """
+    sums = {
+        name: _cluster_draws(values, clusters, seed=seed, samples=samples)[0]
+        for name, values in columns.items()
+    }
+    return _interval(statistic(sums), level)
+
+
 def _interval(means: np.ndarray, level: float) -> Interval:
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
@@ -83,6 +112,19 @@ def _bootstrap_means(
     stream: int = 0,
 ) -> np.ndarray:
     """(samples,) means of the values of clusters drawn with replacement."""
+    sums, sizes = _cluster_draws(values, clusters, seed=seed, samples=samples, stream=stream)
+    return sums / sizes
+
+
+def _cluster_draws(
+    values: Sequence[float],
+    clusters: Sequence[Hashable],
+    *,
+    seed: int,
+    samples: int,
+    stream: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(samples,) sums and numbers of the values of clusters drawn with replacement."""
     if len(values) != len(clusters) or not values:
         raise ValueError(
             "a bootstrap needs values, each with its cluster, got "
@@ -95,9 +137,10 @@ def _bootstrap_means(
     sums = np.bincount(owners, weights=np.asarray(values, dtype=np.float64))
     sizes = np.bincount(owners)
     rng = np.random.default_rng([seed, stream])
-    means = []
+    drawn_sums, drawn_sizes = [], []
     for start in range(0, samples, max(1, BLOCK // len(index))):
         rows = min(max(1, BLOCK // len(index)), samples - start)
         drawn = rng.integers(len(index), size=(rows, len(index)))
-        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
-    return np.concatenate(means)
+        drawn_sums.append(sums[drawn].sum(axis=1))
+        drawn_sizes.append(sizes[drawn].sum(axis=1))
+    return np.concatenate(drawn_sums), np.concatenate(drawn_sizes)

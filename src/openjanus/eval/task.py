@@ -45,17 +45,33 @@ class Task(Protocol):
         ...
 
     def answer(self, janus: Janus, batch: Sequence[Request], folder: Path) -> list[Prediction]:
-        """Ask a batch of one group and judge the answers; files go under the folder."""
+        """Ask a batch of one group and judge the answers; files go under the folder.
+
+        A prediction with an `error` is of a broken item: it is named, counted and left out.
+        """
         ...
 
     def summarise(
         self, janus: Janus, predictions: Sequence[Prediction], folder: Path, *, seed: int
     ) -> dict[str, Any]:
-        """Scores of all predictions, in the order of the requests; plain data."""
+        """Scores of all predictions without an error, in the order of the requests; plain data."""
         ...
 
 
-TASKS = Registry("task", "openjanus.tasks")
+TASKS = Registry(
+    "task",
+    "openjanus.tasks",
+    {
+        "pope": "openjanus.eval.tasks.pope:Pope",
+        "mme": "openjanus.eval.tasks.mme:Mme",
+        "mmbench": "openjanus.eval.tasks.mmbench:MMBench",
+        "seed": "openjanus.eval.tasks.seed:Seed",
+        "gqa": "openjanus.eval.tasks.gqa:Gqa",
+        "vqav2": "openjanus.eval.tasks.vqav2:VQAv2",
+        "mmmu": "openjanus.eval.tasks.mmmu:Mmmu",
+        "mmvet": "openjanus.eval.tasks.mmvet:MMVet",
+    },
+)
 """Every task by name; packages add theirs under the group of entry points."""
 
 register_task = TASKS.register

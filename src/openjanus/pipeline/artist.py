@@ -34,10 +34,19 @@ class Artist:
         self._side = round(self._num_ids**0.5)
 
     def draw(
-        self, prompts: list[str], n: int, seed: int | None, options: DrawOptions
+        self,
+        prompts: list[str],
+        n: int,
+        seed: int | Sequence[int] | None,
+        options: DrawOptions,
     ) -> list[Drawing]:
         """Draw n pictures of every prompt; see ``Janus.draw_batch``."""
-        seeds = [seed_or_new(seed) for _ in prompts]
+        if isinstance(seed, Sequence):
+            if len(seed) != len(prompts):
+                raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seed)}")
+            seeds = list(seed)
+        else:
+            seeds = [seed_or_new(seed) for _ in prompts]
         requests: list[DrawRequest] = []
         for index, prompt in enumerate(prompts):
             try:

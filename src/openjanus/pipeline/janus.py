@@ -123,7 +123,7 @@ class Janus:
         prompts: Sequence[str],
         *,
         n: int = 1,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         guidance_scale: float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -132,11 +132,12 @@ class Janus:
     ) -> list[Drawing]:
         """Draw many prompts at once; each drawing is what ``draw`` gives.
 
-        The options are ``draw``'s; ``n`` and ``seed`` are those of every prompt, and a ``seed`` of
-        None draws one for each.
+        The options are ``draw``'s; ``n`` and ``seed`` are those of every prompt. A list of seeds
+        gives each prompt its own, and None draws one for each.
 
         Raises:
-            ValueError: As ``draw``; the message names the prompt, and nothing is drawn.
+            ValueError: As ``draw``; the message names the prompt, and nothing is drawn. Or not as
+                many seeds as prompts.
         """
         options = DrawOptions.resolve(
             self.config.drawing,

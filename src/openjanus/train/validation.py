@@ -35,7 +35,7 @@ from openjanus.train.losses import LossKind
 from openjanus.train.parallel import World
 from openjanus.train.watch_config import ValTaskConfig
 
-TIMES = ("seconds",)
+NO_SCORES = ("seconds", "broken")
 """What a summary has that is not a score."""
 
 
@@ -257,7 +257,7 @@ class Validation:
             options=task.options,
         )
         asked = json.loads((output / SETTINGS_NAME).read_text(encoding="utf-8"))
-        scores = {k: v for k, v in summary.items() if k not in asked and k not in TIMES}
+        scores = {k: v for k, v in summary.items() if k not in asked and k not in NO_SCORES}
         prefix = f"eval_{task.task}"
         values = dict(_numbers(scores, prefix))
         best = self.config.run.best

@@ -1,0 +1,140 @@
+"""The verb eval: ask and score, draw a benchmark's prompts, score what others found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from openjanus.cli.parsing import add_model, add_verb, load, parse_option, parse_seed
+
+SCORED_FROM = {"geneval": "detections", "dpg": "answers", "frechet": "reference"}
+"""Task that needs no model -> the option with what is scored beside --data."""
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add this module's verb."""
+    parser = add_verb(verbs, "eval", _eval, "ask a task's questions, and score the answers")
+    add_model(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--task", help="emoji, pope, mme, mmbench, seed, gqa, vqav2, mmmu, mmvet, geneval, dpg, ..."
+    )
+    what.add_argument(
+        "--generate-set", type=Path, metavar="PROMPTS", help="draw a benchmark's prompts"
+    )
+    parser.add_argument("--data", type=Path, help="the benchmark's own files")
+    parser.add_argument("--rule", help="how answers are counted, where usages differ")
+    parser.add_argument("--layout", help="of --generate-set: geneval, dpg or flat")
+    parser.add_argument("--detections", type=Path, help="of geneval: a detector's JSON lines")
+    parser.add_argument("--answers", type=Path, help="of dpg: a model's answers, JSON lines")
+    parser.add_argument("--reference", type=Path, help="of frechet: features or statistics")
+    parser.add_argument(
+        "--limit", type=int, help="the first so many of each part; all when left out"
+    )
+    parser.add_argument("--seed", type=parse_seed, default=0)
+    parser.add_argument("--output", type=Path, help="folder of predictions or drawings")
+    parser.add_argument(
+        "--retry-broken", action="store_true", help="ask again what could not be asked before"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the task, for instance guidance_scale=5; may be repeated",
+    )
+
+
+def _eval(args: argparse.Namespace) -> None:
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit must be >= 1, got {args.limit}: leave it out for all")
+    if args.generate_set is not None:
+        summary = _draw_set(args)
+    elif args.task in SCORED_FROM:
+        summary = _score_files(args)
+    else:
+        summary = _run_task(args)
+    print(json.dumps(summary, indent=1))
+
+
+def _refuse(args: argparse.Namespace, what: str, *names: str) -> None:
+    """Refuse options that would do nothing."""
+    given = [name for name in names if getattr(args, name) not in (None, False, [])]
+    if given:
+        option = given[0].replace("_", "-")
+        raise ValueError(f"{what} does nothing with --{option}: leave it out")
+
+
+def _need_output(args: argparse.Namespace) -> Path:
+    if args.output is None:
+        raise ValueError("give --output, the folder that the run writes into")
+    return args.output
+
+
+def _run_task(args: argparse.Namespace) -> dict[str, Any]:
+    from openjanus.eval.runner import run_task
+
+    _refuse(args, f"--task {args.task}", "layout", *SCORED_FROM.values())
+    options = dict(parse_option(text) for text in args.set)
+    for name in ("data", "rule"):
+        value = getattr(args, name)
+        if value is not None:
+            options[name] = str(value)
+    return run_task(
+        lambda: load(args),  # weights take long: what is wrong with the questions is said first
+        args.task,
+        limit=args.limit,
+        output=_need_output(args),
+        seed=args.seed,
+        options=options,
+        retry_broken=args.retry_broken,
+    )
+
+
+def _draw_set(args: argparse.Namespace) -> dict[str, Any]:
+    from openjanus.config_file import has_type, type_hints
+    from openjanus.eval.drawing_set import SAMPLES, DrawingSet
+
+    _refuse(args, "--generate-set", "data", "rule", "retry_broken", *SCORED_FROM.values())
+    if args.layout is None:
+        raise ValueError(f"give --layout, one of {', '.join(SAMPLES)}")
+    output = _need_output(args)
+    options = dict(parse_option(text) for text in args.set)
+    known = ("n", "batch_size", "guidance_scale", "temperature", "top_k", "top_p")
+    hints = type_hints(DrawingSet.__init__)
+    for name, value in options.items():
+        if name not in known:
+            raise ValueError(f"unknown option {name!r} of a set; known: {', '.join(known)}")
+        if not has_type(value, hints[name]):
+            raise ValueError(f"{name} must be a number ({hints[name]}), got {value!r}")
+    drawn = DrawingSet(prompts=args.generate_set, layout=args.layout, **options)
+    drawn.check()
+    return drawn.draw(load(args), output, seed=args.seed, limit=args.limit)
+
+
+def _score_files(args: argparse.Namespace) -> dict[str, Any]:
+    from openjanus.eval.detections import score_drawings
+    from openjanus.eval.frechet import score_features
+    from openjanus.eval.graph_answers import score_answers
+    from openjanus.eval.record import write_json
+    from openjanus.eval.runner import SUMMARY_NAME
+
+    other = SCORED_FROM[args.task]
+    idle = [name for name in SCORED_FROM.values() if name != other]
+    _refuse(args, f"--task {args.task}", "layout", "rule", "limit", "retry_broken", "set", *idle)
+    missing = [name for name in ("data", other) if getattr(args, name) is None]
+    if missing:
+        raise ValueError(f"--task {args.task} scores files: give --{' and --'.join(missing)}")
+    how: dict[str, Callable[[], dict[str, Any]]] = {
+        "geneval": lambda: score_drawings(args.data, args.detections, seed=args.seed),
+        "dpg": lambda: score_answers(args.data, args.answers, seed=args.seed),
+        "frechet": lambda: score_features(args.data, args.reference),
+    }
+    summary = how[args.task]()
+    if args.output is not None:
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_json(args.output / SUMMARY_NAME, summary)
+    return summary

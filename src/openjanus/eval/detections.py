@@ -1,0 +1,136 @@
+"""GenEval from files: a folder of drawings, and what any detector found in them.
+
+A line of the detections' file is `{"file": "00000/samples/0000.png", "detections": [{"class",
+"score", "box": [x0, y0, x1, y1], "color"?}]}`, the file relative to the folder. Boxes of any score
+may stand there, whether overlapping or not: thresholds are the rules' business.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from openjanus.eval.geneval import COLOURS, TAGS, Detection, check_metadata, judge, overall
+from openjanus.eval.geneval import tag_scores as mean_by_tag
+from openjanus.eval.layouts import WrongLayout, files_hash, need_file, need_folder, read_json_lines
+from openjanus.eval.runner import SETTINGS_NAME
+from openjanus.eval.stats import bootstrap_interval, bootstrap_macro_interval
+
+FORMAT_VERSION: Final = 1
+RULES: Final = "GenEval, plain mean of six tags, v1"
+FOLDER: Final = "GenEval's folder of drawings: 00000/metadata.jsonl, 00000/samples/0000.png, ..."
+LINES: Final = (
+    'JSON lines of {"file": "00000/samples/0000.png", "detections": [{"class", "score", "box": '
+    '[x0, y0, x1, y1], "color"?}]}'
+)
+
+
+def read_detections(path: Path) -> dict[str, list[Detection]]:
+    """Detections by file.
+
+    Raises:
+        WrongLayout: No such file, or a line against the format.
+    """
+    found: dict[str, list[Detection]] = {}
+    for number, line in enumerate(read_json_lines(path, LINES), start=1):
+        try:
+            name = Path(line["file"]).as_posix()
+            things = [_detection(thing) for thing in line["detections"]]
+        except (TypeError, KeyError, ValueError) as error:
+            raise WrongLayout(path, f"record {number} is wrong ({error})", LINES) from error
+        if name in found:
+            raise WrongLayout(path, f"has {name} twice", LINES)
+        found[name] = things
+    return found
+
+
+def _detection(thing: Mapping[str, Any]) -> Detection:
+    unknown = set(thing) - {"class", "score", "box", "color"}
+    if unknown:
+        raise ValueError(f"unknown keys {sorted(unknown)}")
+    score, box = float(thing["score"]), tuple(float(edge) for edge in thing["box"])
+    if not 0 <= score <= 1:
+        raise ValueError(f"score must be in [0, 1], got {score}")
+    if len(box) != 4 or not (box[0] <= box[2] and box[1] <= box[3]):
+        raise ValueError(f"box must be x0 <= x1 and y0 <= y1, got {list(box)}")
+    colour = thing.get("color")
+    if colour is not None and colour not in COLOURS:
+        raise ValueError(f"color must be one of {', '.join(COLOURS)}, got {colour!r}")
+    return Detection(class_name=str(thing["class"]), score=score, box=box, colour=colour)
+
+
+def read_drawings(folder: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
+    """Metadata and pictures of every prompt, pictures relative to the folder.
+
+    Raises:
+        WrongLayout: Not GenEval's folder, or a prompt without pictures.
+    """
+    need_folder(folder, FOLDER)
+    prompts: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for place in sorted(p for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()):
+        lines = read_json_lines(place / "metadata.jsonl", FOLDER)
+        if len(lines) != 1:
+            raise WrongLayout(place / "metadata.jsonl", f"has {len(lines)} lines, not 1", FOLDER)
+        try:
+            check_metadata(lines[0])
+        except (TypeError, ValueError) as error:
+            raise WrongLayout(place / "metadata.jsonl", f"is wrong ({error})", FOLDER) from error
+        pictures = sorted((place / "samples").glob("*.png"))
+        if not pictures:
+            raise WrongLayout(place / "samples", "has no pictures", FOLDER)
+        prompts[place.name] = (lines[0], [p.relative_to(folder).as_posix() for p in pictures])
+    if not prompts:
+        raise WrongLayout(folder, "has no folder 00000", FOLDER)
+    return prompts
+
+
+def score_drawings(data: str | Path, detections: str | Path, *, seed: int = 0) -> dict[str, Any]:
+    """Apply GenEval's rules to a folder of drawings.
+
+    Args:
+        data: The folder.
+        detections: The detector's file.
+        seed: Of the intervals, which resample whole prompts.
+
+    Returns:
+        Scores 0 to 1 a tag and over all, intervals, numbers, and how the drawings were made where
+        the folder says so. `overall` is None unless all six tags are there.
+
+    Raises:
+        WrongLayout: One of the two is not what it should be.
+        ValueError: A picture without a line of detections.
+    """
+    folder, file = Path(data), Path(detections)
+    prompts, found = read_drawings(folder), read_detections(need_file(file, LINES))
+    missing = [name for _, names in prompts.values() for name in names if name not in found]
+    if missing:
+        raise ValueError(
+            f"{file} has no line for {missing[0]} and {len(missing) - 1} others: write one with "
+            "empty detections where nothing was found"
+        )
+    groups: dict[str, tuple[list[float], list[str]]] = {}
+    for prompt, (metadata, names) in prompts.items():
+        values, clusters = groups.setdefault(metadata["tag"], ([], []))
+        values += [float(judge(found[name], metadata).correct) for name in names]
+        clusters += [prompt] * len(names)
+    groups = {tag: groups[tag] for tag in TAGS if tag in groups}
+    scores = mean_by_tag({tag: [v > 0 for v in values] for tag, (values, _) in groups.items()})
+    ci = {tag: bootstrap_interval(*group, seed=seed) for tag, group in groups.items()}
+    whole = len(groups) == len(TAGS)
+    if whole:
+        ci["overall"] = bootstrap_macro_interval(groups, seed=seed)
+    own = folder / SETTINGS_NAME
+    return {
+        "format_version": FORMAT_VERSION,
+        "task": "geneval",
+        "rules": RULES,
+        "overall": round(overall(scores), 4) if whole else None,
+        "tags": {tag: round(score, 4) for tag, score in scores.items()},
+        "ci": {name: [round(edge, 4) for edge in edges] for name, edges in ci.items()},
+        "prompts": {tag: len(set(clusters)) for tag, (_, clusters) in groups.items()},
+        "n": sum(len(values) for values, _ in groups.values()),
+        "detections_sha256": files_hash([file]),
+        "drawings": json.loads(own.read_text(encoding="utf-8")) if own.is_file() else None,
+    }

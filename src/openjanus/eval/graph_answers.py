@@ -1,0 +1,138 @@
+"""DPG-Bench from files: its questions, and the answers of any model that answers about pictures.
+
+A line of the answers' file is `{"item_id", "tile", "proposition_id", "answer"}`: the tile is the
+picture's number among the four of a prompt, from 0.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any, Final
+
+from openjanus.eval.layouts import WrongLayout, files_hash, need_file, need_keys, read_json_lines
+from openjanus.eval.rules.dpg import NO_PARENT, Question, check_graph, is_yes, picture_score
+from openjanus.eval.stats import bootstrap_interval
+
+FORMAT_VERSION: Final = 1
+RULES: Final = "DPG-Bench, a question falls with its parents, v1"
+COLUMNS: Final = (
+    *("item_id", "proposition_id", "dependency"),
+    *("category_broad", "question_natural_language"),
+)
+TABLE: Final = f"DPG-Bench's .csv with columns {', '.join(COLUMNS)}"
+LINES: Final = 'JSON lines of {"item_id", "tile", "proposition_id", "answer"}'
+
+Answers = dict[str, dict[int, dict[int, bool]]]
+"""Yes or no by item, tile and question."""
+
+
+def read_questions(path: Path) -> dict[str, list[Question]]:
+    """Questions by item, in the order of the file.
+
+    Raises:
+        WrongLayout: No such table, a broken row or graph.
+    """
+    items: dict[str, list[Question]] = {}
+    with need_file(path, TABLE).open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+        if missing:
+            raise WrongLayout(path, f"has no column {', '.join(missing)}", TABLE)
+        for number, row in enumerate(rows, start=1):
+            try:
+                question = Question(
+                    number=int(row["proposition_id"]),
+                    text=row["question_natural_language"],
+                    parents=tuple(
+                        parent
+                        for parent in map(int, row["dependency"].split(","))
+                        if parent != NO_PARENT
+                    ),
+                    category=row["category_broad"],
+                )
+            except (ValueError, AttributeError) as error:
+                raise WrongLayout(path, f"has a broken row {number} ({error})", TABLE) from error
+            items.setdefault(row["item_id"], []).append(question)
+    for item, questions in items.items():
+        try:
+            check_graph(questions)
+        except ValueError as error:
+            raise WrongLayout(path, f"has a broken item {item} ({error})", TABLE) from error
+    return items
+
+
+def read_answers(path: Path) -> Answers:
+    """Answers by item, tile and question.
+
+    Raises:
+        WrongLayout: No such file, or a line against the format.
+    """
+    keys = ("item_id", "tile", "proposition_id", "answer")
+    answers: Answers = {}
+    for record in need_keys(read_json_lines(path, LINES), keys, path, LINES):
+        item, tile, number = str(record["item_id"]), record["tile"], record["proposition_id"]
+        if not (isinstance(tile, int) and isinstance(number, int)):
+            raise WrongLayout(path, f"has a tile or question of {item} that is no number", LINES)
+        told = answers.setdefault(item, {}).setdefault(tile, {})
+        if number in told:
+            raise WrongLayout(path, f"answers {item}, tile {tile}, question {number} twice", LINES)
+        told[number] = is_yes(str(record["answer"]))
+    return answers
+
+
+def score_answers(data: str | Path, answers: str | Path, *, seed: int = 0) -> dict[str, Any]:
+    """Apply DPG-Bench's rules.
+
+    Args:
+        data: The table of questions.
+        answers: The answers' file; prompts without any answer are left out and counted.
+        seed: Of the interval, which resamples whole prompts.
+
+    Returns:
+        `score`, 0 to 100, with its interval; `categories` from the answers before any falls with
+        a parent, as the benchmark prints them, but over all tiles; numbers.
+
+    Raises:
+        WrongLayout: One of the two is not what it should be.
+        ValueError: A question without an answer, or answers to unknown items alone.
+    """
+    table, file = Path(data), Path(answers)
+    questions, told = read_questions(table), read_answers(file)
+    unknown = [item for item in told if item not in questions]
+    if unknown or not told:
+        raise ValueError(f"{file} answers about {unknown or 'nothing'}: no such item in {table}")
+    values: list[float] = []
+    categories: dict[str, list[bool]] = {}
+    tiles = 0
+    for item, by_tile in told.items():
+        scores = []
+        for tile, yes in by_tile.items():
+            try:
+                scores.append(picture_score(questions[item], yes))
+            except ValueError as error:
+                raise ValueError(f"{file}: item {item}, tile {tile}: {error}") from error
+            for question in questions[item]:
+                categories.setdefault(question.category, []).append(yes[question.number])
+        tiles += len(scores)
+        values.append(100 * sum(scores) / len(scores))
+    low, high = bootstrap_interval(values, range(len(values)), seed=seed)
+    return {
+        "format_version": FORMAT_VERSION,
+        "task": "dpg",
+        "rules": RULES,
+        "score": {
+            "name": "DPG-Bench",
+            "value": round(sum(values) / len(values), 2),
+            "unit": "percent",
+            "interval": [round(low, 2), round(high, 2)],
+        },
+        "categories": {
+            name: round(100 * sum(yes) / len(yes), 2) for name, yes in sorted(categories.items())
+        },
+        "n": tiles,
+        "prompts": len(values),
+        "prompts_without_answers": len(questions) - len(values),
+        "questions_sha256": files_hash([table]),
+        "answers_sha256": files_hash([file]),
+    }
