@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from openjanus.config import near
 from openjanus.eval.layouts import files_hash, first_folder
 from openjanus.eval.stats import Interval, bootstrap_interval
 from openjanus.eval.task import Prediction, Request
 from openjanus.pipeline import Janus
 from openjanus.processor.image import open_image
+from openjanus.rules import near
 
 PictureSource = Path | Callable[[], bytes]
 """Where a picture is, or what reads the bytes of its file."""

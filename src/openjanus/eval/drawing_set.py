@@ -18,7 +18,7 @@ from typing import Any, Final
 from PIL import Image
 from tqdm import tqdm
 
-from openjanus.config import DrawingConfig, near
+from openjanus.config import DrawingConfig
 from openjanus.eval.geneval import check_metadata
 from openjanus.eval.layouts import WrongLayout, files_hash, need_file
 from openjanus.eval.record import template_hash, weights_hash, write_json
@@ -26,6 +26,7 @@ from openjanus.eval.runner import NAMED_BROKEN, TEMPLATE, claim
 from openjanus.pipeline import Janus
 from openjanus.pipeline.results import Drawing, DrawOptions
 from openjanus.processor.image import sheet
+from openjanus.rules import near
 
 FORMAT_VERSION: Final = 1
 """Of a set's `settings.json` and `summary.json`."""
