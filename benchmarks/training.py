@@ -13,24 +13,25 @@ same with samples of like lengths put together (drawn from pools of 16 batches).
 `wait`: share of a step that waits for data, with two workers that read and decode PNGs.
 
 `nano`, `wide`: share of the measured bf16 peak of matrix products that a step reaches: at the
-nano's size, for steps of 5 packs of 1024 tokens and of 16, in one batch; and for 4 layers at the
-width of Janus-Pro-1B with its heads and embeddings, for steps of one pack of 4096 tokens and of 8,
-in batches of one. Each as it is and with `compile`. A step's work is what the trainer's own MFU
-counts (`train.flops`); the peak is that of the product of (4096, 2048) and (2048, 5632) after each
-step. Beside it stands where the time of a batch and its update went.
+nano's size, for steps of 5 packs of 1024 tokens and of 16; and for 4 layers at the width of
+Janus-Pro-1B with its heads and embeddings, for steps of one pack of 4096 tokens. Each as it is and
+with `compile`. A step's work is what the trainer's own MFU counts (`train.flops`); the peak is that
+of the product of (4096, 2048) and (2048, 5632) after each step. Beside it stands where the time of
+a step went.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
 import io
 import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -270,8 +271,8 @@ def peak() -> float:
 
 
 def measure_share(
-    config: JanusConfig, parts: Sequence[int], length: int, rounds: int, wanted: float
-) -> dict[str, Any]:
+    config: JanusConfig, parts: Sequence[int], length: int, rounds: int, *, compiled: bool
+) -> tuple[float, dict[str, float]]:
     """Share of the peak that a step reaches, and where its time goes.
 
     Args:
@@ -279,44 +280,61 @@ def measure_share(
         parts: Packs of each of a step's batches, whose gradients are added up.
         length: Tokens of a pack.
         rounds: Steps that are counted.
-        wanted: The share.
+        compiled: Whether with ``compile``.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(config, folder, optim=OptimConfig(lr=1e-4), compile=compiled)
+        longest = 640 if length > PACK else LONGEST
+        stream = make_stream(trainer.processor, longest, sum(parts), length, (0, 3, 5))
+        step = stream.take({})
+        assert step.rows is not None
+        samples, rows, batches = iter(step.samples), iter(step.rows), []
+        for packs in parts:
+            sizes = [len(next(rows)) for _ in range(packs)]
+            chosen = [next(samples) for _ in range(sum(sizes))]
+            batches.append(collate(chosen, trainer.processor, pack_length=length, row_sizes=sizes))
+        work = FlopCounter(trainer.model).count(batches)
+        for _ in range(WARM_UP):
+            train_on(trainer, batches[0])
+        shares = [
+            work / train_on(trainer, *batches) / peak()
+            for _ in tqdm(range(rounds), "share", leave=False)
+        ]
+        with profile(activities=[ProfilerActivity.CPU]) as trace:
+            train_on(trainer, batches[0])
+    events = sorted(trace.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    whole = sum(event.self_cpu_time_total for event in events)
+    where = {e.key: round(e.self_cpu_time_total / whole, 3) for e in events[:8]}
+    return statistics.median(shares), where
+
+
+def measure_shares(
+    name: str,
+    config: JanusConfig,
+    batches: Sequence[Sequence[int]],
+    length: int,
+    rounds: int,
+    wanted: float,
+) -> dict[str, Any]:
+    """`measure_share` of several steps, each in a process of its own: two wide ones do not fit."""
     found = {}
-    for how in ("as it is", "compiled"):
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = make_trainer(
-                config, folder, optim=OptimConfig(lr=1e-4), compile=how == "compiled"
-            )
-            longest = 640 if length > PACK else LONGEST
-            stream = make_stream(trainer.processor, longest, sum(parts), length, (0, 3, 5))
-            step = stream.take({})
-            assert step.rows is not None
-            samples, rows, batches = iter(step.samples), iter(step.rows), []
-            for packs in parts:
-                sizes = [len(next(rows)) for _ in range(packs)]
-                chosen = [next(samples) for _ in range(sum(sizes))]
-                batches.append(
-                    collate(chosen, trainer.processor, pack_length=length, row_sizes=sizes)
+    for parts in batches:
+        for compiled in (False, True):
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                job = pool.submit(
+                    measure_share,
+                    config,
+                    parts,
+                    length,
+                    max(3, rounds // len(parts)),
+                    compiled=compiled,
                 )
-            work = FlopCounter(trainer.model).count(batches)
-            for _ in range(WARM_UP):
-                train_on(trainer, batches[0])
-            shares = [
-                work / train_on(trainer, *batches) / peak()
-                for _ in tqdm(range(rounds), "share", leave=False)
-            ]
-            with profile(activities=[ProfilerActivity.CPU]) as trace:
-                train_on(trainer, batches[0])
-        events = sorted(trace.key_averages(), key=lambda e: -e.self_cpu_time_total)
-        whole = sum(event.self_cpu_time_total for event in events)
-        where = {e.key: round(e.self_cpu_time_total / whole, 3) for e in events[:8]}
-        share = statistics.median(shares)
-        name = f"{sum(parts)} x {length} tokens a step, {how}"
-        print(f"{name}: {share:.1%} of the peak (wanted {wanted:.0%}); {where}")
-        found[name] = _entry(share, wanted, "share of the bf16 peak; theirs is wanted")
-        found[name] |= {"profile": where}
-        del trainer, batches, stream, step  # two wide ones do not fit
-        gc.collect()  # a trainer refers to itself
+                share, where = job.result()
+            how = "compiled" if compiled else "as it is"
+            full = f"{name}, {sum(parts)} x {length} tokens a step, {how}"
+            print(f"{full}: {share:.1%} of the peak (wanted {wanted:.0%}); {where}", flush=True)
+            found[full] = _entry(share, wanted, "share of the bf16 peak; theirs is wanted")
+            found[full] |= {"profile": where}
     return found
 
 
@@ -348,20 +366,12 @@ def main() -> None:
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "packing": lambda: race_packing(options.rounds),
         "wait": lambda: measure_wait(4 * options.rounds),
-        "nano": lambda: {
-            f"nano, {name}": entry
-            for packs in (5, 16)
-            for name, entry in measure_share(
-                preset("nano-v0"), [packs], PACK, options.rounds, 0.2
-            ).items()
-        },
-        "wide": lambda: {
-            f"4 layers at 1B width, {name}": entry
-            for packs in (1, 8)
-            for name, entry in measure_share(
-                wide_config(), [1] * packs, WIDE_PACK, max(3, options.rounds // packs), 0.55
-            ).items()
-        },
+        "nano": lambda: measure_shares(
+            "nano", preset("nano-v0"), [[5], [16]], PACK, options.rounds, 0.2
+        ),
+        "wide": lambda: measure_shares(
+            "4 layers at 1B width", wide_config(), [[1]], WIDE_PACK, options.rounds, 0.55
+        ),
     }
     found: dict[str, Any] = {}
     for name, run in parts.items():

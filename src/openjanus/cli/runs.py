@@ -39,6 +39,11 @@ def _add_train(verbs: Any) -> None:
     parser.add_argument(
         "--mfu", type=float, default=0.4, help="share of it that is reached (%(default)s)"
     )
+    parser.add_argument(
+        "--give-memory-back",
+        action="store_true",
+        help="give freed memory back to the system: on a CPU less memory, and slower steps",
+    )
     parser.epilog = "Every key of a recipe is an option too: --run.dir DIR --optim.lr 1e-4"
 
 
@@ -50,9 +55,10 @@ def train(args: argparse.Namespace) -> None:
         options = {"peak_tflops": args.peak_tflops, "mfu": args.mfu}
         print(describe_recipe(args.config, args.overrides, **options))
         return
-    from openjanus.train.host_memory import keep_freed_memory
+    if not args.give_memory_back:
+        from openjanus.train.host_memory import keep_freed_memory
 
-    keep_freed_memory()  # before torch is imported
+        keep_freed_memory()  # before torch is imported
     from openjanus.train.parallel import is_first_process
     from openjanus.train.recipes import run_recipe
 

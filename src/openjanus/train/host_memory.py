@@ -19,7 +19,7 @@ def keep_freed_memory() -> bool:
     each large block back to the system, which has to clear every page of the next one: a third of
     a step on a CPU. It is a setting of the process, so it is for whoever owns that, as the command
     line does; call it before torch is imported, which asks for large pages by the environment.
-    The process holds on to the most that it ever needed.
+    The process holds on to the most that it ever needed, and to what lies between.
 
     Returns:
         Whether the system's C library took it; only glibc (Linux) knows it, elsewhere nothing is
