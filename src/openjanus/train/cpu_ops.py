@@ -250,7 +250,9 @@ def _gradients_by_products(
         of_values[:, :last] += torch.bmm(weights.transpose(1, 2), g)
     by_token = of_queries.view(number, heads, length, share, head_dim).transpose(1, 2)
     of_keys, of_values = (
-        x.view(number, heads, length, head_dim).transpose(1, 2) for x in (of_keys, of_values)
+        # Of the dtype that the operation promises: compiled code reads what it was promised.
+        x.view(number, heads, length, head_dim).transpose(1, 2).to(k.dtype)
+        for x in (of_keys, of_values)
     )
     return by_token.flatten(2, 3), of_keys, of_values
 
