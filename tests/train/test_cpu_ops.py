@@ -154,7 +154,8 @@ def test_a_compiled_layer_serves_every_batch_and_is_as_close_to_fp32(tiny_config
             mask = plain_attention("rectangles", ids, spans)
 
             def gradient(narrow, compiled, mask=mask, positions=positions, real=real):
-                with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+                # As in a step: what stands in for products must not break the layer in pieces.
+                with torch.autocast("cpu", torch.bfloat16, enabled=narrow), QuickProducts():
                     out = fast_forward.run_decoder(
                         decoder, embeds, positions=positions, mask=mask, compiled=compiled
                     )
@@ -163,6 +164,8 @@ def test_a_compiled_layer_serves_every_batch_and_is_as_close_to_fp32(tiny_config
 
             exact, plain = gradient(False, False), gradient(True, False)
             assert error(gradient(True, True), exact) < max(0.01, 1.5 * error(plain, exact))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            fast_forward.run_decoder(decoder, embeds, positions=positions, mask=mask, compiled=True)
     assert counted.frame_count == 1
 
 
