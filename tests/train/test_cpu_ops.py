@@ -187,6 +187,26 @@ def test_linear_layers_of_a_step_are_products_where_they_are_trained_in_bf16(mon
     assert calls == [torch.bfloat16]
 
 
+@pytest.mark.parametrize("shape", [(8,), (0, 8), (2, 0, 8), (3, 8)])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_door_may_call_a_product_as_it_likes(shape, named):
+    """By names, of one vector, of nothing."""
+    grads = []
+    for mode in (torch.enable_grad, QuickProducts):
+        x = normal(*shape, dtype=torch.float32).requires_grad_()
+        weight = normal(4, 8, seed=1, dtype=torch.float32).requires_grad_()
+        bias = normal(4, seed=2, dtype=torch.float32).requires_grad_()
+        with mode(), torch.autocast("cpu", torch.bfloat16):
+            out = (
+                F.linear(input=x, weight=weight, bias=bias) if named else F.linear(x, weight, bias)
+            )
+        out.float().square().sum().backward()
+        grads.append([out, x.grad, weight.grad, bias.grad])
+    for its, mine in zip(*grads, strict=True):
+        assert mine.dtype == its.dtype
+        assert torch.allclose(mine, its, rtol=0.02, atol=0.1)
+
+
 def test_a_products_gradients_are_those_of_autocast():
     x, upstream = normal(6, 8, dtype=torch.float32), normal(6, 4, seed=1)
     grads = []
