@@ -63,6 +63,31 @@ def test_a_document_asks_for_its_first_drawing_by_the_words_before_it(ask, proce
     assert sheet is not None and sheet.getpixel((20, 20)) == (0, 0, 250)
 
 
+def test_a_document_that_answers_is_asked_for_by_its_template(ask, processor):
+    turns = (
+        Turn(role="user", text="Show two fields."),
+        Turn(role="assistant", text=f"One: {DRAW_MARK} and {DRAW_MARK}."),
+    )
+    targets = (field(0, 0, 250), field(1, 0, 250))
+    sample = Sample(key="k", kind="gen", turns=turns, targets=targets, system="Be brief.")
+    (request,), lines, _ = ask([sample])
+    encoded = encode_sample(sample, processor, max_length=999)
+    assert request.prompt_ids == encoded.input_ids[: encoded.gen_starts[0]]  # as it is trained
+    assert lines == ["k: draw: Show two fields. | One: "]
+
+
+def test_a_picture_in_the_question_of_a_document_is_left_out(ask, processor):
+    turns = (
+        Turn(role="user", text=f"{IMAGE_MARK} Another one."),
+        Turn(role="assistant", text=f"Here: {DRAW_MARK}"),
+    )
+    seen, drawn = (field(250, 0, 0),), (field(0, 0, 250),)
+    sample = Sample(key="k", kind="gen", turns=turns, images=seen, targets=drawn)
+    (request,), lines, _ = ask([sample])
+    assert processor.tokenizer.image_pad_id not in request.prompt_ids
+    assert lines == ["k: draw:  Another one. | Here:  (pictures before it that were left out: 1)"]
+
+
 def test_pictures_before_a_drawing_are_left_out_and_told(ask, processor):
     sample = document(f"One {IMAGE_MARK}, two {IMAGE_MARK}: {DRAW_MARK}{DRAW_MARK} x")
     (request,), lines, _ = ask([sample])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from openjanus.data.encoding import encode_sample
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Sample, Turn
 from openjanus.engine.engine import Engine
 from openjanus.engine.request import ChatRequest, DrawRequest, FailedEvent, FinishedEvent, Request
@@ -98,8 +101,15 @@ def _asked(sample: Sample) -> tuple[Turn, ...]:
     """
     if not sample.targets:
         return sample.turns
-    before = "".join(turn.text for turn in sample.turns).partition(DRAW_MARK)[0]
-    return (Turn(role="assistant", text=before.replace(IMAGE_MARK, "")),)
+    if sample.form == "chat":
+        first = next(n for n, turn in enumerate(sample.turns) if DRAW_MARK in turn.text)
+        texts = [turn.text.partition(DRAW_MARK)[0] for turn in sample.turns[: first + 1]]
+    else:
+        texts = ["".join(turn.text for turn in sample.turns).partition(DRAW_MARK)[0]]
+    return tuple(
+        Turn(role=turn.role, text=text.replace(IMAGE_MARK, ""))
+        for turn, text in zip(sample.turns, texts, strict=False)
+    )
 
 
 def _left_out(sample: Sample) -> str:
@@ -109,6 +119,13 @@ def _left_out(sample: Sample) -> str:
 
 
 def _drawing_prompt(sample: Sample, processor: Processor) -> tuple[int, ...]:
+    if sample.targets and sample.form == "chat":  # the template, then the answer until it draws
+        words = tuple(
+            replace(turn, text=turn.text.replace(IMAGE_MARK, "")) for turn in sample.turns
+        )
+        blind = replace(sample, turns=words, images=())
+        encoded = encode_sample(blind, processor, max_length=sys.maxsize)
+        return encoded.input_ids[: encoded.gen_starts[0]]
     (turn,) = _asked(sample)
     if not sample.targets:
         plain = sample.form == "plain"
