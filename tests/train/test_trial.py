@@ -36,9 +36,9 @@ def ask(tiny_model, processor, tmp_path, monkeypatch):
         asked = []
         real = trial._run
 
-        def noting(model, processor, requests):
+        def noting(engine, requests):
             asked.extend(requests)
-            return real(model, processor, requests)
+            return real(engine, requests)
 
         monkeypatch.setattr(trial, "_run", noting)
         monkeypatch.setattr(trial, "MAX_NEW_TOKENS", 2)
@@ -86,6 +86,17 @@ def test_a_picture_in_the_question_of_a_document_is_left_out(ask, processor):
     (request,), lines, _ = ask([sample])
     assert processor.tokenizer.image_pad_id not in request.prompt_ids
     assert lines == ["k: draw:  Another one. | Here:  (pictures before it that were left out: 1)"]
+
+
+def test_what_is_too_long_to_ask_is_named_and_left_out(ask, tiny_config):
+    words = "field " * tiny_config.language.max_position_embeddings
+    turns = (Turn(role="user", text=words), Turn(role="assistant", text="Red."))
+    long = Sample(key="long", kind="text", turns=turns)
+    short = Sample(key="short", kind="text", turns=(Turn(role="user", text="?"), turns[1]))
+    (request,), lines, _ = ask([long, short])
+    assert isinstance(request, ChatRequest)
+    assert [line.partition(": ")[0] for line in lines] == ["long", "short"]
+    assert "left out: a request takes" in lines[0]
 
 
 def test_pictures_before_a_drawing_are_left_out_and_told(ask, processor):

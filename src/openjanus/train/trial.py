@@ -32,7 +32,7 @@ def write_trial(
     A document that draws asks for its first picture to draw, by the words before it.
 
     Writes ``step-NNNNNNNN.png``, the wanted pictures above the drawn ones, and ``.txt``, what was
-    asked, wanted and written.
+    asked, wanted and written. What cannot be asked, as it is too long, is named there instead.
 
     Args:
         model: In any stage of training.
@@ -42,12 +42,22 @@ def write_trial(
         step: Optimizer steps done, for the names of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    results = _run(model, processor, [_request(sample, processor) for sample in samples])
+    engine = Engine(model, image_pad_id=processor.tokenizer.image_pad_id)
+    lines: list[str] = []
+    asked: list[tuple[Sample, Request]] = []
+    for sample in samples:
+        try:
+            request = _request(sample, processor)
+            engine.check(request)
+        except ValueError as error:  # as in training: named, and no reason to stop
+            lines.append(f"{sample.key}: left out: {error}")
+        else:
+            asked.append((sample, request))
+    results = _run(engine, [request for _, request in asked])
     above: list[Image.Image] = []
     below: list[Image.Image] = []
-    lines: list[str] = []
     side = model.config.gen_image_size
-    for sample, ids in zip(samples, results, strict=True):
+    for (sample, _), ids in zip(asked, results, strict=True):
         said = " | ".join(turn.text for turn in _asked(sample)).replace("\n", " ")
         if sample.kind == "gen":
             above.append(_wanted(sample, side))
@@ -134,11 +144,8 @@ def _drawing_prompt(sample: Sample, processor: Processor) -> tuple[int, ...]:
     return (tokenizer.bos_id, *tokenizer.encode(turn.text), tokenizer.boi_id)
 
 
-def _run(
-    model: JanusModel, processor: Processor, requests: Sequence[Request]
-) -> list[tuple[int, ...]]:
+def _run(engine: Engine, requests: Sequence[Request]) -> list[tuple[int, ...]]:
     """Ids of each request, in order."""
-    engine = Engine(model, image_pad_id=processor.tokenizer.image_pad_id)
     places = {engine.add(request): place for place, request in enumerate(requests)}
     results: list[tuple[int, ...]] = [() for _ in requests]
     while engine.has_work:
