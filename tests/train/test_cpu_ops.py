@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from openjanus.model.documents import Rectangles
 from openjanus.model.documents import attend_documents as plain_attention
-from openjanus.train import fast_forward
+from openjanus.train import cpu_ops, fast_forward
 from openjanus.train.cpu_ops import QuickProducts, attend_documents, product, turn
 from openjanus.train.host_memory import keep_freed_memory
 
@@ -85,6 +85,53 @@ def test_attention_of_documents_has_plain_values_and_gradients(compiled, heads, 
     assert (out * ~real).abs().max() == 0
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 4, 64), (4, 2, 64), (4, 2, 16)])
+def test_operations_give_what_they_promise_to_a_compiler(
+    compiled, heads, kv_heads, size, monkeypatch
+):
+    """Compiled code reads an output by the promised dtype and strides, whatever it is."""
+    monkeypatch.setattr(cpu_ops, "_compiled", lambda function: function)  # it takes a while
+    spans = [(0, 0, 20), (0, 20, 100), (1, 0, 32)]
+    ids = torch.full((2, 110), -1)
+    for number, (row, start, stop) in enumerate(spans):
+        ids[row, start:stop] = number
+    layout = Rectangles.of(spans, ids).flat()
+    q, k, v = (normal(2, n, 110, size, seed=n) for n in (heads, kv_heads, kv_heads))
+    out, divisors = attend_documents(q, k, v, layout, compiled)
+    ops = torch.ops.openjanus
+    checks = [
+        (ops.attend_documents, (q, k, v, layout, compiled)),
+        (ops.attend_documents_gradients, (out, q, k, v, out, divisors, layout, compiled)),
+        (ops.product, (normal(2, 5, size), normal(3, size, seed=1), normal(3, seed=2))),
+        (ops.product_of_columns, (normal(9, 3), normal(9, size, seed=1))),
+    ]
+    for op, args in checks:
+        torch.library.opcheck(op.default, args, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.long
+def test_compiled_code_around_attention_has_its_gradients():
+    spans = [(0, 0, 20), (0, 20, 100), (1, 0, 32)]
+    ids = torch.full((2, 110), -1)
+    for number, (row, start, stop) in enumerate(spans):
+        ids[row, start:stop] = number
+    layout, real = Rectangles.of(spans, ids).flat(), (ids >= 0)[:, None, :, None]
+
+    def attend(q, k, v):
+        out, _ = attend_documents(*((x * 1.5).bfloat16() for x in (q, k, v)), layout, True)
+        return out.float() * 2
+
+    tensors = [normal(2, 4, 110, 64, seed=i).float() for i in range(3)]
+    upstream = normal(2, 4, 110, 64, seed=7).float() * real
+    found = [x.clone().requires_grad_() for x in tensors]
+    exact = [x.clone().requires_grad_() for x in tensors]
+    torch.compile(attend)(*found).backward(upstream)
+    (2 * real * plain_attention("dense", ids, spans)(*(x * 1.5 for x in exact))).backward(upstream)
+    for mine, its in zip(found, exact, strict=True):
+        assert error(mine.grad, its.grad) < 0.02
+
+
 @pytest.mark.long
 def test_a_compiled_layer_serves_every_batch_and_is_as_close_to_fp32(tiny_config, make_model):
     decoder = make_model(tiny_config).language_model.model
@@ -107,7 +154,8 @@ def test_a_compiled_layer_serves_every_batch_and_is_as_close_to_fp32(tiny_config
             mask = plain_attention("rectangles", ids, spans)
 
             def gradient(narrow, compiled, mask=mask, positions=positions, real=real):
-                with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+                # As in a step: what stands in for products must not break the layer in pieces.
+                with torch.autocast("cpu", torch.bfloat16, enabled=narrow), QuickProducts():
                     out = fast_forward.run_decoder(
                         decoder, embeds, positions=positions, mask=mask, compiled=compiled
                     )
@@ -116,6 +164,8 @@ def test_a_compiled_layer_serves_every_batch_and_is_as_close_to_fp32(tiny_config
 
             exact, plain = gradient(False, False), gradient(True, False)
             assert error(gradient(True, True), exact) < max(0.01, 1.5 * error(plain, exact))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            fast_forward.run_decoder(decoder, embeds, positions=positions, mask=mask, compiled=True)
     assert counted.frame_count == 1
 
 
@@ -135,6 +185,26 @@ def test_linear_layers_of_a_step_are_products_where_they_are_trained_in_bf16(mon
     with QuickProducts():
         assert layer(x).dtype == torch.float32
     assert calls == [torch.bfloat16]
+
+
+@pytest.mark.parametrize("shape", [(8,), (0, 8), (2, 0, 8), (3, 8)])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_door_may_call_a_product_as_it_likes(shape, named):
+    """By names, of one vector, of nothing."""
+    grads = []
+    for mode in (torch.enable_grad, QuickProducts):
+        x = normal(*shape, dtype=torch.float32).requires_grad_()
+        weight = normal(4, 8, seed=1, dtype=torch.float32).requires_grad_()
+        bias = normal(4, seed=2, dtype=torch.float32).requires_grad_()
+        with mode(), torch.autocast("cpu", torch.bfloat16):
+            out = (
+                F.linear(input=x, weight=weight, bias=bias) if named else F.linear(x, weight, bias)
+            )
+        out.float().square().sum().backward()
+        grads.append([out, x.grad, weight.grad, bias.grad])
+    for its, mine in zip(*grads, strict=True):
+        assert mine.dtype == its.dtype
+        assert torch.allclose(mine, its, rtol=0.02, atol=0.1)
 
 
 def test_a_products_gradients_are_those_of_autocast():

@@ -36,9 +36,9 @@ def ask(tiny_model, processor, tmp_path, monkeypatch):
         asked = []
         real = trial._run
 
-        def noting(model, processor, requests):
+        def noting(engine, requests):
             asked.extend(requests)
-            return real(model, processor, requests)
+            return real(engine, requests)
 
         monkeypatch.setattr(trial, "_run", noting)
         monkeypatch.setattr(trial, "MAX_NEW_TOKENS", 2)
@@ -61,6 +61,42 @@ def test_a_document_asks_for_its_first_drawing_by_the_words_before_it(ask, proce
     assert request.uncond_ids == alone.input_ids[:start]
     assert lines == ["k: draw: A sketch "]
     assert sheet is not None and sheet.getpixel((20, 20)) == (0, 0, 250)
+
+
+def test_a_document_that_answers_is_asked_for_by_its_template(ask, processor):
+    turns = (
+        Turn(role="user", text="Show two fields."),
+        Turn(role="assistant", text=f"One: {DRAW_MARK} and {DRAW_MARK}."),
+    )
+    targets = (field(0, 0, 250), field(1, 0, 250))
+    sample = Sample(key="k", kind="gen", turns=turns, targets=targets, system="Be brief.")
+    (request,), lines, _ = ask([sample])
+    encoded = encode_sample(sample, processor, max_length=999)
+    assert request.prompt_ids == encoded.input_ids[: encoded.gen_starts[0]]  # as it is trained
+    assert lines == ["k: draw: Show two fields. | One: "]
+
+
+def test_a_picture_in_the_question_of_a_document_is_left_out(ask, processor):
+    turns = (
+        Turn(role="user", text=f"{IMAGE_MARK} Another one."),
+        Turn(role="assistant", text=f"Here: {DRAW_MARK}"),
+    )
+    seen, drawn = (field(250, 0, 0),), (field(0, 0, 250),)
+    sample = Sample(key="k", kind="gen", turns=turns, images=seen, targets=drawn)
+    (request,), lines, _ = ask([sample])
+    assert processor.tokenizer.image_pad_id not in request.prompt_ids
+    assert lines == ["k: draw:  Another one. | Here:  (pictures before it that were left out: 1)"]
+
+
+def test_what_is_too_long_to_ask_is_named_and_left_out(ask, tiny_config):
+    words = "field " * tiny_config.language.max_position_embeddings
+    turns = (Turn(role="user", text=words), Turn(role="assistant", text="Red."))
+    long = Sample(key="long", kind="text", turns=turns)
+    short = Sample(key="short", kind="text", turns=(Turn(role="user", text="?"), turns[1]))
+    (request,), lines, _ = ask([long, short])
+    assert isinstance(request, ChatRequest)
+    assert [line.partition(": ")[0] for line in lines] == ["long", "short"]
+    assert "left out: a request takes" in lines[0]
 
 
 def test_pictures_before_a_drawing_are_left_out_and_told(ask, processor):

@@ -75,9 +75,10 @@ def _save_factors(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output
 
 def _product_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
+    rows = grad.reshape(-1, grad.shape[-1])  # also of one vector, which `flatten` refuses
     of_x = None if weight is None else grad @ weight
-    of_weight = None if x is None else product_of_columns(grad.flatten(0, -2), x.flatten(0, -2))
-    return of_x, of_weight, grad.flatten(0, -2).sum(0) if ctx.has_bias else None
+    of_weight = None if x is None else product_of_columns(rows, x.reshape(-1, x.shape[-1]))
+    return of_x, of_weight, rows.sum(0) if ctx.has_bias else None
 
 
 product.register_autograd(_product_gradients, setup_context=_save_factors)
@@ -90,12 +91,22 @@ class QuickProducts(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Stand in for `F.linear`."""
-        if func is F.linear and _is_trained_in_bf16(*args):
-            return product(*(x.bfloat16() for x in args if x is not None), **(kwargs or {}))
+        if func is F.linear:
+            return _linear(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def _is_trained_in_bf16(x: Tensor, *weights: Tensor | None) -> bool:
+def _linear(
+    input: Tensor,  # noqa: A002 - its name
+    weight: Tensor,
+    bias: Tensor | None = None,
+) -> Tensor:
+    if not _is_trained_in_bf16(input):
+        return F.linear(input, weight, bias)
+    return product(*(x.bfloat16() for x in (input, weight, bias) if x is not None))
+
+
+def _is_trained_in_bf16(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and torch.is_grad_enabled()
@@ -254,7 +265,9 @@ def _gradients_by_products(
         of_values[:, :last] += torch.bmm(weights.transpose(1, 2), g)
     by_token = of_queries.view(number, heads, length, share, head_dim).transpose(1, 2)
     of_keys, of_values = (
-        x.view(number, heads, length, head_dim).transpose(1, 2) for x in (of_keys, of_values)
+        # Of the dtype that the operation promises: compiled code reads what it was promised.
+        x.view(number, heads, length, head_dim).transpose(1, 2).to(k.dtype)
+        for x in (of_keys, of_values)
     )
     return by_token.flatten(2, 3), of_keys, of_values
 

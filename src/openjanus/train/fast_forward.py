@@ -44,7 +44,7 @@ def run_decoder(
         mask: Who sees whom.
         dropout: Names what is dropped.
         observe: Called with the last layer's output (R, T, D).
-        compiled: Whether a layer is compiled: once for all layers.
+        compiled: Whether a layer is compiled: once for all layers, where there are gradients.
 
     Returns:
         (R, T, D) after the final norm.
@@ -58,7 +58,8 @@ def run_decoder(
         attention = _attention_by_rows(mask, inputs_embeds.shape, compiled)
     else:
         attention = partial(_attend_wide, mask=mask)
-    run = _compiled_layer() if compiled else _run_layer
+    # Without gradients it would be compiled for once more, and few variants are kept.
+    run = _compiled_layer() if compiled and torch.is_grad_enabled() else _run_layer
     hidden = inputs_embeds
     for layer in decoder.layers:
         assert isinstance(layer, DecoderLayer)
@@ -182,8 +183,8 @@ def _attend(
 ) -> Tensor:
     """(R, T, D) -> (R, T, D)."""
     heads, kv_heads = layer.num_heads, layer.num_key_value_heads
-    q, k, v = (
-        part.unflatten(-1, (count, -1)).transpose(1, 2)  # (R, heads, T, K)
+    q, k, v = (  # `unflatten` would break a compiled layer in pieces within `QuickProducts`
+        part.view(*part.shape[:-1], count, -1).transpose(1, 2)  # (R, heads, T, K)
         for part, count in zip(
             _project(x, layer.q_proj, layer.k_proj, layer.v_proj),
             (heads, kv_heads, kv_heads),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from openjanus.data.encoding import encode_sample
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Sample, Turn
 from openjanus.engine.engine import Engine
 from openjanus.engine.request import ChatRequest, DrawRequest, FailedEvent, FinishedEvent, Request
@@ -29,7 +32,7 @@ def write_trial(
     A document that draws asks for its first picture to draw, by the words before it.
 
     Writes ``step-NNNNNNNN.png``, the wanted pictures above the drawn ones, and ``.txt``, what was
-    asked, wanted and written.
+    asked, wanted and written. What cannot be asked, as it is too long, is named there instead.
 
     Args:
         model: In any stage of training.
@@ -39,12 +42,22 @@ def write_trial(
         step: Optimizer steps done, for the names of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    results = _run(model, processor, [_request(sample, processor) for sample in samples])
+    engine = Engine(model, image_pad_id=processor.tokenizer.image_pad_id)
+    lines: list[str] = []
+    asked: list[tuple[Sample, Request]] = []
+    for sample in samples:
+        try:
+            request = _request(sample, processor)
+            engine.check(request)
+        except ValueError as error:  # as in training: named, and no reason to stop
+            lines.append(f"{sample.key}: left out: {error}")
+        else:
+            asked.append((sample, request))
+    results = _run(engine, [request for _, request in asked])
     above: list[Image.Image] = []
     below: list[Image.Image] = []
-    lines: list[str] = []
     side = model.config.gen_image_size
-    for sample, ids in zip(samples, results, strict=True):
+    for (sample, _), ids in zip(asked, results, strict=True):
         said = " | ".join(turn.text for turn in _asked(sample)).replace("\n", " ")
         if sample.kind == "gen":
             above.append(_wanted(sample, side))
@@ -98,8 +111,15 @@ def _asked(sample: Sample) -> tuple[Turn, ...]:
     """
     if not sample.targets:
         return sample.turns
-    before = "".join(turn.text for turn in sample.turns).partition(DRAW_MARK)[0]
-    return (Turn(role="assistant", text=before.replace(IMAGE_MARK, "")),)
+    if sample.form == "chat":
+        first = next(n for n, turn in enumerate(sample.turns) if DRAW_MARK in turn.text)
+        texts = [turn.text.partition(DRAW_MARK)[0] for turn in sample.turns[: first + 1]]
+    else:
+        texts = ["".join(turn.text for turn in sample.turns).partition(DRAW_MARK)[0]]
+    return tuple(
+        Turn(role=turn.role, text=text.replace(IMAGE_MARK, ""))
+        for turn, text in zip(sample.turns, texts, strict=False)
+    )
 
 
 def _left_out(sample: Sample) -> str:
@@ -109,6 +129,13 @@ def _left_out(sample: Sample) -> str:
 
 
 def _drawing_prompt(sample: Sample, processor: Processor) -> tuple[int, ...]:
+    if sample.targets and sample.form == "chat":  # the template, then the answer until it draws
+        words = tuple(
+            replace(turn, text=turn.text.replace(IMAGE_MARK, "")) for turn in sample.turns
+        )
+        blind = replace(sample, turns=words, images=())
+        encoded = encode_sample(blind, processor, max_length=sys.maxsize)
+        return encoded.input_ids[: encoded.gen_starts[0]]
     (turn,) = _asked(sample)
     if not sample.targets:
         plain = sample.form == "plain"
@@ -117,11 +144,8 @@ def _drawing_prompt(sample: Sample, processor: Processor) -> tuple[int, ...]:
     return (tokenizer.bos_id, *tokenizer.encode(turn.text), tokenizer.boi_id)
 
 
-def _run(
-    model: JanusModel, processor: Processor, requests: Sequence[Request]
-) -> list[tuple[int, ...]]:
+def _run(engine: Engine, requests: Sequence[Request]) -> list[tuple[int, ...]]:
     """Ids of each request, in order."""
-    engine = Engine(model, image_pad_id=processor.tokenizer.image_pad_id)
     places = {engine.add(request): place for place, request in enumerate(requests)}
     results: list[tuple[int, ...]] = [() for _ in requests]
     while engine.has_work:
