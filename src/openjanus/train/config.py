@@ -70,7 +70,7 @@ class JanusTrainConfig:
     micro_batch: int | None = None
     """Samples or packs that a process takes at a time, in place of ``accumulate``: a number that
     fits a device's memory, however many devices there are. The last part of a step may be smaller.
-    """
+    Another number changes nothing but the rounding, and what a model with dropout drops."""
     max_length: int = 256
     """Tokens a sample may have; longer ones are skipped, counted and named."""
     pack_length: int | None = None

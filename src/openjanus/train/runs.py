@@ -248,6 +248,7 @@ def _result_of(
 
         return write_model
     base = str(choose_init(config.init, config.run.dir))
+    trainer.reshard()
     adapter = take_adapter(trainer.model, config.lora, base=base)
 
     def write_adapters(folder: Path) -> None:

@@ -44,7 +44,7 @@ from openjanus.train.meters import (
 )
 from openjanus.train.other_face import OtherFace
 from openjanus.train.parallel import ALONE, World
-from openjanus.train.sharding import gather_model
+from openjanus.train.sharding import free_gathered, gather_model
 from openjanus.train.source_config import SourceConfig
 from openjanus.train.stages import freeze_for_stage
 from openjanus.train.step import build_step
@@ -344,6 +344,10 @@ class JanusTrainer:
         lora, seed = self.config.lora, self.config.run.seed
         prepare = None if lora is None else partial(add_lora, config=lora, seed=seed)
         return gather_model(self.model, self.world, instead=instead, prepare=prepare)
+
+    def reshard(self) -> None:
+        """Drop the whole weights that a forward without a backward left gathered."""
+        free_gathered(self._module)
 
     def state_dict(self) -> dict[str, Any]:
         """What is trained, with its optimizers, and counters; all that is frozen as a hash."""
