@@ -146,7 +146,7 @@ DEFECTS = (
         edits=(
             (
                 "batch, whole, doors, dropout=key",
-                "batch, self._num_supervised(batch) * len(batches), doors, dropout=key",
+                "batch, self.num_supervised(batch) * len(batches), doors, dropout=key",
             ),
         ),
         tests=(TRAINER + "test_accumulated_gradients_are_those_of_the_whole_batch",),
@@ -508,11 +508,11 @@ DEFECTS = (
         was="samples past the limit were cut silently, in the middle of a picture or an answer",
         edits=(
             (
-                "encoded = _encode_chat(sample, processor, mask_prompt)\n",
+                "    if len(encoded.input_ids) > max_length:\n        raise",
                 (
-                    "encoded = _encode_chat(sample, processor, mask_prompt)\n"
                     '    encoded = __import__("dataclasses").replace(encoded, input_ids='
                     "encoded.input_ids[:max_length], loss_mask=encoded.loss_mask[:max_length])\n"
+                    "    if len(encoded.input_ids) > max_length:\n        raise"
                 ),
             ),
         ),
