@@ -153,7 +153,7 @@ def test_wrong_questions_and_answers(table, tmp_path):
     with pytest.raises(ValueError, match="answers about nothing"):
         score([])
     with pytest.raises(ValueError, match="that is no number"):
-        score([("a", "0", 1, "yes")])  # type: ignore[list-item]
+        score([("a", "0", 1, "yes")])  # type: ignore[list-item] - refused when run
     path = tmp_path / "told.jsonl"
     table.write_text(HEADER + "a,t,1,7,entity,?\n")
     with pytest.raises(ValueError, match=r"has a broken item a .*depends on \[7\]"):

@@ -138,9 +138,9 @@ def test_what_the_plug_in_refuses(lmms_eval):
     with pytest.raises(ValueError, match="batch_size must be a whole number above 0, got 'auto'"):
         lmms.OpenJanus(pretrained="tiny", batch_size="auto")
     with pytest.raises(ValueError, match="choose a task of generate_until"):
-        Answerer.loglikelihood(None, [])  # type: ignore[arg-type]
+        Answerer.loglikelihood(None, [])  # type: ignore[arg-type] - refused when run
     with pytest.raises(ValueError, match="tasks of one round"):
-        Answerer.generate_until_multi_round(None, [])  # type: ignore[arg-type]
+        Answerer.generate_until_multi_round(None, [])  # type: ignore[arg-type] - refused when run
     with pytest.raises(ValueError, match="text and images, got video"):
         lmms._message({"role": "user", "content": [{"type": "video", "url": "x"}]})
     assert lmms._message({"role": "system", "content": "x"}) == {"role": "system", "content": "x"}

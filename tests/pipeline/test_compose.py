@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ def test_a_stream_that_is_closed_leaves_nothing_behind(eager: Janus) -> None:
     stream = eager.compose_stream("Tell a story.", **OPTIONS)
     next(piece for piece in stream if piece.image is not None)
     assert eager._engine.num_running == 1
-    stream.close()  # type: ignore[attr-defined]
+    assert isinstance(stream, Generator)
+    stream.close()
     assert not eager._engine.has_work
 
 

@@ -26,7 +26,7 @@ from openjanus.weights.formats import export_model
 from openjanus.weights.own import save_model
 
 COMPARE = """
-import pickle, sys
+import gc, pickle, sys
 from pathlib import Path
 import torch
 from torch.distributed.tensor import DTensor
@@ -48,9 +48,7 @@ def resume(trainer, config, world):
         folder = Path(config.run.dir)
         trainer.load_state_dict(load_checkpoint(newest_checkpoint(folder), world=world)["task"])
 
-with open(sys.argv[1], "rb") as file:
-    cases = pickle.load(file)
-with open_world("cpu", name="compare", timeout_s=300) as world:
+def compare(cases, world):
     for name, config in cases.items():
         model, processor = start_model(config, tell=False)
         whole = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -75,6 +73,12 @@ with open_world("cpu", name="compare", timeout_s=300) as world:
         assert early.trained.frozen_hash == late.trained.frozen_hash, name
         print(name, late.trained.frozen_hash)
         world.barrier()
+
+with open(sys.argv[1], "rb") as file:
+    cases = pickle.load(file)
+with open_world("cpu", name="compare", timeout_s=300) as world:
+    compare(cases, world)
+    gc.collect()  # what uses the groups of processes goes before they do
 """
 
 
@@ -88,7 +92,7 @@ def run_cases(cases: dict[str, Any], folder: Any) -> list[list[str]]:
     own["OMP_NUM_THREADS"] = "1"
     jobs = [
         subprocess.Popen(
-            [sys.executable, "-c", COMPARE, str(path)],
+            [sys.executable, "-X", "faulthandler", "-c", COMPARE, str(path)],
             env=os.environ | own | {"RANK": rank, "LOCAL_RANK": rank},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -6,7 +6,7 @@ import html
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 from torch import Tensor
@@ -53,12 +53,12 @@ class ComposeOptions:
         *,
         guidance_scale: float | None,
         image_temperature: float | None,
-        **others: object,
+        **others: Any,
     ) -> ComposeOptions:
         """The options asked for; where None, a model's own guidance scale and temperature."""
         scale = own.guidance_scale if guidance_scale is None else guidance_scale
         heat = own.temperature if image_temperature is None else image_temperature
-        return cls(guidance_scale=scale, image_temperature=heat, **others)  # type: ignore[arg-type]
+        return cls(guidance_scale=scale, image_temperature=heat, **others)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openjanus.eval import frechet
+from openjanus.eval.frechet import gaussian_of
+
 WINDOW = 11
 """Side of SSIM's Gaussian window, in pixels; pictures are at least as large."""
 SIGMA = 1.5
@@ -63,16 +66,12 @@ def frechet_distance(one: Tensor, other: Tensor) -> float:
         other: (m, d).
 
     Returns:
-        |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), never below 0.
+        ``eval.frechet.frechet_distance`` of them.
+
+    Raises:
+        ValueError: Fewer than 2 of one, or a number that is not finite.
     """
-    one, other = one.double(), other.double()
-    cov_a, cov_b = torch.cov(one.T), torch.cov(other.T)
-    # (C1 C2)^(1/2) has the trace of (C1^(1/2) C2 C1^(1/2))^(1/2), which is symmetric.
-    values, vectors = torch.linalg.eigh(cov_a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
-    gap = (one.mean(0) - other.mean(0)).square().sum()
-    return max(0.0, float(gap + cov_a.trace() + cov_b.trace() - 2 * cross))
+    return frechet.frechet_distance(*(gaussian_of(x.double().cpu().numpy()) for x in (one, other)))
 
 
 def codebook_use(counts: Tensor) -> tuple[float, float]:
