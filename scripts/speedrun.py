@@ -14,10 +14,12 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +56,8 @@ BEAT: Final = 5.0
 """Seconds between two writings of the clock."""
 ENDS: Final = 10
 """A loss fell if its last tenth lies below its first one."""
+STOPPED: Final = 130
+"""Exit code of a run that was asked to stop."""
 Record = dict[str, Any]
 
 
@@ -179,28 +183,45 @@ class Clock:
     def run(self, where: Record, name: str, command: Sequence[str]) -> None:
         """Run a command to its end; its seconds are added to `where[name]`.
 
+        A signal to stop is handed on, so that a training writes its checkpoint; the command has a
+        session of its own, or a terminal's Ctrl-C would reach it twice, and twice means at once.
+
         Raises:
-            SystemExit: It failed, with its own code.
+            SystemExit: It failed, with its own code, or was stopped.
         """
         before, began, last = where.get(name, 0.0), time.monotonic(), 0.0
-        process = subprocess.Popen([*COMMAND, *command], stdout=sys.stderr)
-        try:
+        process = subprocess.Popen([*COMMAND, *command], stdout=sys.stderr, start_new_session=True)
+        with _handed_on(process) as stopped:
             while process.poll() is None:
                 time.sleep(0.1)
-                spent = time.monotonic() - began
-                where[name] = round(before + spent, 1)
-                if spent - last >= BEAT:
-                    last = spent
+                where[name] = round(before + time.monotonic() - began, 1)
+                if time.monotonic() - began - last >= BEAT:
+                    last = time.monotonic() - began
                     self.write()
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-            where[name] = round(before + time.monotonic() - began, 1)
-            self.write()
+        self.write()
+        if stopped:
+            tell("stopped; the same command goes on from here")
+            raise SystemExit(STOPPED)
         if process.returncode != 0:
             tell(f"openjanus {command[0]} failed: mend it and give the same command again")
-            raise SystemExit(process.returncode)
+            raise SystemExit(process.returncode if process.returncode > 0 else 1)
+
+
+@contextmanager
+def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Hand signals to stop on to a process; gives those that came."""
+    came: list[int] = []
+
+    def hand_on(signum: int, _: object) -> None:
+        came.append(signum)
+        process.send_signal(signum)
+
+    before = {which: signal.signal(which, hand_on) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 def fetch_world(clock: Clock, folder: Path, *, shipped: bool) -> None:
@@ -236,6 +257,9 @@ def train(clock: Clock, folder: Path, member: Member) -> None:
         resume = json.dumps(bool(checkpoint_steps(own)))
         command = ["train", "--config", member.recipe, "--run.dir", str(own)]
         clock.run(stage, "seconds", [*command, "--run.resume", resume, *changes])
+    if not (own / "final").is_dir():
+        tell(f"{member.folder} was stopped; the same command goes on from here")
+        raise SystemExit(STOPPED)
     stage |= ends(own)
     clock.write()
 

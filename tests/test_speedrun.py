@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import os
 import re
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +132,26 @@ def test_the_clock_goes_on_where_it_was(speedrun, tmp_path, monkeypatch):
     assert stage["seconds"] >= once + 0.4
     written = json.loads((tmp_path / "record.json").read_text())
     assert written["training_seconds"] == stage["seconds"]
+
+
+def test_a_signal_to_stop_is_handed_on_once(speedrun, tmp_path, monkeypatch):
+    program = (
+        "import signal, sys, time; from pathlib import Path; "
+        "signal.signal(signal.SIGTERM, lambda *_: (Path(sys.argv[1]).touch(), sys.exit(0))); "
+        "time.sleep(60)"
+    )
+    monkeypatch.setattr(speedrun, "COMMAND", [sys.executable, "-c", program])
+    stage = {"recipe": "speedrun/vq", "seconds": 0.0}
+    clock = speedrun.Clock(tmp_path, {"stages": {"vq": stage}, "training_seconds": 0.0})
+    before = signal.getsignal(signal.SIGTERM)
+    timer = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    with pytest.raises(SystemExit) as stopped:
+        clock.run(stage, "seconds", [str(tmp_path / "saved")])
+    assert stopped.value.code == 130
+    assert (tmp_path / "saved").is_file()
+    assert 1 < json.loads((tmp_path / "record.json").read_text())["training_seconds"] < 50
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_both_ends_of_a_loss_are_means_and_a_tokenizer_is_told_by_l1(speedrun, tmp_path):
