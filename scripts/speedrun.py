@@ -54,8 +54,8 @@ SEED: Final = 0
 CPUS: Final = 2
 BEAT: Final = 5.0
 """Seconds between two writings of the clock."""
-ENDS: Final = 10
-"""A loss fell if its last tenth lies below its first one."""
+ENDS: Final = 4
+"""A loss fell if the mean of its last quarter lies below that of its first one."""
 STOPPED: Final = 130
 """Exit code of a run that was asked to stop."""
 Record = dict[str, Any]
