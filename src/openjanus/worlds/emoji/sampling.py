@@ -28,6 +28,7 @@ from openjanus.worlds.emoji.cells import (
 from openjanus.worlds.emoji.concepts import COLOURS, TINTABLE
 from openjanus.worlds.emoji.draws import below, pick
 from openjanus.worlds.emoji.scenes import OPPOSITE, Box, Scene, SceneObject, Tag, relations
+from openjanus.worlds.emoji.slots import largest_side, place_in_slots
 from openjanus.worlds.emoji.sprites import Rgb, Sprites
 
 Split = Literal["train", "held_out"]
@@ -120,6 +121,7 @@ def sample_scene(
     split: Split = "train",
     grid: int | None = None,
     two_sizes: bool = False,
+    slots: bool = False,
 ) -> Scene:
     """Draw a scene of one kind.
 
@@ -134,13 +136,13 @@ def sample_scene(
         two_sizes: On a grid: lone things are two thirds of the picture large and others five
             twelfths, on the first or the last of those grounds. The fewer looks a thing has, the
             sooner they are learnt.
+        slots: With two sizes: things lie in fixed places too, see `slots.ARRANGEMENTS`.
 
     Raises:
-        ValueError: A grid for "held_out", two sizes without a grid, or "held_out" for a tag that
-            has no held-out cell.
+        ValueError: A grid for "held_out", two sizes without a grid, slots without two sizes, or
+            "held_out" for a tag that has no held-out cell.
     """
-    if two_sizes and grid is None:
-        raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
+    check_tidiness(grid, two_sizes=two_sizes, slots=slots)
     if split == "held_out":
         if grid is not None:
             raise ValueError("scenes of split held_out keep to no grid: leave it out")
@@ -154,7 +156,9 @@ def sample_scene(
             continue
         for _ in range(LAYOUT_TRIES):
             objects = _lay_out(groups, rng, sprites)
-            if grid is not None:
+            if slots and grid is not None:
+                objects = place_in_slots(objects, grid, rng)
+            elif grid is not None:
                 objects = _tidied(objects, grid, two_sizes=two_sizes)
                 if objects is None:
                     continue
@@ -164,6 +168,18 @@ def sample_scene(
                 known = _grounds(grid, two_sizes=two_sizes)
                 background = _background(objects, rng, sprites, known, jittered=grid is None)
                 return Scene(objects=objects, background=background, tag=tag)
+
+
+def check_tidiness(grid: int | None, *, two_sizes: bool, slots: bool) -> None:
+    """Refuse options of `sample_scene` that lack what they narrow.
+
+    Raises:
+        ValueError: Two sizes without a grid, or slots without two sizes.
+    """
+    if two_sizes and grid is None:
+        raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
+    if slots and not two_sizes:
+        raise ValueError("slots are places for things of two sizes: set two_sizes too")
 
 
 def scene_for_cell(cell: Cell, rng: np.random.Generator, sprites: Sprites) -> Scene:
@@ -290,7 +306,7 @@ def _tidied(
         longer = max(x1 - x0, y1 - y0)
         places = step * max(1, round(longer * grid / step))
         if two_sizes:
-            places = round(grid * (2 / 3 if len(objects) == 1 else 5 / 12))
+            places = largest_side(len(objects), grid)
         scale = places / grid / longer
         width, height = (x1 - x0) * scale, (y1 - y0) * scale
         left, top = (round(v * grid) / grid for v in (x0, y0))
