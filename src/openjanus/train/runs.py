@@ -276,7 +276,10 @@ def _run_vq(config: VQTrainConfig, world: World) -> None:
     if type(door) is not VQConfig:
         raise ValueError(f"preset {config.preset!r} has a tokenizer of type {door.type!r}, not vq")
     model = VQTokenizer(door)
-    init_vq(model, config.run.seed)
+    if config.init is None:
+        init_vq(model, config.run.seed)
+    else:
+        load_door(beside(config.run.dir, config.init), model, door)
     model.to(world.device)
     trainer = VQTrainer(model, _pictures(config), config, world=world)
     _train_door(trainer, config, world, "vq", lambda: (trainer.result, door))
