@@ -401,5 +401,6 @@ def _read_dialogues(wheel: Path) -> Iterator[tuple[str, str]]:
 
 
 def tell(progress: Progress | None, line: str) -> None:
+    """Say a line to whoever listens."""
     if progress is not None:
         progress(line)
