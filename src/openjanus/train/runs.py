@@ -373,7 +373,7 @@ def _texts(config: TokenizerTrainConfig) -> Iterator[str]:
         item = sources[draw.source][draw.index]
         if isinstance(item, Sample):
             for turn in item.turns:
-                words = turn.text.replace(IMAGE_MARK, "")
+                words = turn.text.replace(IMAGE_MARK, "").replace(DRAW_MARK, "")
                 yield words
                 yield f" {words}"  # the template puts a space before what somebody says
         elif _is_pair(item):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -24,7 +25,7 @@ from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.draws import below, pick
 from openjanus.worlds.emoji.indexed import SCENE, VIRTUAL_LENGTH, WORDS, SceneSource
 from openjanus.worlds.emoji.sampling import touches_held_out
-from openjanus.worlds.emoji.scenes import Box, Scene, SceneObject, render
+from openjanus.worlds.emoji.scenes import Scene, SceneObject, render
 from openjanus.worlds.emoji.sprites import TINTS, Rgb, Sprites
 
 ChartKind = Literal["bars", "lines", "pie", "table"]
@@ -45,6 +46,9 @@ INKS: Final = ("red", "orange", "green", "blue", "purple", "brown")
 """Of bars and lines, and of a pie's slices in this order from a random one on."""
 
 OVERSAMPLING: Final = 4
+LEAST_GAP: Final = 2
+"""Between any two numbers of a pie that does not say them."""
+
 QUESTIONS_LIMIT: Final = 4
 """Every chart has so many."""
 
@@ -103,27 +107,28 @@ def sample_chart(
             background=pick(rng, GROUNDS),
             numbered=kind == "table" or rng.random() < 0.5,
         )
-        if not _meets_held_out(chart):
+        gap = min(b - a for a, b in pairwise(sorted(counts)))
+        if kind == "pie" and not chart.numbered and gap < LEAST_GAP:
+            continue
+        if not _meets_held_out(chart, sprites):
             return chart
 
 
-def icons(chart: Chart) -> Scene:
+def icons(chart: Chart, sprites: Sprites) -> Scene:
     """The emoji of a chart and where they stand."""
-    boxes = _icon_boxes(chart)
-    return Scene(
-        objects=tuple(
-            SceneObject(concept=name, vendor=chart.vendor, colour=None, box=box)
-            for name, box in zip(chart.counts, boxes, strict=True)
-        ),
-        background=chart.background,
-        tag="free",
-    )
+    things = []
+    for name, (x, y) in zip(chart.counts, _icon_centres(chart), strict=True):
+        aspect = sprites.aspect(name, chart.vendor)
+        half_x, half_y = ICON / 2 * min(1.0, aspect), ICON / 2 * min(1.0, 1 / aspect)
+        box = (x - half_x, y - half_y, x + half_x, y + half_y)
+        things.append(SceneObject(concept=name, vendor=chart.vendor, colour=None, box=box))
+    return Scene(objects=tuple(things), background=chart.background, tag="free")
 
 
-def _meets_held_out(chart: Chart) -> bool:
+def _meets_held_out(chart: Chart, sprites: Sprites) -> bool:
     """Whether a count or a pair, a relation of two emoji among it, is held out."""
     counted = (count_cell(name, n) for name, n in chart.counts.items() if 1 < n <= MAX_COUNT)
-    return any(map(is_held_out, counted)) or touches_held_out(icons(chart))
+    return any(map(is_held_out, counted)) or touches_held_out(icons(chart, sprites))
 
 
 def draw_chart(chart: Chart, size: int, sprites: Sprites) -> np.ndarray:
@@ -136,8 +141,9 @@ def draw_chart(chart: Chart, size: int, sprites: Sprites) -> np.ndarray:
     image = Image.new("RGB", (side, side), chart.background)
     _MARKS[chart.kind](ImageDraw.Draw(image), chart, side)
     pixels = np.array(image.resize((size, size), Image.Resampling.BOX))
-    drawn = render(icons(chart), size, sprites)
-    for x0, y0, x1, y1 in _icon_boxes(chart):
+    shown = icons(chart, sprites)
+    drawn = render(shown, size, sprites)
+    for x0, y0, x1, y1 in (thing.box for thing in shown.objects):
         place = np.s_[round(y0 * size) : round(y1 * size), round(x0 * size) : round(x1 * size)]
         pixels[place] = drawn[place]
     if chart.numbered:
@@ -157,18 +163,15 @@ def _height(count: int) -> float:
     return BASE - (BASE - TOP) * count / MOST
 
 
-def _icon_boxes(chart: Chart) -> list[Box]:
-    half = ICON / 2
+def _icon_centres(chart: Chart) -> list[tuple[float, float]]:
     if chart.kind == "pie":
-        centres = [
+        return [
             (PIE_CENTRE + RING * math.cos(angle), PIE_CENTRE + RING * math.sin(angle))
             for angle in _slice_middles(chart)
         ]
-    elif chart.kind == "table":
-        centres = [(0.25, y) for y in _middles(chart, 0.02, 0.98)]
-    else:
-        centres = [(x, 0.9) for x in _middles(chart)]
-    return [(x - half, y - half, x + half, y + half) for x, y in centres]
+    if chart.kind == "table":
+        return [(0.25, y) for y in _middles(chart, 0.02, 0.98)]
+    return [(x, 0.9) for x in _middles(chart)]
 
 
 def _number_places(chart: Chart) -> list[tuple[float, float]]:
@@ -185,7 +188,7 @@ def _number_places(chart: Chart) -> list[tuple[float, float]]:
 
 
 def _edges(chart: Chart) -> list[float]:
-    """Angles at which a pie's slices begin and the last ends, in radians, clockwise from the top."""
+    """Angles at which slices begin and the last ends, in radians, clockwise from the top."""
     total = sum(chart.counts.values())
     shares = np.cumsum([0, *chart.counts.values()]) / total
     return [2 * math.pi * float(share) - math.pi / 2 for share in shares]
@@ -193,7 +196,7 @@ def _edges(chart: Chart) -> list[float]:
 
 def _slice_middles(chart: Chart) -> list[float]:
     edges = _edges(chart)
-    return [(a + b) / 2 for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(a + b) / 2 for a, b in pairwise(edges)]
 
 
 def _rule(draw: ImageDraw.ImageDraw, side: int) -> None:
@@ -233,7 +236,7 @@ def _lines(draw: ImageDraw.ImageDraw, chart: Chart, side: int) -> None:
 def _pie(draw: ImageDraw.ImageDraw, chart: Chart, side: int) -> None:
     low, high = (PIE_CENTRE - PIE_RADIUS) * side, (PIE_CENTRE + PIE_RADIUS) * side
     edges = [math.degrees(edge) for edge in _edges(chart)]
-    for place, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for place, (start, end) in enumerate(pairwise(edges)):
         draw.pieslice((low, low, high, high), start, end, fill=_ink(chart, place))
 
 
@@ -264,7 +267,7 @@ MOST_OF: Final = (
     "which is most?",
     "what is there most of?",
     "which thing has the most?",
-    "which one is the highest number?",
+    "which one has the highest number?",
     "what comes first?",
 )
 LEAST_OF: Final = ("which is least?", "what is there least of?", "which thing has the fewest?")
