@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from openjanus.config import DoorConfig, SemanticConfig, SiglipConfig, VQConfig
 from openjanus.data.mixture import Mixture
-from openjanus.data.samples import IMAGE_MARK, Sample
+from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
 from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.siglip import SiglipEncoder

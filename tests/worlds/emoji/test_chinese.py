@@ -12,8 +12,10 @@ import pytest
 
 from openjanus.data.samples import IMAGE_MARK
 from openjanus.data.sources import build_source, source_names
+from openjanus.pipeline.load import load
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.recipes import load_recipe, read_recipe, recipe_names
+from openjanus.train.text_tokenizer_config import TokenizerTrainConfig
 from openjanus.worlds.emoji import chinese
 from openjanus.worlds.emoji.captions import phrase, things_of
 from openjanus.worlds.emoji.cells import Cell
@@ -177,3 +179,17 @@ def test_names_are_checked_against_the_package(
     monkeypatch.setattr(chinese, "npm_pack", lambda *pinned: pack(tmp_path, {"cat": "狮子"}))
     with pytest.raises(ValueError, match=r"name of 'cat' must be one of emojibase's, \['狮子'\]"):
         fetch_chinese(tmp_path / "other")
+
+
+def test_the_first_tokenizer_can_write_chinese() -> None:
+    """It is byte-level: nothing is lost, though no merge was learnt for it."""
+    tokenizer = load("nano-v0").processor.tokenizer
+    for known in NAMES.values():
+        assert tokenizer.decode(tokenizer.encode(known.name)) == known.name
+
+
+def test_the_tokenizer_of_the_next_nano_reads_chinese() -> None:
+    config = load_recipe("nano-v1/tokenizer", ["--run.dir", "somewhere"])
+    assert isinstance(config, TokenizerTrainConfig)
+    kinds = [s.options["kind"] for s in config.sources if s.type == "emoji-chinese"]
+    assert kinds == ["text", "und"]

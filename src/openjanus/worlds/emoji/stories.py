@@ -251,11 +251,11 @@ class EmojiStories(SceneSource):
     def num_drawn(self, index: int) -> int:
         """Pictures that a story draws."""
         index = self.checked(index)
-        return len(self.story(index)[0].scenes) - self._num_shown(index)
-
-    def _num_shown(self, index: int) -> int:
-        """Pictures to understand, which come first."""
         number = len(self.story(index)[0].scenes)
+        return number - self._num_shown(index, number)
+
+    def _num_shown(self, index: int, number: int) -> int:
+        """How many of a number of pictures are to be understood; they come first."""
         if self.kind == "und":
             return number
         rng = self.rng(index, WORDS)
@@ -266,7 +266,7 @@ class EmojiStories(SceneSource):
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
         story, sprites = self.story(index)
-        shown = self._num_shown(index)
+        shown = self._num_shown(index, len(story.scenes))
         parts = [
             f"{chapter.words} {IMAGE_MARK if place < shown else DRAW_MARK}"
             for place, chapter in enumerate(story.chapters)
