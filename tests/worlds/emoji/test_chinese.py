@@ -74,7 +74,7 @@ def test_questions_have_true_answers() -> None:
     assert answers["图里有狗吗？"] == {"有"}
     absent = {question for question, found in answers.items() if found == {"没有"}}
     assert len(absent) > 10
-    assert not any("狗" in question or "汽车" in question for question in absent)
+    assert not absent & {"图里有狗吗？", "你看到狗了吗？", "图里有汽车吗？", "你看到汽车了吗？"}
 
 
 def test_both_languages_tell_the_same(sprites: Sprites) -> None:

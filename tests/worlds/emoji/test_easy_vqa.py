@@ -129,8 +129,8 @@ class Colourist:
         replies = []
         for (message,) in conversations:
             image, text = (part[part["type"]] for part in message["content"])
-            names = {shade: name for name, shade in COLOURS.items()}
-            shade = tuple(int(v) for v in np.asarray(image)[9, 9])
+            names = {str(shade): name for name, shade in COLOURS.items()}
+            shade = str(tuple(np.asarray(image)[9, 9].tolist()))
             said = names.get(shade, "grey") if "color" in text else "Yes."
             usage = Usage(prompt_tokens=1, completion_tokens=1)
             replies.append(
