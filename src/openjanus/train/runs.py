@@ -353,7 +353,10 @@ def _run_tokenizer(config: TokenizerTrainConfig) -> None:
     model_config = preset(config.preset)
     _write_config(config)
     tokenizer = train_tokenizer(
-        _texts(config), model_config.text_vocab_size, model_config.processor
+        _texts(config),
+        model_config.text_vocab_size,
+        model_config.processor,
+        split_han=config.split_han,
     )
     _publish(config, lambda folder: tokenizer.save(folder / "tokenizer.json"))
     tqdm.write(f"tokenizer: {tokenizer.vocab_size} ids", file=sys.stderr)
