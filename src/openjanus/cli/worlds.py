@@ -25,6 +25,8 @@ def add_verbs(kinds: Any) -> None:
     fetch.add_argument("world", choices=["emoji"])
     fetch.add_argument("--folder", type=Path, help="where to; the cache folder when left out")
     fetch.add_argument("--pictures-only", action="store_true", help="leave the prose out")
+    fetch.add_argument("--easy-vqa", action="store_true", help="easy-VQA, and nothing else")
+    fetch.add_argument("--chinese", action="store_true", help="Chinese names, and nothing else")
     sheet = add_verb(kinds, "sheet", _sheet, "write a sheet of captioned scenes")
     sheet.add_argument("--n", type=int, default=24, help="scenes (%(default)s)")
     scene = add_verb(kinds, "scene", _scene, "write one scene, its caption and questions")
@@ -40,12 +42,19 @@ def add_verbs(kinds: Any) -> None:
 
 
 def _fetch(args: argparse.Namespace) -> None:
+    from openjanus.worlds.emoji.chinese import fetch_chinese
+    from openjanus.worlds.emoji.easy_vqa import fetch_easy_vqa
     from openjanus.worlds.emoji.fetch import fetch_emoji, fetch_text, same_sprites
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
 
     try:
+        if args.easy_vqa or args.chinese:
+            wanted = {fetch_easy_vqa: args.easy_vqa, fetch_chinese: args.chinese}
+            (folder,) = {fetch(args.folder, progress=tell) for fetch in wanted if wanted[fetch]}
+            print(folder)
+            return
         folder = fetch_emoji(args.folder, progress=tell)
         same = "equal" if same_sprites(folder) else "differ from"
         tell(f"the sprites just rendered {same} those that ship with the package")
