@@ -255,6 +255,23 @@ def test_a_scene_of_a_held_out_cell_with_its_answers(world, tmp_path, capsys):
         assert image.size == (48, 48)
 
 
+def test_a_scene_of_ones_own_words(world, tmp_path, capsys):
+    path = tmp_path / "scene.png"
+    arguments = ["data", "scene", "a red car left of two dogs", "--folder", str(world)]
+    assert main([*arguments, "--output", str(path), "--size", "64"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == [str(path), "a red car left of two dogs"]
+    assert said[-1].endswith("? red")
+    with Image.open(path) as image:
+        assert image.size == (64, 64)
+
+
+def test_the_shipped_artwork_draws_every_thing_of_the_world(tmp_path, capsys):
+    for concept in list(CONCEPTS.values())[::11]:
+        words = f"{concept.article} {concept.name}"
+        assert main(["data", "scene", words, "--output", str(tmp_path / "scene.png")]) == 0
+
+
 def test_a_scene_is_a_function_of_its_seed(world, tmp_path, capsys):
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         path = str(tmp_path / f"{name}.png")
@@ -361,6 +378,12 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["data", "sheet", "--n", "0"], "--n must be >= 1"),
         (["data", "scene", "--folder", "nowhere"], "nowhere"),
         (["data", "scene", "--tag", "color"], "'colors'"),
+        (["data", "scene", "a dgo"], "did you mean dog"),
+        (["data", "scene", "a teal car"], "'teal' of 'a teal car' is no colour of this world"),
+        (["data", "scene", "a dog", "--size", "0"], "--size must be >= 1"),
+        (["data", "scene", "a dog", "--split", "held_out"], "leave it out beside words"),
+        (["data", "scene", "a dog", "--tag", "colors"], "not allowed with"),
+        (["data", "scene", "a dog", "--folder", "x"], "openjanus data fetch emoji --folder x"),
         (["data", "scene", "--cell", "count/apples/3"], "nearest"),
         (["data", "scene", "--tag", "colors", "--cell", "count/cup/3"], "not allowed with"),
         (["train"], "--config"),
