@@ -86,6 +86,27 @@ def test_draw_draws_what_the_library_draws(tmp_path, capsys):
         assert np.array_equal(np.asarray(image), np.asarray(drawing.images[0]))
 
 
+def test_draw_keeps_the_best_of_some_candidates(tmp_path, capsys):
+    import openjanus
+
+    arguments = ["draw", "a red car", "--model", "tiny", "--seed", "7", "--best-of", "3"]
+    question = ["--judge-question", "Is this {prompt}?"]
+    assert main([*arguments, *question, "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    drawing = openjanus.load("tiny").draw(
+        "a red car", seed=7, best_of=3, judge_question="Is this {prompt}?"
+    )
+    assert drawing.candidates is not None
+    assert "asked: Is this a red car? (Yes or yes)" in said.err
+    assert f"picture 0: candidate {drawing.candidates.chosen[0]} of chances" in said.err
+    with Image.open(tmp_path / "0.png") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(drawing.images[0]))
+    told = json.loads((tmp_path / "drawing.json").read_text())
+    assert told["candidates"]["chosen"] == list(drawing.candidates.chosen)
+    assert main([*arguments, "--judge-question", "emoji", "--output", str(tmp_path)]) == 0
+    assert "asked: What colour is the car? (red)" in capsys.readouterr().err
+
+
 def test_chat_prints_the_reply(picture, capsys):
     import openjanus
 
@@ -349,6 +370,9 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["draw", "a car", "--model", "tiny", "--top-p", "0"], "top_p"),
         (["draw", "a car", "--model", "tiny", "--top-k", "0"], "top_k"),
         (["draw", "a car " * 400, "--model", "tiny"], "context"),
+        (["draw", "a car", "--model", "tiny", "--best-of", "0"], "best_of must be"),
+        (["draw", "a car", "--model", "tiny", "--judge-question", "Is it?"], "at best_of 1"),
+        (["draw", "a unicorn", "--best-of", "2"], "--judge-question of your own"),
         (["draw", "a car", "--model", "tinny"], "'tiny'"),
         (["draw", "a car", "--model", "no/such/folder"], "no/such/folder"),
         (["draw", "a car", "--model", "janus-pro-1b"], "deepseek-ai/Janus-Pro-1B"),
