@@ -125,7 +125,7 @@ def figures(rows: Sequence[Row], k: int, seed: int) -> dict[str, Any]:
 
 
 def read_rows(path: Path | None, settings: dict[str, Any]) -> dict[str, Row]:
-    """Rows of an earlier run by prompt.
+    """Rows of an earlier run by prompt, the last of each; fewer candidates are drawn again.
 
     Raises:
         ValueError: They are of other settings.
@@ -141,9 +141,7 @@ def read_rows(path: Path | None, settings: dict[str, Any]) -> dict[str, Row]:
 
 def main() -> None:
     """Print and write the figures of every K."""
-    parser = argparse.ArgumentParser(
-        description="Share of right drawings among those the nano chose."
-    )
+    parser = argparse.ArgumentParser(description="Right drawings among those the nano chose.")
     parser.add_argument("--prompts", type=int, default=192)
     parser.add_argument("--best-of", type=int, nargs="+", default=[1, 4, 8], metavar="K")
     parser.add_argument("--seed", type=int, default=0)
@@ -158,12 +156,12 @@ def main() -> None:
         parser.error("--best-of takes numbers of at least 1, one of them at least 2")
     asks = options.judge_question
     question: JudgeQuestion = checks_for_prompt if asks is None else asks
-    settings = {"model": options.model, "seed": options.seed, "best_of": most, "question": asks}
+    settings = {"model": options.model, "seed": options.seed, "question": asks}
     rows = read_rows(options.rows, settings)
     janus, referee = openjanus.load(options.model, device="cpu"), Judge.load()
     for line in tqdm(asked, desc=f"best of {most}"):
         prompt = line["prompt"]
-        if prompt in rows:
+        if prompt in rows and len(rows[prompt]["scores"]) >= most:
             continue
         # Of the prompt, not of its place: other numbers of prompts leave its drawings as they are.
         seed = options.seed * 2**32 + zlib.crc32(prompt.encode())
