@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,8 +118,10 @@ def _drawn_in_sight(args: argparse.Namespace, options: dict[str, Any]) -> Drawin
 
 def _judge_question(args: argparse.Namespace) -> JudgeQuestion | None:
     """What is asked about candidates; the nano was never asked about a whole prompt."""
+    from openjanus.pipeline.load import packaged_models
+
     asked = args.judge_question
-    if asked is None and re.fullmatch(r"nano(-v\d+)?", args.model):
+    if asked is None and args.model in packaged_models():
         asked = EMOJI_QUESTIONS
     if asked != EMOJI_QUESTIONS or args.best_of == 1:
         return asked
