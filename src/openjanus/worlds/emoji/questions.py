@@ -277,17 +277,16 @@ def _counting(shown: Sequence[Things], rng: np.random.Generator) -> list[Questio
     for things in shown:
         if things.concept in doubtful:
             continue
-        known = CONCEPTS[things.concept]
-        noun = f"pairs of {known.plural}" if known.pair else known.plural
+        text = frame.format(CONCEPTS[things.concept].counted)
         answer = NUMBER_WORDS[things.count]
-        found.append(Question(kind="counting", text=frame.format(noun), answer=answer))
+        found.append(Question(kind="counting", text=text, answer=answer))
     return found
 
 
 def _colour(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]:
     frame = pick(rng, COLOUR)
     return [
-        Question(kind="colour", text=frame.format(*_subject(things)), answer=things.colour)
+        Question(kind="colour", text=frame.format(*subject(things)), answer=things.colour)
         for things in shown
         if things.colour is not None
     ]
@@ -333,7 +332,7 @@ def _by_colour(shown: Sequence[Things], rng: np.random.Generator) -> list[Questi
     ]
 
 
-def _subject(things: Things) -> tuple[str, str]:
+def subject(things: Things) -> tuple[str, str]:
     """(verb, noun) of some things: ("is", "car"), ("are", "scissors"), ("are", "cars")."""
     known = CONCEPTS[things.concept]
     if things.count > 1:

@@ -6,13 +6,14 @@ scenes take a minute or two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import Final, Literal
 
 import numpy as np
 
+from openjanus.worlds.emoji.captions import Things
 from openjanus.worlds.emoji.cells import (
     MAX_COUNT,
     Cell,
@@ -101,6 +102,10 @@ scenes of many concepts, which touch many cells, are rejected more often."""
 
 LAYOUT_TRIES: Final = 8
 """Layouts tried for the same things before other things are drawn."""
+
+
+RELATED_TRIES: Final = 1000
+"""Layouts tried for things in a relation that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,6 +208,46 @@ def scene_for_cell(cell: Cell, rng: np.random.Generator, sprites: Sprites) -> Sc
             tries += 1
             continue
         return Scene(objects=objects, background=_background(objects, rng, sprites), tag=cell.tag)
+
+
+def scene_of_things(
+    things: Sequence[Things],
+    relation: str | None,
+    rng: np.random.Generator,
+    sprites: Sprites,
+    *,
+    tag: Tag,
+) -> Scene | None:
+    """Draw a scene of just these things, whatever is held out.
+
+    Args:
+        things: Of different concepts, one to four in all.
+        relation: Of all the first things seen from all the second, the only others; or None.
+        rng: Source of everything random.
+        sprites: The artwork.
+        tag: What the scene is called.
+
+    Returns:
+        The scene, or None where `RELATED_TRIES` layouts do not show the relation.
+    """
+    groups = [
+        _Group(
+            concept=some.concept,
+            vendor=pick(rng, sprites.vendors),
+            colour=some.colour,
+            count=some.count,
+        )
+        for some in things
+    ]
+    for _ in range(RELATED_TRIES):
+        objects = _lay_out(groups, rng, sprites)
+        first, second = objects[: groups[0].count], objects[groups[0].count :]
+        held = [relations(a.box, b.box) for a, b in product(first, second)]
+        # Of two things it is the only relation; corners of four cannot but hold another as well.
+        exact = len(held) == 1
+        if relation is None or all({relation} == r if exact else relation in r for r in held):
+            return Scene(objects=objects, background=_background(objects, rng, sprites), tag=tag)
+    return None
 
 
 def touches_held_out(scene: Scene) -> bool:
