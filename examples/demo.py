@@ -2,8 +2,8 @@
 
 The prompts are held-out cells of the emoji world, two of each of GenEval's tags (of lone things,
 which combine nothing, any two), chosen by a hash of the version, so that nobody picked them by
-their results: seed 0, first sample, whatever it is. The verdicts are the judge's, by GenEval's rules. The
-picture is what WORDS say, drawn truly; the true answers stand beside those given.
+their results: seed 0, first sample, whatever it is. The verdicts are the judge's, by GenEval's
+rules. The picture is what WORDS say, drawn truly; the true answers stand beside those given.
 
     make demo                                            python examples/demo.py
     make demo WORDS="two dogs left of a red car"         python examples/demo.py --words "..."
@@ -89,7 +89,7 @@ def talk(janus: openjanus.Janus, folder: Path, words: str) -> None:
 
 def main() -> None:
     """Draw and talk."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Draw, judge, and talk about a picture.")
     parser.add_argument("model", nargs="?", default="nano")
     parser.add_argument("folder", nargs="?", type=Path, default=Path("drawings/demo"))
     parser.add_argument("--words", default=WORDS, help="what your picture shows (%(default)s)")
