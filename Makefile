@@ -1,5 +1,5 @@
-# make demo        install into .venv, draw four prompts never trained on, ask about a picture
-#                  (MODEL=tiny: with random weights)
+# make demo        install into .venv, draw twelve prompts never trained on, and talk about a
+#                  picture of your own (WORDS="two dogs left of a red car"; MODEL=nano-v0, tiny)
 # make test        install with the developers' tools, run the whole suite but its long tests
 # make test-long   the long tests
 # make speedrun    from nothing to a judged nano, hours (IDEA="what is new"); docs/speedrun.md
@@ -14,6 +14,7 @@ VENV ?= .venv
 JOBS ?= 2
 MODEL ?= nano
 IDEA ?=
+WORDS ?= a red car left of two dogs
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
@@ -24,7 +25,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: $(VENV)/.installed
-	$(BIN)/python examples/demo.py $(MODEL)
+	$(BIN)/python examples/demo.py $(MODEL) --words "$(WORDS)"
 
 # One thread a worker: torch's own threads on top of the workers would only wait for each other.
 test: $(VENV)/.installed-dev

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import shlex
 import subprocess
@@ -98,13 +97,16 @@ def test_the_version_is_the_same_everywhere():
 
 
 def test_every_artwork_fetched_is_credited():
+    from openjanus.worlds.emoji.chinese import EMOJIBASE
+    from openjanus.worlds.emoji.easy_vqa import EASY_VQA
     from openjanus.worlds.emoji.fetch import ARTWORK, TEXT_SOURCES
 
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
     for artwork in ARTWORK:
         assert f"{artwork.package} {artwork.version}" in notice
         assert artwork.author in notice
-    for source in TEXT_SOURCES:
+    for source in (*TEXT_SOURCES, EASY_VQA, EMOJIBASE):
+        assert source["author"] in notice
         assert f"{source['package']} {source['version']}" in notice
 
 
@@ -129,32 +131,35 @@ def demo():
 
 def test_the_demo_draws_held_out_prompts_that_the_version_chooses(demo):
     from openjanus.worlds.emoji.captions import prompt_for_cell
-    from openjanus.worlds.emoji.cells import held_out_cells
+    from openjanus.worlds.emoji.cells import evaluation_cells
     from openjanus.worlds.emoji.scenes import GENEVAL_TAGS
 
-    tag_of = {prompt_for_cell(c): tag for tag in GENEVAL_TAGS for c in held_out_cells(tag)}
+    tag_of = {prompt_for_cell(c): tag for tag in GENEVAL_TAGS for c in evaluation_cells(tag)}
     chosen = demo.choose_prompts("0.1.0")
-    assert len({tag_of[prompt] for prompt in chosen}) == 4
+    assert [tag_of[prompt] for prompt in chosen] == [tag for tag in GENEVAL_TAGS for _ in range(2)]
     assert chosen == demo.choose_prompts("0.1.0")
     assert len({tuple(demo.choose_prompts(f"0.{minor}.0")) for minor in range(20)}) == 20
 
 
-def test_the_demo_draws_and_asks(demo, monkeypatch, tmp_path, capsys):
+def test_the_demo_draws_and_talks(demo, monkeypatch, tmp_path, capsys):
     import openjanus
     from openjanus.eval.geneval import Verdict
 
-    verdicts = [Verdict(correct=True), *[Verdict(correct=False, reasons=("no dog",))] * 3]
+    verdicts = [Verdict(correct=True), *[Verdict(correct=False, reasons=("no dog",))] * 11]
     monkeypatch.setattr(demo, "judge_drawings", lambda pictures, prompts: verdicts)
-    Image.new("RGB", (32, 32), "red").save(tmp_path / "scene.png")
-    told = {"caption": "a red thing", "questions": [["What is this?", "thing"]]}
-    (tmp_path / "scene.json").write_text(json.dumps(told))
+    monkeypatch.setattr(demo, "SIDE", 32)
     janus = openjanus.load("tiny")
     demo.draw(janus, tmp_path / "drawings")
-    demo.ask(janus, tmp_path)
+    demo.talk(janus, tmp_path, "two dogs and a red car")
     said = capsys.readouterr().out
     assert said.count("->  right") == 1
-    assert said.count("->  wrong: no dog") == 3
-    assert "(true: thing)" in said
+    assert said.count("->  wrong: no dog") == 11
+    assert "(true: red)" in said
+    assert "(true: two)" in said
+    with Image.open(tmp_path / "drawings" / "sheet.png") as sheet:
+        assert sheet.width > 4 * 64
+    with pytest.raises(ValueError, match="unicorn"):
+        demo.talk(janus, tmp_path, "a unicorn")
     first = janus.draw(demo.choose_prompts(openjanus.__version__)[0], seed=0).images[0]
-    with Image.open(tmp_path / "drawings" / "0.png") as image:
+    with Image.open(tmp_path / "drawings" / "00.png") as image:
         assert list(image.tobytes()) == list(first.tobytes())

@@ -12,8 +12,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -28,6 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from openjanus.worlds.emoji.concepts import CONCEPTS
+from openjanus.worlds.emoji.packages import checked, npm_pack, pip_wheel, run
 
 FORMAT_VERSION: Final = 1
 """Version of what is written to disk here."""
@@ -167,13 +166,13 @@ def fetch_emoji(folder: str | Path | None = None, *, progress: Progress | None =
     folder = default_folder() if folder is None else Path(folder)
     recipe = _recipe()
     record = folder / "sprites.json"
-    if _holds(record, "recipe", recipe) and (folder / "sprites.npz").is_file():
+    if holds(record, "recipe", recipe) and (folder / "sprites.npz").is_file():
         return folder
     names: list[list[str]] = []
     sprites: list[np.ndarray] = []
     with tempfile.TemporaryDirectory() as scratch:
         for artwork in ARTWORK:
-            _tell(progress, f"fetching {artwork.package} {artwork.version}")
+            tell(progress, f"fetching {artwork.package} {artwork.version}")
             icons, chars = _read_icons(_npm_pack(artwork, Path(scratch)))
             for concept in tqdm(CONCEPTS.values(), desc=artwork.vendor, leave=False, disable=None):
                 icon = chars.get(concept.code_point)
@@ -183,7 +182,7 @@ def fetch_emoji(folder: str | Path | None = None, *, progress: Progress | None =
                 names.append([concept.name, artwork.vendor])
     folder.mkdir(parents=True, exist_ok=True)
     _save_sprites(folder, names, sprites, recipe)
-    _tell(progress, f"wrote {len(sprites)} sprites to {folder}")
+    tell(progress, f"wrote {len(sprites)} sprites to {folder}")
     return folder
 
 
@@ -200,7 +199,7 @@ def fetch_icon(code_point: str, *, progress: Progress | None = None) -> dict[str
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
         for artwork in ARTWORK:
-            _tell(progress, f"fetching {artwork.package} {artwork.version}")
+            tell(progress, f"fetching {artwork.package} {artwork.version}")
             icons, chars = _read_icons(_npm_pack(artwork, Path(scratch)))
             found[artwork.vendor] = render_svg(icon_svg(icons, chars[code_point]), SPRITE_SIDE)
     return found
@@ -226,12 +225,12 @@ def fetch_text(folder: str | Path | None = None, *, progress: Progress | None = 
     """
     folder = default_folder() if folder is None else Path(folder)
     record_path = folder / "text.json"
-    if _holds(record_path, "sources", TEXT_SOURCES):
+    if holds(record_path, "sources", TEXT_SOURCES):
         return folder
     with tempfile.TemporaryDirectory() as scratch:
-        _tell(progress, f"fetching wordnet-base {WORDNET_VERSION}")
+        tell(progress, f"fetching wordnet-base {WORDNET_VERSION}")
         glosses = list(_read_glosses(_fetch_wordnet(Path(scratch))))
-        _tell(progress, f"fetching chatterbot-corpus {CHATTERBOT_VERSION}")
+        tell(progress, f"fetching chatterbot-corpus {CHATTERBOT_VERSION}")
         dialogues = list(_read_dialogues(_fetch_chatterbot(Path(scratch))))
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in (("glosses", glosses), ("dialogues", dialogues)):
@@ -239,7 +238,7 @@ def fetch_text(folder: str | Path | None = None, *, progress: Progress | None = 
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
     record = {"format_version": FORMAT_VERSION, "sources": TEXT_SOURCES}
     record_path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    _tell(progress, f"wrote {len(glosses)} glosses, {len(dialogues)} replies to {folder}")
+    tell(progress, f"wrote {len(glosses)} glosses, {len(dialogues)} replies to {folder}")
     return folder
 
 
@@ -294,7 +293,7 @@ def render_svg(svg: str, side: int) -> np.ndarray:
     return np.asarray(image.resize(size, Image.Resampling.BOX))
 
 
-def _holds(record: Path, key: str, wanted: object) -> bool:
+def holds(record: Path, key: str, wanted: object) -> bool:
     """Whether a record of this format exists and was made of just what is wanted now."""
     if not record.is_file():
         return False
@@ -341,13 +340,7 @@ def _save_sprites(
 
 
 def _npm_pack(artwork: Artwork, folder: Path) -> Path:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise FileNotFoundError("fetching emoji needs the command npm: install Node.js")
-    spec = f"{artwork.package}@{artwork.version}"
-    _run([npm, "pack", spec, "--pack-destination", str(folder)])
-    stem = artwork.package.removeprefix("@").replace("/", "-")
-    return _checked(folder / f"{stem}-{artwork.version}.tgz", artwork.sha256)
+    return npm_pack(artwork.package, artwork.version, artwork.sha256, folder)
 
 
 def _read_icons(tarball: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -367,9 +360,9 @@ def _fetch_wordnet(folder: Path) -> Path:
             raise FileNotFoundError(
                 f"fetching WordNet needs Debian's {command}: run on Debian or Ubuntu"
             )
-    _run(["apt-get", "download", f"wordnet-base={WORDNET_VERSION}"], cwd=folder)
-    package = _checked(next(folder.glob("wordnet-base_*.deb")), WORDNET_SHA256)
-    _run(["dpkg-deb", "--extract", str(package), str(folder / "wordnet")])
+    run(["apt-get", "download", f"wordnet-base={WORDNET_VERSION}"], cwd=folder)
+    package = checked(next(folder.glob("wordnet-base_*.deb")), WORDNET_SHA256)
+    run(["dpkg-deb", "--extract", str(package), str(folder / "wordnet")])
     return folder / "wordnet" / "usr" / "share" / "wordnet"
 
 
@@ -387,10 +380,7 @@ def _read_glosses(folder: Path) -> Iterator[str]:
 
 
 def _fetch_chatterbot(folder: Path) -> Path:
-    spec = f"chatterbot-corpus=={CHATTERBOT_VERSION}"
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    _run([*pip, "--dest", str(folder), spec])
-    return _checked(next(folder.glob("chatterbot_corpus-*.whl")), CHATTERBOT_SHA256)
+    return pip_wheel("chatterbot-corpus", CHATTERBOT_VERSION, CHATTERBOT_SHA256, folder)
 
 
 def _read_dialogues(wheel: Path) -> Iterator[tuple[str, str]]:
@@ -410,24 +400,7 @@ def _read_dialogues(wheel: Path) -> Iterator[tuple[str, str]]:
                         yield first, second
 
 
-def _run(command: list[str], cwd: Path | None = None) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(
-            f"command must succeed, {' '.join(command)!r} ended with {done.returncode}: "
-            f"{done.stderr.strip()[-500:]}"
-        )
-
-
-def _checked(path: Path, sha256: str) -> Path:
-    got = hashlib.sha256(path.read_bytes()).hexdigest()
-    if got != sha256:
-        raise ValueError(
-            f"{path.name} must have sha256 {sha256}, got {got}: fetch the pinned version"
-        )
-    return path
-
-
-def _tell(progress: Progress | None, line: str) -> None:
+def tell(progress: Progress | None, line: str) -> None:
+    """Say a line to whoever listens."""
     if progress is not None:
         progress(line)

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from openjanus.worlds.emoji.fetch import shipped_folder
-from openjanus.worlds.emoji.sampling import Split, sample_scene
+from openjanus.worlds.emoji.sampling import Split, check_tidiness, sample_scene
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, TAGS, Scene, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
 
@@ -33,7 +33,8 @@ SCENE, WORDS, CROP = 0, 1, 2
 class SceneSource:
     """Scenes by index: scene i is a function of (seed, i) and of what shapes scenes alone.
 
-    That is the split, the tags, the artwork with its vendors, `grid` and `two_sizes`.
+    That is the split, the tags, the artwork with its vendors, `grid`, `two_sizes` and
+    `slots`.
 
     Args:
         folder: Where `fetch_emoji` wrote; None takes the shipped sprites. Read once a process.
@@ -44,14 +45,15 @@ class SceneSource:
         size: Side of the pictures in pixels.
         grid: Places a side of the grid that things keep to, see `sample_scene`; None is none.
         two_sizes: Whether things on the grid have two sizes and two grounds, see `sample_scene`.
+        slots: Whether such things lie in fixed places too, see `sample_scene`.
         vendors: Whose artwork is shown; None shows all.
         length: How many items iteration sees. `scene`, `picture` and `key` take any index.
 
     Raises:
         FileNotFoundError: The folder holds no sprites.
         ValueError: Unknown or weightless tags, tags that the split lacks, a size or length
-            below 1, a grid below 8 or for "held_out", two sizes without a grid, unknown vendors,
-            or both a folder and sprites.
+            below 1, a grid below 8 or for "held_out", two sizes without a grid, slots without
+            two sizes, unknown vendors, or both a folder and sprites.
     """
 
     name = "emoji"
@@ -69,6 +71,7 @@ class SceneSource:
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
         two_sizes: bool = False,
+        slots: bool = False,
         vendors: Sequence[str] | None = None,
     ) -> None:
         if grid is not None and (grid < LEAST_GRID or split != "train"):
@@ -94,10 +97,10 @@ class SceneSource:
         self.split: Split = split
         self.size = size
         self.length = length
-        if two_sizes and grid is None:
-            raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
+        check_tidiness(grid, two_sizes=two_sizes, slots=slots)
         self.grid = grid
         self.two_sizes = two_sizes
+        self.slots = slots
         self._tags = tuple(tags)
         self._edges = np.cumsum(list(tags.values())) / sum(tags.values())
 
@@ -109,7 +112,13 @@ class SceneSource:
         rng = self.rng(index, SCENE)
         tag = self._tags[int(np.searchsorted(self._edges, rng.random(), side="right"))]
         return sample_scene(
-            rng, tag, self.sprites, split=self.split, grid=self.grid, two_sizes=self.two_sizes
+            rng,
+            tag,
+            self.sprites,
+            split=self.split,
+            grid=self.grid,
+            two_sizes=self.two_sizes,
+            slots=self.slots,
         )
 
     def picture(self, index: int) -> np.ndarray:

@@ -7,7 +7,7 @@ there are kinds for practice, which no exam asks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -228,18 +228,7 @@ def _existence(
     unseen_pairs: bool,
 ) -> tuple[list[Question], list[Question]]:
     present = {things.concept for things in shown}
-    doubtful = _doubtful(present)
-    match negatives:
-        case "random":
-            absent = set(CONCEPTS)
-        case "popular":
-            absent = set(popular_concepts())
-        case "adversarial":
-            groups = {CONCEPTS[name].group for name in present}
-            absent = {name for name in CONCEPTS if CONCEPTS[name].group in groups}
-    absent -= present | doubtful
-    if not unseen_pairs:
-        absent = {a for a in absent if not any(is_held_out(pair_cell(a, b)) for b in present)}
+    absent = set(absent_things(present, negatives, unseen_pairs=unseen_pairs))
     frame = pick(rng, EXISTENCE)
 
     def questions(names: set[str], answer: str) -> list[Question]:
@@ -252,29 +241,52 @@ def _existence(
     return questions(present, "yes"), questions(absent, "no")
 
 
-def _doubtful(present: set[str]) -> set[str]:
+def absent_things(
+    present: Collection[str], negatives: Negatives = "random", *, unseen_pairs: bool = False
+) -> list[str]:
+    """Concepts that are surely not in a picture, in the world's order.
+
+    Args:
+        present: Those that are.
+        negatives: Which to take.
+        unseen_pairs: Whether to take those whose pair with something present is held out.
+    """
+    match negatives:
+        case "random":
+            absent = set(CONCEPTS)
+        case "popular":
+            absent = set(popular_concepts())
+        case "adversarial":
+            groups = {CONCEPTS[name].group for name in present}
+            absent = {name for name in CONCEPTS if CONCEPTS[name].group in groups}
+    absent -= {*present} | doubtful_things(present)
+    if not unseen_pairs:
+        absent = {a for a in absent if not any(is_held_out(pair_cell(a, b)) for b in present)}
+    return [name for name in CONCEPTS if name in absent]  # a set's order changes from run to run
+
+
+def doubtful_things(present: Collection[str]) -> set[str]:
     """Concepts that the pictures of others show too."""
     return {ALSO_SHOWN[name] for name in present if name in ALSO_SHOWN}
 
 
 def _counting(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]:
     frame = pick(rng, COUNTING)
-    doubtful = _doubtful({things.concept for things in shown})
+    doubtful = doubtful_things({things.concept for things in shown})
     found = []
     for things in shown:
         if things.concept in doubtful:
             continue
-        known = CONCEPTS[things.concept]
-        noun = f"pairs of {known.plural}" if known.pair else known.plural
+        text = frame.format(CONCEPTS[things.concept].counted)
         answer = NUMBER_WORDS[things.count]
-        found.append(Question(kind="counting", text=frame.format(noun), answer=answer))
+        found.append(Question(kind="counting", text=text, answer=answer))
     return found
 
 
 def _colour(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]:
     frame = pick(rng, COLOUR)
     return [
-        Question(kind="colour", text=frame.format(*_subject(things)), answer=things.colour)
+        Question(kind="colour", text=frame.format(*subject(things)), answer=things.colour)
         for things in shown
         if things.colour is not None
     ]
@@ -320,7 +332,7 @@ def _by_colour(shown: Sequence[Things], rng: np.random.Generator) -> list[Questi
     ]
 
 
-def _subject(things: Things) -> tuple[str, str]:
+def subject(things: Things) -> tuple[str, str]:
     """(verb, noun) of some things: ("is", "car"), ("are", "scissors"), ("are", "cars")."""
     known = CONCEPTS[things.concept]
     if things.count > 1:

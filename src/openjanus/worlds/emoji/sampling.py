@@ -6,13 +6,14 @@ scenes take a minute or two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import Final, Literal
 
 import numpy as np
 
+from openjanus.worlds.emoji.captions import Things
 from openjanus.worlds.emoji.cells import (
     MAX_COUNT,
     Cell,
@@ -28,6 +29,7 @@ from openjanus.worlds.emoji.cells import (
 from openjanus.worlds.emoji.concepts import COLOURS, TINTABLE
 from openjanus.worlds.emoji.draws import below, pick
 from openjanus.worlds.emoji.scenes import OPPOSITE, Box, Scene, SceneObject, Tag, relations
+from openjanus.worlds.emoji.slots import largest_side, place_in_slots
 from openjanus.worlds.emoji.sprites import Rgb, Sprites
 
 Split = Literal["train", "held_out"]
@@ -102,6 +104,10 @@ LAYOUT_TRIES: Final = 8
 """Layouts tried for the same things before other things are drawn."""
 
 
+RELATED_TRIES: Final = 1000
+"""Layouts tried for things in a relation that was asked for."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Group:
     """Some things of one concept, before they have places."""
@@ -120,6 +126,7 @@ def sample_scene(
     split: Split = "train",
     grid: int | None = None,
     two_sizes: bool = False,
+    slots: bool = False,
 ) -> Scene:
     """Draw a scene of one kind.
 
@@ -134,13 +141,13 @@ def sample_scene(
         two_sizes: On a grid: lone things are two thirds of the picture large and others five
             twelfths, on the first or the last of those grounds. The fewer looks a thing has, the
             sooner they are learnt.
+        slots: With two sizes: things lie in fixed places too, see `slots.ARRANGEMENTS`.
 
     Raises:
-        ValueError: A grid for "held_out", two sizes without a grid, or "held_out" for a tag that
-            has no held-out cell.
+        ValueError: A grid for "held_out", two sizes without a grid, slots without two sizes, or
+            "held_out" for a tag that has no held-out cell.
     """
-    if two_sizes and grid is None:
-        raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
+    check_tidiness(grid, two_sizes=two_sizes, slots=slots)
     if split == "held_out":
         if grid is not None:
             raise ValueError("scenes of split held_out keep to no grid: leave it out")
@@ -154,7 +161,9 @@ def sample_scene(
             continue
         for _ in range(LAYOUT_TRIES):
             objects = _lay_out(groups, rng, sprites)
-            if grid is not None:
+            if slots and grid is not None:
+                objects = place_in_slots(objects, grid, rng)
+            elif grid is not None:
                 objects = _tidied(objects, grid, two_sizes=two_sizes)
                 if objects is None:
                     continue
@@ -164,6 +173,18 @@ def sample_scene(
                 known = _grounds(grid, two_sizes=two_sizes)
                 background = _background(objects, rng, sprites, known, jittered=grid is None)
                 return Scene(objects=objects, background=background, tag=tag)
+
+
+def check_tidiness(grid: int | None, *, two_sizes: bool, slots: bool) -> None:
+    """Refuse options of `sample_scene` that lack what they narrow.
+
+    Raises:
+        ValueError: Two sizes without a grid, or slots without two sizes.
+    """
+    if two_sizes and grid is None:
+        raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
+    if slots and not two_sizes:
+        raise ValueError("slots are places for things of two sizes: set two_sizes too")
 
 
 def scene_for_cell(cell: Cell, rng: np.random.Generator, sprites: Sprites) -> Scene:
@@ -187,6 +208,46 @@ def scene_for_cell(cell: Cell, rng: np.random.Generator, sprites: Sprites) -> Sc
             tries += 1
             continue
         return Scene(objects=objects, background=_background(objects, rng, sprites), tag=cell.tag)
+
+
+def scene_of_things(
+    things: Sequence[Things],
+    relation: str | None,
+    rng: np.random.Generator,
+    sprites: Sprites,
+    *,
+    tag: Tag,
+) -> Scene | None:
+    """Draw a scene of just these things, whatever is held out.
+
+    Args:
+        things: Of different concepts, one to four in all.
+        relation: Of all the first things seen from all the second, the only others; or None.
+        rng: Source of everything random.
+        sprites: The artwork.
+        tag: What the scene is called.
+
+    Returns:
+        The scene, or None where `RELATED_TRIES` layouts do not show the relation.
+    """
+    groups = [
+        _Group(
+            concept=some.concept,
+            vendor=pick(rng, sprites.vendors),
+            colour=some.colour,
+            count=some.count,
+        )
+        for some in things
+    ]
+    for _ in range(RELATED_TRIES):
+        objects = _lay_out(groups, rng, sprites)
+        first, second = objects[: groups[0].count], objects[groups[0].count :]
+        held = [relations(a.box, b.box) for a, b in product(first, second)]
+        # Of two things it is the only relation; corners of four cannot but hold another as well.
+        exact = len(held) == 1
+        if relation is None or all({relation} == r if exact else relation in r for r in held):
+            return Scene(objects=objects, background=_background(objects, rng, sprites), tag=tag)
+    return None
 
 
 def touches_held_out(scene: Scene) -> bool:
@@ -290,7 +351,7 @@ def _tidied(
         longer = max(x1 - x0, y1 - y0)
         places = step * max(1, round(longer * grid / step))
         if two_sizes:
-            places = round(grid * (2 / 3 if len(objects) == 1 else 5 / 12))
+            places = largest_side(len(objects), grid)
         scale = places / grid / longer
         width, height = (x1 - x0) * scale, (y1 - y0) * scale
         left, top = (round(v * grid) / grid for v in (x0, y0))

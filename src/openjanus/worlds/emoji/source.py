@@ -66,6 +66,7 @@ class EmojiPictures(SceneSource):
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
         two_sizes: bool = False,
+        slots: bool = False,
         vendors: Sequence[str] | None = None,
         dense: bool = False,
     ) -> None:
@@ -79,6 +80,7 @@ class EmojiPictures(SceneSource):
             length=length,
             grid=grid,
             two_sizes=two_sizes,
+            slots=slots,
             vendors=vendors,
         )
         self.dense = dense
@@ -183,6 +185,7 @@ class EmojiScenes(SceneSource):
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
         two_sizes: bool = False,
+        slots: bool = False,
         vendors: Sequence[str] | None = None,
         least_questions: int = 1,
         most_questions: int = 6,
@@ -220,6 +223,7 @@ class EmojiScenes(SceneSource):
             length=length,
             grid=grid,
             two_sizes=two_sizes,
+            slots=slots,
             vendors=vendors,
         )
         self.kind: Literal["und", "gen"] = kind

@@ -275,7 +275,7 @@ class EmojiTask:
         }
         self._write_sheet(drawn, folder)
         return {
-            "drawing": _drawing_scores(drawn, seed) | {"ceiling": round(overall(ceilings), 4)},
+            "drawing": drawing_scores(drawn, seed) | {"ceiling": round(overall(ceilings), 4)},
             "understanding": {
                 **_accuracies(seen),
                 "blind": _accuracies(blind),
@@ -358,7 +358,7 @@ def _shares(kind: QuestionKind, n: int) -> list[tuple[Negatives, int]]:
     return [(negatives, least + (i < more)) for i, negatives in enumerate(NEGATIVES)]
 
 
-def _drawing_scores(drawn: Sequence[Prediction], seed: int) -> dict[str, Any]:
+def drawing_scores(drawn: Sequence[Prediction], seed: int) -> dict[str, Any]:
     """Scores a tag and overall, with 95 % intervals bootstrapped by cell."""
     groups: dict[str, tuple[list[bool], list[str]]] = {tag: ([], []) for tag in TAGS}
     for prediction in drawn:
