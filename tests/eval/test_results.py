@@ -139,6 +139,35 @@ def test_figures_of_the_emoji_world_never_stand_under_the_papers_geneval(tmp_pat
     assert next(iter(answers.rows[0].figures.values())).note == "blind 0.250"
 
 
+def test_languages_and_plain_accuracies_have_their_columns(tmp_path: Path) -> None:
+    both = emoji(0.5)
+    scores = {key: both["drawing"][key] for key in ("overall", "tags", "ci", "n")}
+    languages = {"english": scores, "chinese": scores | {"overall": 0.3}}
+    told = both | {"task": "emoji-chinese-drawing", "drawing": languages, "rules": "in two, v1"}
+    plain = {
+        "format_version": 3,
+        "task": "easy-vqa",
+        "rules": "exact match, v1",
+        "limit": None,
+        "accuracy": 0.8,
+        "ci": [0.7, 0.9],
+        "n": {"all": 90},
+        "blind": {"accuracy": 0.3},
+        "kinds": {"shape": 0.75},
+        "kinds_ci": {"shape": [0.6, 0.9]},
+    }
+    runs = [write(tmp_path / "zh", told), write(tmp_path / "easy", plain)]
+    tables = compare([read_result(run) for run in runs])
+    assert [column.title for column in tables[0].columns[:3]] == [
+        "drawing overall, english prompts (in two, v1)",
+        "drawing overall, chinese prompts (in two, v1)",
+        "easy-vqa accuracy (exact match, v1)",
+    ]
+    assert cells(tables[0], "zh") == [0.5, 0.3, None, None]
+    assert cells(tables[0], "easy") == [None, None, 0.8, None]
+    assert cells(tables[-1], "easy") == [0.75]
+
+
 def test_geneval_proper_stands_beside_the_papers_with_their_judge_named(tmp_path: Path) -> None:
     tables = compare([read_result(write(tmp_path / "run", geneval()))])
     assert tables[0].columns[0].title.endswith("papers: photographs; Mask2Former and CLIP judge")

@@ -137,6 +137,8 @@ def _why_no_summary(folder: Path) -> str:
 def _blocks(summary: Mapping[str, Any]) -> list[Block]:
     if "drawing" in summary:
         return _world_blocks(summary)
+    if "accuracy" in summary:
+        return [_accuracy_block(summary)]
     if "tags" in summary:
         return [_geneval_block(summary)]
     if "perplexity" in summary:
@@ -203,32 +205,16 @@ def _geneval_block(summary: Mapping[str, Any]) -> Block:
 
 
 def _world_blocks(summary: Mapping[str, Any]) -> list[Block]:
-    """Drawing by tags and answers by kinds, as the task of a world has them."""
-    drawing, told, details = summary["drawing"], summary["understanding"], summary["details"]
+    """Drawing by tags, as the tasks of a world have it, and answers by kinds."""
+    drawing = summary["drawing"]
+    if "overall" not in drawing:  # the same in several languages
+        return [
+            _judged_block(summary, scores, f"drawing overall, {language} prompts", summary["rules"])
+            for language, scores in drawing.items()
+        ]
     rules, _, answers = summary["rules"].partition("; ")
-    options = summary["options"]
-    names = {"judge": "judge_sha256", "artwork": "sprites_sha256"}
-    marks = {mark: options[name] for mark, name in names.items() if name in options}
-    judged = Block(
-        task=summary["task"],
-        title="drawing overall",
-        rules=rules,
-        rule=None,
-        unit="share",
-        limit=summary.get("limit"),
-        marks=marks,
-        main=Figure(
-            value=drawing["overall"],
-            interval=_edges(drawing["ci"], "overall"),
-            n=drawing["n"],
-            note=f"ceiling {drawing['ceiling']:.3f}",
-        ),
-        parts={
-            tag: Figure(value=value, interval=_edges(drawing["ci"], tag))
-            for tag, value in drawing["tags"].items()
-        },
-        like="geneval" if set(drawing["tags"]) == set(TAGS) else "",
-    )
+    judged = _judged_block(summary, drawing, "drawing overall", rules)
+    told, details = summary["understanding"], summary["details"]
     kinds = {kind: value for kind, value in told.items() if kind not in ("blind", "n")}
     asked = Block(
         task=summary["task"],
@@ -237,7 +223,7 @@ def _world_blocks(summary: Mapping[str, Any]) -> list[Block]:
         rule=None,
         unit="share",
         limit=summary.get("limit"),
-        marks={"artwork": marks.get("artwork", "")},
+        marks={"artwork": judged.marks.get("artwork", "")},
         parts={
             kind: Figure(
                 value=value,
@@ -248,6 +234,57 @@ def _world_blocks(summary: Mapping[str, Any]) -> list[Block]:
         },
     )
     return [judged, asked]
+
+
+def _judged_block(
+    summary: Mapping[str, Any], drawing: Mapping[str, Any], title: str, rules: str
+) -> Block:
+    options = summary["options"]
+    names = {"judge": "judge_sha256", "artwork": "sprites_sha256"}
+    ceiling = f"ceiling {drawing['ceiling']:.3f}" if "ceiling" in drawing else ""
+    return Block(
+        task=summary["task"],
+        title=title,
+        rules=rules,
+        rule=None,
+        unit="share",
+        limit=summary.get("limit"),
+        marks={mark: options[name] for mark, name in names.items() if name in options},
+        main=Figure(
+            value=drawing["overall"],
+            interval=_edges(drawing["ci"], "overall"),
+            n=drawing["n"],
+            note=ceiling,
+        ),
+        parts={
+            tag: Figure(value=value, interval=_edges(drawing["ci"], tag))
+            for tag, value in drawing["tags"].items()
+        },
+        like="geneval" if set(drawing["tags"]) == set(TAGS) else "",
+    )
+
+
+def _accuracy_block(summary: Mapping[str, Any]) -> Block:
+    blind = summary.get("blind")
+    return Block(
+        task=summary["task"],
+        title=f"{summary['task']} accuracy",
+        rules=summary["rules"],
+        rule=None,
+        unit="share",
+        limit=summary.get("limit"),
+        marks={},
+        main=Figure(
+            value=summary["accuracy"],
+            interval=_pair(summary["ci"]),
+            n=summary["n"]["all"],
+            note="" if blind is None else f"blind {blind['accuracy']:.3f}",
+        ),
+        parts={
+            kind: Figure(value=value, interval=_edges(summary["kinds_ci"], kind))
+            for kind, value in summary["kinds"].items()
+        },
+    )
 
 
 def _perplexity_block(summary: Mapping[str, Any]) -> Block:
