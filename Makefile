@@ -2,6 +2,8 @@
 #                  picture of your own (WORDS="two dogs left of a red car"; MODEL=nano-v0, tiny)
 # make test        install with the developers' tools, run the whole suite but its long tests
 # make test-long   the long tests
+# make speedrun    from nothing to a judged nano, hours (IDEA="what is new"); docs/speedrun.md
+# make speedrun-mini  the same with every part made tiny, minutes
 # make check       lint, format, types, import rules, wheel and sdist, a drawing from the wheel
 # make clean       remove what these made, the environment included
 
@@ -11,11 +13,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 VENV ?= .venv
 JOBS ?= 2
 MODEL ?= nano
+IDEA ?=
 WORDS ?= a red car left of two dogs
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-long check lint wheel-demo clean
+.PHONY: help demo test test-long speedrun speedrun-mini check lint wheel-demo clean
 .DELETE_ON_ERROR:
 
 help:
@@ -30,6 +33,17 @@ test: $(VENV)/.installed-dev
 
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m long
+
+# Goes on where it was stopped; another try begins with another folder: OUTPUT=runs/other.
+OUTPUT ?= runs/speedrun
+speedrun: $(VENV)/.installed-dev
+	$(BIN)/python scripts/speedrun.py --output "$(OUTPUT)" --idea "$(IDEA)"
+
+# From nothing each time, and with what ships alone: no network.
+speedrun-mini: $(VENV)/.installed-dev
+	rm -rf build/speedrun-mini
+	$(BIN)/python scripts/speedrun.py --recipe speedrun/mini --shipped-world --limit 4 \
+		--output build/speedrun-mini --idea "none: every part made tiny"
 
 check: lint wheel-demo
 

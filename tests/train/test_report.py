@@ -148,3 +148,49 @@ def test_the_summary_tells_the_best_and_an_early_end(tmp_path: Path) -> None:
     assert summarise(run).splitlines()[0] == (
         f"{run}: 3 steps, 2 s each (median), complete, best val_loss at 2, patience ended at 3"
     )
+
+
+def write_result(folder: Path, value: float) -> Path:
+    folder.mkdir()
+    score = {"name": "GQA accuracy", "value": value, "unit": "percent", "interval": [1.0, 99.0]}
+    summary = {"format_version": 3, "task": "gqa", "rules": "exact, v1", "limit": None, "n": 7}
+    options = {"rule": "exact", "files": ["q.json"], "files_sha256": "a"}
+    told = summary | {"score": score, "options": options}
+    (folder / "summary.json").write_text(json.dumps(told))
+    return folder
+
+
+def test_results_become_a_table_and_bars_beside_the_papers(tmp_path: Path, capsys) -> None:
+    runs = [write_result(tmp_path / name, value) for name, value in (("one", 40.0), ("two", 50.0))]
+    output = tmp_path / "new" / "bars.png"
+    assert main(["report", *map(str, runs), "--output", str(output)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "| | GQA accuracy (exact, v1); papers: exact match |" in told
+    assert "| one | 40.00 (1.00 to 99.00), n 7 |" in told
+    assert "| *Janus-Pro-7B* (paper) | 62.0 |" in told
+    assert told[-1] == str(output)
+    with Image.open(output) as image:
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    colours, counts = np.unique(pixels, axis=0, return_counts=True)
+    drawn = {tuple(map(int, c)) for c, n in zip(colours, counts, strict=True) if n > 500}
+    # The bars of both runs, and the papers' grey.
+    assert {(31, 119, 180), (255, 127, 14), (191, 191, 191)} <= drawn
+
+
+def test_a_mixed_list_has_curves_and_bars(tmp_path: Path, capsys) -> None:
+    run = write_run(tmp_path / "run", loss=[3.0, 2.0])
+    result = write_result(tmp_path / "result", 40.0)
+    command = ["report", str(run), str(result), "--output", str(tmp_path / "both.png")]
+    assert main([*command, "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    pictures = [str(tmp_path / name) for name in ("both-curves.png", "both-results.png")]
+    assert told["pictures"] == pictures
+    assert all(Path(picture).is_file() for picture in pictures)
+    assert told["format_version"] == 1
+    assert "run: 2 steps, no result" in told["runs"][str(run)]
+    (table,) = told["tables"]
+    rows = {row["name"]: row for row in table["rows"]}
+    assert rows["result"]["figures"][0]["interval"] == [1.0, 99.0]
+    assert rows["Janus 1.3B"]["figures"][0]["value"] == 59.1
+    assert rows["Janus 1.3B"]["paper"] is True
+    assert any("2410.13848" in source for source in table["sources"])

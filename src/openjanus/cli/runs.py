@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,9 +69,16 @@ def train(args: argparse.Namespace) -> None:
 
 
 def _add_report(verbs: Any) -> None:
-    parser = add_verb(verbs, "report", _report, "draw the curves of runs, and sum them up")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
-    parser.add_argument("--output", type=Path, default=Path("curves.png"), help="%(default)s")
+    parser = add_verb(verbs, "report", _report, "compare runs, and draw them")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="folder of a run of train or of eval"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="the picture (curves.png, results.png); of both kinds, -curves and -results are added",
+    )
+    parser.add_argument("--format", choices=["markdown", "json"], default="markdown")
     parser.add_argument(
         "--spikes",
         action="store_true",
@@ -82,14 +90,52 @@ def _add_report(verbs: Any) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from openjanus.train.report import draw_curves, report_spikes, summarise
+    from openjanus.eval.results import is_result, read_result
+    from openjanus.eval.tables import FORMAT_VERSION, as_data, compare, markdown
+    from openjanus.train.report import draw_curves, is_run, report_spikes, summarise
+    from openjanus.train.result_bars import draw_results
 
-    draw_curves(args.runs, args.output, metrics=args.metrics, spikes=args.spikes)
-    for run in args.runs:
-        print(summarise(run))
+    folders = list(dict.fromkeys(args.runs))
+    trained = [folder for folder in folders if is_run(folder)]
+    judged = [folder for folder in folders if is_result(folder)]
+    for folder in folders:
+        if folder not in (*trained, *judged):
+            raise FileNotFoundError(
+                f"{folder} is no run: give a folder that train (metrics.jsonl) or eval "
+                "(summary.json) wrote"
+            )
+    if not trained and (args.spikes or args.metrics):
+        option = "--spikes" if args.spikes else "--metrics"
+        raise ValueError(f"{option} is about runs of train, and none is given: leave it out")
+    curves, bars = _pictures(args.output, both=bool(trained and judged))
+    # All are read before anything is drawn: one that cannot be read leaves nothing half done.
+    tables = compare([read_result(folder) for folder in judged])
+    summaries = {str(folder): summarise(folder) for folder in trained}
     if args.spikes:
-        print(report_spikes(args.runs))
-    print(args.output)
+        summaries["spikes"] = report_spikes(trained)
+    if trained:
+        draw_curves(trained, curves, metrics=args.metrics, spikes=args.spikes)
+    if judged:
+        draw_results(tables, bars)
+    pictures = [str(path) for path, some in ((curves, trained), (bars, judged)) if some]
+    if args.format == "json":
+        told = {"tables": as_data(tables), "runs": summaries, "pictures": pictures}
+        print(json.dumps({"format_version": FORMAT_VERSION, **told}, indent=1))
+        return
+    for text in [*summaries.values(), *([markdown(tables)] if judged else []), *pictures]:
+        print(text)
+
+
+def _pictures(output: Path | None, *, both: bool) -> tuple[Path, Path]:
+    """Where curves go, and where bars do."""
+    if output is None:
+        return Path("curves.png"), Path("results.png")
+    if not both:
+        return output, output
+    return (
+        output.with_stem(f"{output.stem}-curves"),
+        output.with_stem(f"{output.stem}-results"),
+    )
 
 
 def _env(args: argparse.Namespace) -> None:

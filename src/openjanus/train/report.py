@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from openjanus.eval.results import run_labels
 from openjanus.rules import near
 from openjanus.train.best import best_steps
 from openjanus.train.metrics import read_metrics
@@ -52,6 +53,11 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """Running mean over up to ``window`` values, of what there is near the ends; same length."""
     kernel = np.ones(window)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one that training wrote its metrics into."""
+    return (folder / "metrics.jsonl").is_file()
 
 
 def read_lines(run: Path) -> list[dict[str, Any]]:
@@ -111,7 +117,7 @@ def report_spikes(runs: Sequence[Path]) -> str:
     Raises:
         FileNotFoundError: A folder holds no metrics.
     """
-    labels, parts = _labels(runs), []
+    labels, parts = run_labels(runs), []
     for run in runs:
         lines = read_lines(run)
         parts.append(f"{labels[run]}\n{tell_spikes(lines, find_spikes(lines))}")
@@ -147,7 +153,7 @@ def draw_curves(
         )
     curves = {run: read_curves(run) for run in runs}
     marks = {run: find_spikes(read_lines(run)) if spikes else [] for run in runs}
-    labels = _labels(runs)
+    labels = run_labels(runs)
     panels: list[tuple[str, list[Path]]] = []
     for name in _panels(list(curves.values()), metrics):
         panels += [(name, [run]) for run in runs] if name == NORM else [(name, list(runs))]
@@ -265,13 +271,3 @@ def _ratio(curves: Curves, unit: str) -> str:
         return ""
     counts = [curves[name][1][-1] for name in names]
     return " : ".join(f"{count / sum(counts):.3f}" for count in counts)
-
-
-def _labels(runs: Iterable[Path]) -> dict[Path, str]:
-    """Names of folders, with that of the folder around them where several are alike."""
-    known = list(runs)
-    names = [run.name for run in known]
-    return {
-        run: run.name if names.count(run.name) == 1 else f"{run.parent.name}/{run.name}"
-        for run in known
-    }
