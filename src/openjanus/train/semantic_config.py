@@ -28,6 +28,9 @@ class SemanticTrainConfig(VQTrainConfig):
     ``und_encoder`` (a relative one lies beside ``run.dir``); or ``nano``."""
     init: str | None = None
     """Folder of the step before (a relative one lies beside ``run.dir``); None starts afresh."""
+    vq: str | None = None
+    """A trained plain VQ of the same sizes that the branch is put on: ``nano``, the folder of its
+    run, or a whole Janus in any layout. None begins the VQ afresh as well."""
     loss: SemanticLossConfig = field(default_factory=SemanticLossConfig)
 
     def __post_init__(self) -> None:
@@ -39,8 +42,14 @@ class SemanticTrainConfig(VQTrainConfig):
             )
         if self.compile:
             raise ValueError("compile must be false: a semantic tokenizer's step is not compiled")
-        if self.init is not None and self.quantize_from > 0:
+        if self.init is not None and self.vq is not None:
             raise ValueError(
-                f"quantize_from must be 0 where init names a trained tokenizer, got "
-                f"{self.quantize_from}: its codebook would be thrown away"
+                f"init ({self.init}) is a whole semantic tokenizer, vq ({self.vq}) a part of one: "
+                "leave one out"
             )
+        for name in ("init", "vq"):
+            if getattr(self, name) is not None and self.quantize_from > 0:
+                raise ValueError(
+                    f"quantize_from must be 0 where {name} names a trained tokenizer, got "
+                    f"{self.quantize_from}: its codebook would be thrown away"
+                )
