@@ -2,7 +2,7 @@
 
     python scripts/ablation.py run                        # everything, or as far as it gets
     python scripts/ablation.py run --experiments D E --seeds 1 --groups
-    python scripts/ablation.py table --output runs/ablation/table.md --picture docs/images/ablation.png
+    python scripts/ablation.py table --output table.md --picture docs/images/ablation.png
 
 What is in the table, and what each run costs: docs/ablation.md.
 """

@@ -109,7 +109,7 @@ def exam_folder(root: Path, run: str, guidance: float | None = None) -> Path:
 
 
 ExamCommand = Callable[[Path, Path, int, Faces, float | None], Sequence[str]]
-"""(model, output, seed, faces, guidance) to the arguments of a process that leaves an exam there."""
+"""(model, output, seed, faces, guidance) to the arguments of a process that examines."""
 
 
 def plan(
