@@ -18,16 +18,17 @@ from openjanus.eval.ablation import (
 )
 
 
-def runs_of(experiment: str, und=None, frechet=None, geneval=None) -> list[Measured]:
+def runs_of(
+    experiment: str, und: list[float] | None = None, frechet: list[float] | None = None
+) -> list[Measured]:
     """One run a seed; ``und`` is the value of every column of understanding."""
-    count = len(und if und is not None else frechet)
     made = []
-    for place in range(count):
+    for place in range(3):
         columns: dict[str, float] = {}
         if und is not None:
             columns |= dict.fromkeys(UNDERSTANDING, und[place])
         if frechet is not None:
-            columns |= {"frechet": frechet[place], "geneval": (geneval or [0.3] * count)[place]}
+            columns |= {"frechet": frechet[place], "geneval": 0.3}
         made.append(Measured(experiment=experiment, seed=place + 1, columns=columns))
     return made
 
@@ -54,7 +55,7 @@ def test_an_interval_is_students():
 
 
 def test_rows_take_the_seeds_that_have_a_figure():
-    runs = runs_of("D", [0.5, 0.7], [8.0, 10.0])
+    runs = runs_of("D", [0.5, 0.7, 0.6], [8.0, 10.0, 9.0])[:2]
     cell = cell_of(runs, "D", "frechet")
     assert cell is not None
     assert (cell.mean, cell.seeds) == (9.0, (1, 2))

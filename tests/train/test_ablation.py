@@ -12,7 +12,7 @@ import pytest
 
 from openjanus.config import SemanticConfig, SharedEncoderConfig, SiglipConfig, VQConfig
 from openjanus.data.mixture import Mixture
-from openjanus.data.samples import KINDS
+from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import build_source
 from openjanus.eval.ablation import COLUMNS, UNDERSTANDING
 from openjanus.presets import preset
@@ -33,6 +33,7 @@ from openjanus.train.queue import check_jobs
 from openjanus.train.recipes import load_recipe, recipe_names
 from openjanus.train.semantic_config import SemanticTrainConfig
 from openjanus.train.siglip_config import SiglipTrainConfig
+from openjanus.train.source_config import SourceConfig
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "ablation.py"
 DOORS = {"init", "vq", "und_encoder"}
@@ -55,12 +56,16 @@ def different(one: JanusTrainConfig, other: JanusTrainConfig) -> set[str]:
 
 
 def order_of(config: JanusTrainConfig) -> Mixture:
-    sources = {kind: getattr(config.sources, kind) for kind in KINDS}
-    lengths = {
+    sources: dict[Kind, list[SourceConfig]] = {
+        kind: getattr(config.sources, kind) for kind in KINDS
+    }
+    lengths: dict[Kind, list[int]] = {
         kind: [len(build_source(source.type, source.options)) - config.held_back for source in some]
         for kind, some in sources.items()
     }
-    weights = {kind: [source.weight for source in some] for kind, some in sources.items()}
+    weights: dict[Kind, list[float]] = {
+        kind: [source.weight for source in some] for kind, some in sources.items()
+    }
     return Mixture(lengths, weights, config.ratio, seed=config.run.seed)
 
 
