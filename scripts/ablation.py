@@ -136,6 +136,9 @@ def main(given: Sequence[str]) -> int:
     args = parse(given)
     try:
         return args.verb(args)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     except (ValueError, KeyError, OSError, ImportError) as error:
         message = explain(error)
         if message is None:

@@ -36,8 +36,9 @@ from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.train.source_config import SourceConfig
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "ablation.py"
-DOORS = {"init", "vq", "und_encoder"}
-"""What is to differ between the experiments, beside which kinds they train on."""
+DOORS = {"init", "vq", "und_encoder", "id_cache"}
+"""What is to differ between the experiments, beside which kinds they train on; each tokenizer's ids
+have a folder of their own."""
 
 
 def recipe(name: str, *overrides: str) -> JanusTrainConfig:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from openjanus.train.checkpoint import checkpoint_path
 from openjanus.train.queue import (
@@ -104,11 +109,38 @@ def test_nothing_new_is_started_after_the_time(tmp_path):
 
 def test_a_second_queue_is_kept_out(tmp_path):
     def inner(*_) -> int:
-        with pytest.raises(ValueError, match="another queue runs in"):
+        with pytest.raises(ValueError, match="another queue, or a run that outlived one"):
             run_queue([], tmp_path, threads=1)
         return 1
 
     run_queue([job(tmp_path, "a")], tmp_path, threads=1, runner=inner)
+
+
+def test_a_run_that_outlives_its_queue_keeps_others_out(tmp_path):
+    left: list[subprocess.Popen[bytes]] = []
+
+    def killed(*_) -> int:
+        command = [sys.executable, "-c", "input()"]
+        left.append(subprocess.Popen(command, stdin=subprocess.PIPE, close_fds=False))
+        return 1
+
+    run_queue([job(tmp_path, "a")], tmp_path, threads=1, runner=killed)
+    with pytest.raises(ValueError, match="a run that outlived one"):
+        run_queue([], tmp_path, threads=1)
+    left[0].communicate(b"\n")
+    run_queue([], tmp_path, threads=1)
+
+
+def test_a_complete_run_of_another_configuration_is_not_taken(tmp_path):
+    one = train_job("vq", "tiny/vq", tmp_path, ["--run.steps=1"])
+    assert one.config is not None
+    one.result.mkdir(parents=True)
+    plain = json.loads(json.dumps(dataclasses.asdict(one.config)))
+    (tmp_path / "vq" / "config.yaml").write_text(yaml.safe_dump(plain))
+    assert run_queue([one], tmp_path, threads=1)["vq"].state == "done"
+    other = train_job("vq", "tiny/vq", tmp_path, ["--run.steps=2"])
+    with pytest.raises(ValueError, match=r"started with run\.steps 1, got 2"):
+        run_queue([other], tmp_path, threads=1)
 
 
 def test_jobs_out_of_order_are_refused(tmp_path):

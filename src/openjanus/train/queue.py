@@ -22,7 +22,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from openjanus.train.checkpoint import checkpoint_steps
-from openjanus.train.runs import FINAL
+from openjanus.train.recipes import load_recipe
+from openjanus.train.runs import FINAL, TrainConfig, check_same_run
 
 FORMAT_VERSION = 1
 STATE_NAME = "queue.json"
@@ -52,6 +53,8 @@ class Job:
     finds what it has done."""
     resume: tuple[str, ...] = ()
     """Arguments that are added then."""
+    config: TrainConfig | None = None
+    """What a complete run must have been started with."""
 
 
 def train_job(
@@ -70,8 +73,13 @@ def train_job(
         root: Folder of all runs.
         overrides: ``--dotted.key=value``.
         needs: Jobs whose results the recipe starts from.
+
+    Raises:
+        FileNotFoundError: No such recipe.
+        ValueError: A wrong key or value.
     """
     folder = root / name
+    config = load_recipe(recipe, (f"--run.dir={folder}", *overrides))
     arguments = ("train", "--config", recipe, "--run.dir", str(folder), *overrides)
     return Job(
         name=name,
@@ -80,6 +88,7 @@ def train_job(
         needs=tuple(needs),
         begun=folder,
         resume=("--run.resume", "true"),
+        config=config,
     )
 
 
@@ -141,13 +150,21 @@ def check_jobs(jobs: Sequence[Job]) -> None:
 
 @contextmanager
 def _claimed(root: Path) -> Iterator[None]:
-    """Keep a second queue out of the folder."""
+    """Keep a second queue out of the folder.
+
+    The processes of this one have the lock too, so that a run that outlives a killed queue keeps
+    the next one from starting it a second time.
+    """
     root.mkdir(parents=True, exist_ok=True)
     with (root / LOCK_NAME).open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"another queue runs in {root}: wait for it, or stop it") from error
+            raise ValueError(
+                f"another queue, or a run that outlived one, is at work in {root}: wait for it, or "
+                "stop it"
+            ) from error
+        os.set_inheritable(lock.fileno(), True)
         yield
 
 
@@ -167,6 +184,7 @@ def run_process(command: Sequence[str], log: Path, environment: Mapping[str, str
             stdout=words,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
+            close_fds=False,  # the lock
         )
         try:
             return process.wait()
@@ -197,7 +215,8 @@ def run_queue(
         The record of each job, also where some failed.
 
     Raises:
-        ValueError: Jobs out of order, fewer than one thread, or another queue runs in the folder.
+        ValueError: Jobs out of order, fewer than one thread, another queue runs in the folder, or
+            a complete run in it was started with another configuration.
     """
     check_jobs(jobs)
     if threads < 1:
@@ -210,6 +229,8 @@ def run_queue(
         for place, job in enumerate(jobs, start=1):
             before = records.get(job.name, Record())
             if job.result.exists():
+                if job.config is not None:
+                    check_same_run(job.config)
                 records[job.name] = dataclasses.replace(before, state="done")
                 continue
             lacking = [name for name in job.needs if records[name].state != "done"]
