@@ -19,6 +19,8 @@ from openjanus.train.ablation import FACES, GROUPS, GUIDANCE, SEEDS, Faces, plan
 
 ROOT = Path("runs/ablation")
 TASK = "emoji-faces"
+SIZES = {"drawings": 40, "questions": 200, "references": 1000}
+"""Of an exam: drawings a tag, questions a column, pictures that drawings are compared with."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
         model: Path, output: Path, seed: int, faces: Faces, guidance: float | None
     ) -> Sequence[str]:
         told = ["exam", str(model), str(output), "--seed", str(seed), "--faces", faces]
-        told += ["--drawings", str(args.drawings), "--questions", str(args.questions)]
+        for name in SIZES:
+            told += [f"--{name}", str(getattr(args, name))]
         if guidance is not None:
             told += ["--guidance", f"{guidance:g}"]
         return (str(Path(__file__).resolve()), *told)
@@ -63,7 +66,7 @@ def exam(args: argparse.Namespace) -> int:
     from openjanus.worlds.emoji.faces_task import FacesTask
 
     register_task(TASK, FacesTask)  # also where the package was installed before it had the task
-    options = {"faces": args.faces, "drawings": args.drawings, "questions": args.questions}
+    options = {"faces": args.faces, **{name: getattr(args, name) for name in SIZES}}
     if args.guidance is not None:
         options["guidance_scale"] = args.guidance
     run_task(
@@ -103,8 +106,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     one.add_argument("--guidance", nargs="*", type=float, default=list(GUIDANCE))
     one.add_argument("--threads", type=int, default=2, help="of each run")
     one.add_argument("--hours", type=float, help="start nothing new after so many")
-    one.add_argument("--drawings", type=int, default=40, help="of each tag")
-    one.add_argument("--questions", type=int, default=200, help="of each column")
+    _add_sizes(one)
     one.add_argument("--list", action="store_true", help="name the jobs and run nothing")
     one.add_argument(
         "--set",
@@ -119,8 +121,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     two.add_argument("output", type=Path)
     two.add_argument("--seed", type=int, default=0)
     two.add_argument("--faces", default="both")
-    two.add_argument("--drawings", type=int, default=40)
-    two.add_argument("--questions", type=int, default=200)
+    _add_sizes(two)
     two.add_argument("--guidance", type=float)
     three = verbs.add_parser("table", help="tables and verdicts of what is there")
     three.set_defaults(verb=table)
@@ -129,6 +130,11 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     three.add_argument("--output", type=Path, help="a markdown file")
     three.add_argument("--picture", type=Path, help="a PNG of bars")
     return parser.parse_args(given)
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
+    for name, size in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, default=size)
 
 
 def main(given: Sequence[str]) -> int:

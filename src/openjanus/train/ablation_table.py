@@ -87,6 +87,7 @@ def markdown(root: Path, seeds: Sequence[int]) -> str:
     parts = [
         _table_5(runs, seeds),
         _missing(runs, seeds),
+        _uneven(root, runs),
         _verdict_list(verdicts(runs)),
         *(_group(root, group) for group in GROUPS.values()),
         _guidance(root, seeds),
@@ -140,6 +141,23 @@ def _missing(runs: Sequence[Measured], seeds: Sequence[int]) -> str:
     wanted = [run_name(letter, seed) for letter in FACES for seed in seeds]
     missing = [name for name in wanted if name not in there]
     return f"Not there yet: {', '.join(missing)}." if missing else ""
+
+
+def _uneven(root: Path, runs: Sequence[Measured]) -> str:
+    """A warning where some were asked more than others."""
+    sizes: dict[str, set[int]] = {}
+    for run in runs:
+        for column, cell in (read_exam(exam_folder(root, run.folder)) or {}).items():
+            sizes.setdefault(column, set()).add(cell["n"])
+    uneven = [
+        f"{TITLES[name]} ({sorted(found)})" for name, found in sizes.items() if len(found) > 1
+    ]
+    if not uneven:
+        return ""
+    return (
+        f"**Exams of different sizes:** {', '.join(uneven)}. Delete those that are not meant, and "
+        "run the queue again."
+    )
 
 
 def _difference(comparison: Comparison) -> str:
