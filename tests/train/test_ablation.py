@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from openjanus.config import SemanticConfig, SharedEncoderConfig, SiglipConfig, VQConfig
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import build_source
 from openjanus.eval.ablation import COLUMNS, UNDERSTANDING
+from openjanus.pipeline.load import packaged_models
 from openjanus.presets import preset
 from openjanus.train.ablation import (
     FACES,
@@ -34,6 +37,8 @@ from openjanus.train.recipes import load_recipe, recipe_names
 from openjanus.train.semantic_config import SemanticTrainConfig
 from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.train.source_config import SourceConfig
+from openjanus.train.start import start_model
+from openjanus.weights.formats import load_model
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "ablation.py"
 DOORS = {"init", "vq", "und_encoder", "id_cache"}
@@ -175,6 +180,21 @@ def test_every_recipe_has_its_place():
     assert {f"ablation/{name}" for name in named} == {
         name for name in recipe_names() if name.startswith("ablation/")
     }
+
+
+def test_parts_may_be_those_of_the_packaged_model(tmp_path):
+    doors = ("--und_encoder=nano", "--language_model=null")
+    config = recipe("exp-d", *doors, f"--run.dir={tmp_path / 'run'}")
+    model, processor = start_model(config)
+    nano, tokenizer = load_model(packaged_models()["nano"], device="cpu", dtype=torch.float32)
+    for part in ("vq", "und_encoder"):
+        state = getattr(nano, part).state_dict()
+        assert all(torch.equal(getattr(model, part).state_dict()[key], state[key]) for key in state)
+    codebook = F.normalize(nano.vq.get_parameter("quantize.embedding.weight"), dim=-1)
+    assert torch.allclose(model.get_parameter("gen_embed.weight"), codebook, atol=1e-6)
+    assert processor.tokenizer.encode("a red apple") == tokenizer.encode("a red apple")
+    # Of the decoder, which has seen all, nothing is taken: it is of another size.
+    assert model.config.language.hidden_size != nano.config.language.hidden_size
 
 
 def exam_command(model, output, seed, faces, guidance):
