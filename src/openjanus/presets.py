@@ -152,6 +152,36 @@ def _nano_v0() -> JanusConfig:
     )
 
 
+def _ablation() -> JanusConfig:
+    """Exp-D of ``recipes/ablation``: the doors of ``nano-v0``, a decoder that ten minutes teach."""
+    nano = _nano_v0()
+    language = replace(
+        nano.language,
+        hidden_size=256,
+        intermediate_size=704,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+    )
+    return replace(nano, language=language)
+
+
+def _ablation_semantic() -> JanusConfig:
+    """Exp-B: one semantic tokenizer for both faces, its branch as large as Exp-D's encoder."""
+    return _with_semantic(
+        _ablation(),
+        hidden_size=160,
+        intermediate_size=480,
+        num_hidden_layers=5,
+        num_attention_heads=5,
+        teacher_size=160,
+    )
+
+
+def _ablation_semantic_und() -> JanusConfig:
+    """Exp-C: the semantic tokenizer as the encoder alone, a plain VQ for the other face."""
+    return replace(_ablation(), und_encoder=_ablation_semantic().gen_tokenizer)
+
+
 def _released(
     language: DecoderConfig, user_role: str = "<|User|>", assistant_role: str = "<|Assistant|>"
 ) -> JanusConfig:
@@ -196,6 +226,10 @@ PRESETS: Mapping[str, Callable[[], JanusConfig]] = {
     "chameleon-7b": _chameleon_7b,
     "tiny-semantic": _tiny_semantic,
     "nano-v0": _nano_v0,
+    "ablation": _ablation,
+    "ablation-vq": lambda: replace(_ablation(), und_encoder=SharedEncoderConfig()),
+    "ablation-semantic": _ablation_semantic,
+    "ablation-semantic-und": _ablation_semantic_und,
     "janus-1.3b": lambda: _released(_DECODER_1B, user_role="User", assistant_role="Assistant"),
     "janus-1.3b-semantic": lambda: _with_semantic(preset("janus-1.3b")),
     "janus-pro-1b": lambda: _released(_DECODER_1B),

@@ -294,6 +294,25 @@ def test_step_two_goes_on_from_step_one(
     assert torch.equal(model.vq.get_parameter(name), second[name])
 
 
+def test_a_branch_is_put_on_a_trained_vq(make_model: Callable[..., Any], tmp_path: Path) -> None:
+    plain = preset("tiny").gen_tokenizer
+    assert isinstance(plain, VQConfig)
+    vq = make_model(preset("tiny"), seed=5).vq
+    save_door(tmp_path / "vq" / "final", vq, plain)
+    run = RunConfig(dir=str(tmp_path / "run"), steps=1)
+    run_training(semantic_config(run, teacher="nano", vq="vq", optim=OptimConfig(lr=1e-9)))
+    door = preset("tiny-semantic").gen_tokenizer
+    model = SemanticTokenizer(door)  # pyright: ignore[reportArgumentType]
+    load_door(tmp_path / "run", model, door)
+    for name, tensor in vq.state_dict().items():
+        assert torch.allclose(model.state_dict()[name], tensor, atol=1e-5), name
+    assert model.semantic.head.weight.std() > 0
+
+    run = RunConfig(dir=str(tmp_path / "other"), steps=1)
+    with pytest.raises(ValueError, match="has a vq with channel_multipliers"):
+        run_training(semantic_config(run, teacher="nano", vq="nano"))
+
+
 def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
     run = RunConfig(dir=str(tmp_path / "x"), steps=1)
     with pytest.raises(ValueError, match="tokenizer of type 'vq', not semantic"):
@@ -306,6 +325,8 @@ def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
         ({"whole_from": 3}, "whole_from must be left out, got 3"),
         ({"compile": True}, "compile must be false"),
         ({"init": "a", "quantize_from": 1}, "quantize_from must be 0 where init names"),
+        ({"vq": "nano", "quantize_from": 1}, "quantize_from must be 0 where vq names"),
+        ({"vq": "nano", "init": "a"}, "leave one out"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
     ],
 )

@@ -39,17 +39,17 @@ class JanusTrainConfig:
     decoder: dict[str, Any] = field(default_factory=dict)
     """Fields of a fresh model's decoder in place of its preset's, for instance ``qk_norm``."""
     tokenizer: str | None = None
-    """Text tokenizer of a fresh model: a file, or its folder; None takes that of
+    """Text tokenizer of a fresh model: a file, or its folder, or ``nano``; None takes that of
     ``language_model``, or bytes. A model that is gone on with keeps its own."""
     language_model: str | None = None
     """Folder of a trained decoder, put into the model at the start: a Llama as transformers writes
     it, or a whole Janus in any layout."""
     vq: str | None = None
     """A trained generation tokenizer, put into the model at the start: the folder of its run, a
-    whole Janus in any layout, or LlamaGen's ``.pt`` file."""
+    whole Janus in any layout, ``nano``, or LlamaGen's ``.pt`` file."""
     und_encoder: str | None = None
     """Folder of a trained understanding encoder, put into the model at the start: of its run, a
-    whole Janus in any layout, or a SigLIP as transformers writes it."""
+    whole Janus in any layout, ``nano``, or a SigLIP as transformers writes it."""
     run: RunConfig = field(default_factory=RunConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     sources: SourcesConfig

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from openjanus.train.stages import count_by_part
 from openjanus.train.start import (
     beside,
     choose_init,
+    donor,
     read_tokenizer,
     start_encoder,
     start_model,
@@ -304,12 +306,31 @@ def _run_semantic(config: SemanticTrainConfig, world: World) -> None:
     if config.init is None:
         init_vq(model, config.run.seed)
         init_semantic(model, config.run.seed)
+        if config.vq is not None:
+            _put_plain_vq(donor(config.run.dir, config.vq), model)
     else:
         load_door(beside(config.run.dir, config.init), model, door)
     model.to(world.device)
     teacher = load_teacher(config.run.dir, config.teacher)
     trainer = SemanticTrainer(model, teacher, _pictures(config), config, world=world)
     _train_door(trainer, config, world, "semantic", lambda: (trainer.result, door))
+
+
+@torch.no_grad()
+def _put_plain_vq(path: Path, model: SemanticTokenizer) -> None:
+    """Fill all of a semantic tokenizer but its branch.
+
+    Raises:
+        FileNotFoundError: No tokenizer lies there.
+        ValueError: One of other sizes.
+    """
+    semantic = model.semantic.config
+    door = VQConfig(**{item.name: getattr(semantic, item.name) for item in fields(VQConfig)})
+    plain = VQTokenizer(door)
+    load_door(path, plain, door)
+    own = model.state_dict()
+    for name, tensor in plain.state_dict().items():
+        own[name].copy_(tensor)
 
 
 @torch.no_grad()

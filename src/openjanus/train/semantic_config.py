@@ -26,6 +26,9 @@ class SemanticTrainConfig(VQTrainConfig):
     teacher: str
     """Whose features are predicted: the folder of a Janus in any layout, or of a trained
     ``und_encoder`` (a relative one lies beside ``run.dir``); or ``nano``."""
+    vq: str | None = None
+    """A trained plain VQ of the same sizes that the branch is put on: ``nano``, the folder of its
+    run, or a whole Janus in any layout. None begins the VQ afresh as well."""
     loss: SemanticLossConfig = field(default_factory=SemanticLossConfig)
 
     def __post_init__(self) -> None:
@@ -39,3 +42,13 @@ class SemanticTrainConfig(VQTrainConfig):
             raise ValueError("compile must be false: a semantic tokenizer's step is not compiled")
         if self.decoder_only:
             raise ValueError("decoder_only must be false: a semantic tokenizer is trained whole")
+        if self.init is not None and self.vq is not None:
+            raise ValueError(
+                f"init ({self.init}) is a whole semantic tokenizer, vq ({self.vq}) a part of one: "
+                "leave one out"
+            )
+        if self.vq is not None and self.quantize_from > 0:
+            raise ValueError(
+                f"quantize_from must be 0 where vq names a trained tokenizer, got "
+                f"{self.quantize_from}: its codebook would be thrown away"
+            )

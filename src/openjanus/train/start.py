@@ -57,6 +57,11 @@ def beside(run_dir: str, path: str) -> Path:
     return packaged[name]
 
 
+def donor(run_dir: str, path: str) -> Path:
+    """Where somebody else's part lies: ``nano`` is the model in this package, else ``beside``."""
+    return packaged_models().get(path) or beside(run_dir, path)
+
+
 def grown_tokenizer(folder: Path, config: JanusConfig) -> TextTokenizer:
     """A decoder's own tokenizer, with the tokens that a Janus needs after its last id.
 
@@ -83,7 +88,7 @@ def read_tokenizer(run_dir: str, path: str | None, config: ProcessorConfig) -> T
     """
     if path is None:
         return byte_tokenizer(config)
-    file = beside(run_dir, path)
+    file = donor(run_dir, path)
     return TextTokenizer.from_file(file / "tokenizer.json" if file.is_dir() else file, config)
 
 
@@ -199,7 +204,7 @@ def _parts_put_in(config: JanusTrainConfig, model: JanusModel) -> list[Fill]:
     fills: list[Fill] = []
 
     def put_door(key: str, path: str, door: DoorConfig, places: Places) -> None:
-        read_door(beside(config.run.dir, path), door, *places.below(key))
+        read_door(donor(config.run.dir, path), door, *places.below(key))
 
     if config.language_model is not None:
         folder = beside(config.run.dir, config.language_model)
@@ -221,7 +226,7 @@ def _require_parts(config: JanusTrainConfig) -> None:
     """Say what is not there before a model is built, which takes minutes for a large one."""
     for key in ("language_model", "vq", "und_encoder"):
         path = getattr(config, key)
-        if path is not None and not beside(config.run.dir, path).exists():
+        if path is not None and not donor(config.run.dir, path).exists():
             raise FileNotFoundError(
                 f"no {key} at {beside(config.run.dir, path)}: docs/recipes.md says what to put "
                 f"there, or give another --{key}, or null for none"

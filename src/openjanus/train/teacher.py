@@ -16,10 +16,9 @@ from openjanus.config import ProcessorConfig, SemanticConfig
 from openjanus.config_file import parse_door
 from openjanus.data.id_cache import module_hash
 from openjanus.model.doors import UndEncoder, build_door
-from openjanus.pipeline.load import packaged_models
 from openjanus.train.fast_forward import run_encoder
 from openjanus.train.parts import RECORD, load_door
-from openjanus.train.start import beside
+from openjanus.train.start import donor
 from openjanus.weights.formats import open_checkpoint
 
 
@@ -111,7 +110,7 @@ def load_teacher(run_dir: str, path: str) -> Teacher:
         FileNotFoundError: Nothing of the kind lies there.
         ValueError: A broken folder, or an encoder that gives no features.
     """
-    folder = packaged_models().get(path) or beside(run_dir, path)
+    folder = donor(run_dir, path)
     tqdm.write(f"teacher: {folder}", file=sys.stderr)
     if (folder / "config.json").is_file():
         checkpoint = open_checkpoint(folder)

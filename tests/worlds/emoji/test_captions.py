@@ -8,6 +8,7 @@ import pytest
 from openjanus.worlds.emoji.captions import (
     caption,
     geneval_caption,
+    long_caption,
     metadata_for_cell,
     phrase,
     prompt_for_cell,
@@ -16,7 +17,15 @@ from openjanus.worlds.emoji.captions import (
 from openjanus.worlds.emoji.cells import Cell, evaluation_cells
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, NUMBER_WORDS
 from openjanus.worlds.emoji.sampling import sample_scene
-from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, RELATIONS, TAGS, Tag, relations
+from openjanus.worlds.emoji.scenes import (
+    GENEVAL_TAGS,
+    RELATIONS,
+    TAGS,
+    Scene,
+    SceneObject,
+    Tag,
+    relations,
+)
 from openjanus.worlds.emoji.sprites import Sprites
 
 NOUNS = {c.plural: c.name for c in CONCEPTS.values()} | {c.name: c.name for c in CONCEPTS.values()}
@@ -171,3 +180,18 @@ def test_metadata_is_genevals_line(cell: Cell, expected: dict[str, object]) -> N
 def test_prompts_name_their_cell_alone() -> None:
     prompts = [prompt_for_cell(cell) for tag in GENEVAL_TAGS for cell in evaluation_cells(tag)]
     assert len(set(prompts)) == len(prompts)
+
+
+def test_long_captions_tell_where_things_lie_after_the_caption(sprites: Sprites) -> None:
+    boxes = {
+        (0.1, 0.1, 0.2, 0.2): "At the top left",
+        (0.4, 0.4, 0.6, 0.6): "In the middle",
+        (0.4, 0.8, 0.6, 0.9): "At the bottom",
+        (0.8, 0.4, 0.9, 0.6): "On the right",
+    }
+    for box, where in boxes.items():
+        thing = SceneObject(concept="apple", vendor="first", colour="red", box=box)
+        scene = Scene(objects=(thing,), background=(255, 255, 255), tag="colors")
+        told = long_caption(scene, np.random.default_rng(1))
+        short = caption(scene, np.random.default_rng(1))
+        assert told == f"{short}. {where} is a red apple."

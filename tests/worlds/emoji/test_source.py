@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from openjanus.data.encoding import first_sentence
 from openjanus.data.samples import IMAGE_MARK
 from openjanus.worlds.emoji.captions import phrase, things_of
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS
@@ -258,3 +259,14 @@ def test_drawings_may_be_of_one_vendor(sprites: Sprites) -> None:
         EmojiScenes(kind="gen", sprites=sprites, vendors=["nobody"])
     with pytest.raises(ValueError, match="vendors must be some of"):
         EmojiScenes(kind="gen", sprites=sprites, vendors=[])
+
+
+def test_drawings_may_be_told_at_length_and_cut_to_their_caption(sprites: Sprites) -> None:
+    short = EmojiScenes(kind="gen", sprites=sprites, seed=3)
+    long = EmojiScenes(kind="gen", sprites=sprites, seed=3, told="long")
+    for index in range(20):
+        words = long[index].turns[0].text
+        assert first_sentence(long[index]).turns[0].text == f"{short[index].turns[0].text}."
+        assert words.count(".") == 1 + len(long.scene(index).objects)
+    with pytest.raises(ValueError, match="told must be short, or long for kind gen"):
+        EmojiScenes(kind="und", sprites=sprites, told="long")

@@ -30,6 +30,9 @@ FRAMES: Final = (
     "{} on a plain background",
 )
 
+ROWS: Final = ("top", "middle", "bottom")
+COLUMNS: Final = ("left", "middle", "right")
+
 RELATION_WORDS: Final = {
     "left of": ("left of", "to the left of", "on the left of"),
     "right of": ("right of", "to the right of", "on the right of"),
@@ -113,6 +116,27 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
             words = pick(rng, RELATION_WORDS[relation])
             return _framed(f"{_one(a)} {words} {_one(b)}", rng)
     return _framed(_everything(scene, rng), rng)
+
+
+def long_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption, and sentences that tell where everything lies: its first one is ``caption``'s."""
+    sentences = [caption(scene, rng)]
+    for thing in scene.objects:
+        noun = phrase(thing.concept, colour=thing.colour)
+        sentences.append(f"{_whereabouts(thing)} is {noun}")
+    return " ".join(f"{sentence}." for sentence in sentences)
+
+
+def _whereabouts(thing: SceneObject) -> str:
+    """The third of the picture, by row and column, that a thing's middle lies in."""
+    x0, y0, x1, y1 = thing.box
+    row = ROWS[min(2, int(1.5 * (y0 + y1)))]
+    column = COLUMNS[min(2, int(1.5 * (x0 + x1)))]
+    if row == column:
+        return "In the middle"
+    if column == "middle":
+        return f"At the {row}"
+    return f"On the {column}" if row == "middle" else f"At the {row} {column}"
 
 
 def geneval_caption(scene: Scene, rng: np.random.Generator) -> str:

@@ -184,14 +184,18 @@ class JudgeNetwork(nn.Module):
         assert self.heads.bias is not None
         nn.init.constant_(self.heads.bias[:1], RARE)
 
+    def see(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, 128, 128) in [-1, 1] -> (B, c, g, g), what the heads read."""
+        x = self.middle(self.stem(pixel_values))  # (B, c, g, g)
+        return self.joint(F.relu(x + F.interpolate(self.deep(x), scale_factor=2.0)))
+
     def forward(self, pixel_values: Tensor) -> Maps:
         """Look at pictures.
 
         Args:
             pixel_values: (B, 3, 128, 128) in [-1, 1].
         """
-        x = self.middle(self.stem(pixel_values))  # (B, c, g, g)
-        x = self.joint(F.relu(x + F.interpolate(self.deep(x), scale_factor=2.0)))
+        x = self.see(pixel_values)
         centre, concept, colour, box = self.heads(x).float().split(self.sizes, dim=1)
         return Maps(centre=centre[:, 0], concept=concept, colour=colour, box=box)
 

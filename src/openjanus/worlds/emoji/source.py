@@ -9,7 +9,7 @@ from typing import Final, Literal
 import numpy as np
 
 from openjanus.data.samples import IMAGE_MARK, Region, Sample, Turn
-from openjanus.worlds.emoji.captions import caption
+from openjanus.worlds.emoji.captions import caption, long_caption
 from openjanus.worlds.emoji.concepts import NUMBER_WORDS
 from openjanus.worlds.emoji.draws import below, pick
 from openjanus.worlds.emoji.indexed import CROP, VIRTUAL_LENGTH, WORDS, SceneSource
@@ -161,6 +161,8 @@ class EmojiScenes(SceneSource):
             then. Fewer questions are asked of a scene that has fewer to ask.
         branched: Whether each question is asked as if it were the first. Asked one after another,
             many can be answered from the answers before.
+        told: How drawings are asked for: "short", a caption; or "long", and a sentence of each
+            thing about where it lies.
 
     Everything else is as in `SceneSource`; sources of one seed and the same options of scenes show
     the same scene at the same index, whatever their kind and form.
@@ -168,7 +170,7 @@ class EmojiScenes(SceneSource):
     Raises:
         ValueError: An unknown kind or form, or for plain gen, other tags than single_object; or
             not 1 <= least_questions <= most_questions <= 16; or an unknown kind to ask; or branches
-            of anything but dialogues about pictures.
+            of anything but dialogues about pictures; or long captions of anything but drawings.
     """
 
     def __init__(
@@ -192,6 +194,7 @@ class EmojiScenes(SceneSource):
         practice: bool = False,
         asks: Sequence[str] | None = None,
         branched: bool = False,
+        told: Literal["short", "long"] = "short",
     ) -> None:
         if not 1 <= least_questions <= most_questions <= QUESTIONS_LIMIT:
             raise ValueError(
@@ -206,6 +209,11 @@ class EmojiScenes(SceneSource):
         if branched and (kind, form) != ("und", "chat"):
             raise ValueError(
                 f"branched belongs to kind und in form chat, got {kind!r} in {form!r}: leave it out"
+            )
+        if told not in ("short", "long") or (told == "long" and (kind, form) != ("gen", "chat")):
+            raise ValueError(
+                f"told must be short, or long for kind gen in form chat, got {told!r} for {kind!r} "
+                f"in {form!r}: leave it out"
             )
         if kind == "gen" and form == "plain":
             tags = {"single_object": 1.0} if tags is None else tags
@@ -234,6 +242,7 @@ class EmojiScenes(SceneSource):
         every = (*QUESTION_KINDS, *(PRACTICE_KINDS if practice else ()))
         self.question_kinds = every if asks is None else _known(asks)
         self.branched = branched
+        self.told = told
 
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
@@ -258,7 +267,8 @@ class EmojiScenes(SceneSource):
     def _gen_turn(self, scene: Scene, rng: np.random.Generator) -> Turn:
         if self.form == "plain":
             return Turn(role="assistant", text=scene.objects[0].concept)
-        return Turn(role="user", text=caption(scene, rng))
+        words = long_caption(scene, rng) if self.told == "long" else caption(scene, rng)
+        return Turn(role="user", text=words)
 
     def _und_turns(self, scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
         if self.form == "plain":

@@ -163,26 +163,30 @@ class EmojiTask:
 
     def _question_requests(self, n: int, seed: int) -> list[Request]:
         """Questions of every kind with their pictures, then the same ones for the blind."""
+        groups = ("understanding", "blind")
+        return [r for group in groups for r in self._asked(group, QUESTION_KINDS, n, seed)]
+
+    def _asked(self, group: str, kinds: Sequence[QuestionKind], n: int, seed: int) -> list[Request]:
+        """N questions of each of some kinds."""
         made: list[Request] = []
-        for group in ("understanding", "blind"):
-            for kind in QUESTION_KINDS:
-                for negatives, count in _shares(kind, n):
-                    asked = exam(kind, count, seed, self.sprites, negatives=negatives)
-                    for i, (scene, question) in enumerate(asked):
-                        data = {
-                            "kind": kind,
-                            "negatives": negatives if kind == "existence" else None,
-                            "scene": scene,
-                            "answer": question.answer,
-                        }
-                        made.append(
-                            Request(
-                                key=f"{group}/{kind}/{negatives}/{i}",
-                                group=group,
-                                prompt=question.text,
-                                data=data,
-                            )
+        for kind in kinds:
+            for negatives, count in question_shares(kind, n):
+                asked = exam(kind, count, seed, self.sprites, negatives=negatives)
+                for i, (scene, question) in enumerate(asked):
+                    data = {
+                        "kind": kind,
+                        "negatives": negatives if kind == "existence" else None,
+                        "scene": scene,
+                        "answer": question.answer,
+                    }
+                    made.append(
+                        Request(
+                            key=f"{group}/{kind}/{negatives}/{i}",
+                            group=group,
+                            prompt=question.text,
+                            data=data,
                         )
+                    )
         return made
 
     def answer(self, janus: Janus, batch: Sequence[Request], folder: Path) -> list[Prediction]:
@@ -350,7 +354,7 @@ ANSWERS: Final[dict[QuestionKind, frozenset[str]]] = {
 """What an answer of a kind may be; anything else is a parse failure, and wrong."""
 
 
-def _shares(kind: QuestionKind, n: int) -> list[tuple[Negatives, int]]:
+def question_shares(kind: QuestionKind, n: int) -> list[tuple[Negatives, int]]:
     """How many questions of a kind there are with each sort of negatives."""
     if kind != "existence":
         return [("random", n)]

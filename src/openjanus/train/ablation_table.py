@@ -1,0 +1,303 @@
+"""The ablation's tables, from what lies in its folder: markdown, and a picture of the bars.
+
+Every figure stands beside the folder of its run, whose ``config.yaml`` is what was run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from openjanus.eval.ablation import (
+    COLUMNS,
+    EXPERIMENTS,
+    PAPER,
+    Cell,
+    Comparison,
+    Measured,
+    Verdict,
+    cell_of,
+    verdicts,
+)
+from openjanus.train.ablation import (
+    FACES,
+    GROUPS,
+    VARIANT_SEED,
+    Group,
+    exam_folder,
+    folder_of,
+    run_name,
+)
+from openjanus.train.metrics import read_metrics
+from openjanus.train.queue import read_state
+
+TITLES: Mapping[str, str] = {
+    "existence_f1": "existence F1",
+    "four_choice": "four choices",
+    "counting": "counting",
+    "relation": "relation",
+    "frechet": "FD-judge",
+    "geneval": "GenEval rules",
+}
+WINDOW = 0.1
+"""Share of a run whose mean stands for a loss or a norm at a place."""
+PLACES = (0.25, 0.5, 0.75, 1.0)
+"""Of the run, where convergence is read."""
+
+
+def read_exam(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """The columns of an exam; None where there is none yet."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))["columns"]
+
+
+def read_runs(root: Path, seeds: Sequence[int]) -> list[Measured]:
+    """The experiments' figures, of the runs that were examined."""
+    found = []
+    for letter in FACES:
+        for seed in seeds:
+            name = run_name(letter, seed)
+            columns = read_exam(exam_folder(root, name))
+            if columns is not None:
+                values = {column: float(cell["value"]) for column, cell in columns.items()}
+                found.append(Measured(experiment=letter, seed=seed, columns=values, folder=name))
+    return found
+
+
+def guidance_scales(root: Path, run: str) -> list[float]:
+    """Scales at which a run has an exam of drawings, ascending."""
+    names = (folder.name for folder in (root / run).glob("exam-guidance-*"))
+    return sorted(float(name.removeprefix("exam-guidance-")) for name in names)
+
+
+def markdown(root: Path, seeds: Sequence[int]) -> str:
+    """Everything that the folder has, what is missing named.
+
+    Raises:
+        FileNotFoundError: No such folder.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"no runs in {root}: begin with scripts/ablation.py run")
+    runs = read_runs(root, seeds)
+    parts = [
+        _table_5(runs, seeds),
+        _missing(runs, seeds),
+        _uneven(root, runs),
+        _verdict_list(verdicts(runs)),
+        *(_group(root, group) for group in GROUPS.values()),
+        _guidance(root, seeds),
+        _runs(root),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join([_row(head), _row(["---"] * len(head)), *(_row(row) for row in rows)])
+
+
+def _figure(value: float, column: str) -> str:
+    return f"{value:.3f}" if column != "frechet" else f"{value:.4g}"
+
+
+def _cell(cell: Cell | None, column: str) -> str:
+    if cell is None:
+        return "-"
+    mean = _figure(cell.mean, column)
+    if cell.interval is None:
+        return f"{mean} (one seed)"
+    low, high = (_figure(edge, column) for edge in cell.interval)
+    return f"{mean} [{low}, {high}]"
+
+
+def _table_5(runs: Sequence[Measured], seeds: Sequence[int]) -> str:
+    head = ["exp", "visual encoder", "trained on", *TITLES.values(), "understanding"]
+    head += ["paper: POPE", "COCO-FID", "runs"]
+    rows = []
+    for letter, (encoder, faces) in EXPERIMENTS.items():
+        mine = [run.folder for run in runs if run.experiment == letter]
+        cells = [_cell(cell_of(runs, letter, column), column) for column in COLUMNS]
+        cells.append(_cell(cell_of(runs, letter, "understanding"), "understanding"))
+        paper = ["-" if value is None else f"{value:g}" for value in PAPER[letter]]
+        where = ", ".join(f"`{folder}`" for folder in mine) if mine else "none yet"
+        rows.append([letter, encoder, faces, *cells, *paper, where])
+    told = (
+        f"Means over seeds {', '.join(map(str, seeds))} with Student's 95 % interval over them. "
+        "FD-judge: the smaller the better; its features are the shipped judge's, it is not FID."
+    )
+    return f"{told}\n\n{_table(head, rows)}"
+
+
+def _missing(runs: Sequence[Measured], seeds: Sequence[int]) -> str:
+    there = {run.folder for run in runs}
+    wanted = [run_name(letter, seed) for letter in FACES for seed in seeds]
+    missing = [name for name in wanted if name not in there]
+    return f"Not there yet: {', '.join(missing)}." if missing else ""
+
+
+def _uneven(root: Path, runs: Sequence[Measured]) -> str:
+    """A warning where some were asked more than others."""
+    sizes: dict[str, set[int]] = {}
+    for run in runs:
+        for column, cell in (read_exam(exam_folder(root, run.folder)) or {}).items():
+            sizes.setdefault(column, set()).add(cell["n"])
+    uneven = [
+        f"{TITLES[name]} ({sorted(found)})" for name, found in sizes.items() if len(found) > 1
+    ]
+    if not uneven:
+        return ""
+    return (
+        f"**Exams of different sizes:** {', '.join(uneven)}. Delete those that are not meant, and "
+        "run the queue again."
+    )
+
+
+def _difference(comparison: Comparison) -> str:
+    if comparison.difference is None:
+        return f"{comparison.words}: no pair of runs"
+    seeds = f"{len(comparison.seeds)} seed{'s' if len(comparison.seeds) > 1 else ''}"
+    told = f"{comparison.words} is {comparison.difference:+.3f}"
+    if comparison.interval is not None:
+        low, high = comparison.interval
+        told += f" [{low:+.3f}, {high:+.3f}]"
+    return f"{told} over {seeds}, wanted {comparison.wanted}: {comparison.outcome}"
+
+
+def _verdict_list(found: Sequence[Verdict]) -> str:
+    lines = []
+    for place, one in enumerate(found, start=1):
+        told = "; ".join(_difference(comparison) for comparison in one.comparisons)
+        lines.append(f"{place}. {one.claim}: **{one.outcome}**. {told}.")
+    return "\n".join(lines)
+
+
+def level(lines: Sequence[Mapping[str, Any]], name: str, place: float) -> float | None:
+    """A metric's mean over the tenth of a run that ends at a place.
+
+    Args:
+        lines: Of ``metrics.jsonl``.
+        name: Of the metric.
+        place: Share of the run, in (0, 1].
+    """
+    end = max(1, round(place * len(lines)))
+    start = min(end - 1, max(0, end - max(1, round(WINDOW * len(lines)))))
+    values = [line[name] for line in lines[start:end] if line.get(name) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _levels(lines: Sequence[Mapping[str, Any]], name: str) -> str:
+    found = [level(lines, name, place) for place in PLACES]
+    told = ["-" if value is None else f"{value:.3g}" for value in found]
+    return "-" if set(told) == {"-"} else ", ".join(told)
+
+
+def _group(root: Path, group: Group) -> str:
+    head = ["", *TITLES.values(), "loss und", "loss gen", "output norm", "run"]
+    rows, there = [], False
+    for what, name in group.rows:
+        run = folder_of(name)
+        columns = read_exam(exam_folder(root, run))
+        if columns is None:
+            rows.append([what, *["not there yet"] + ["-"] * (len(head) - 3), f"`{run}`"])
+            continue
+        there = True
+        cells = [_single(columns.get(column), column) for column in COLUMNS]
+        lines = read_metrics(root / run / "metrics.jsonl")
+        curves = [_levels(lines, key) for key in ("loss_und", "loss_gen", "output_norm")]
+        rows.append([what, *cells, *curves, f"`{run}`"])
+    if not there:
+        return f"### {group.title}\n\nNot there yet."
+    told = (
+        f"One seed ({VARIANT_SEED}); intervals over questions and cells alone. Losses and the norm "
+        "at a quarter, half, three quarters and the end of the run, each over a tenth of it."
+    )
+    return f"### {group.title}\n\n{told}\n\n{_table(head, rows)}"
+
+
+def _single(cell: Mapping[str, Any] | None, column: str) -> str:
+    if cell is None:
+        return "-"
+    value = _figure(cell["value"], column)
+    if cell["interval"] is None:
+        return value
+    low, high = (_figure(edge, column) for edge in cell["interval"])
+    return f"{value} [{low}, {high}]"
+
+
+def _guidance(root: Path, seeds: Sequence[int]) -> str:
+    run = run_name("D", seeds[0])
+    rows = []
+    for scale in guidance_scales(root, run):
+        folder = exam_folder(root, run, scale)
+        columns = read_exam(folder)
+        if columns is not None:
+            cells = [_single(columns.get(column), column) for column in ("frechet", "geneval")]
+            rows.append([f"{scale:g}", *cells, f"`{folder.relative_to(root)}`"])
+    title = "### Guidance\n\n"
+    if not rows:
+        return f"{title}Not there yet."
+    return title + _table(["scale", TITLES["frechet"], TITLES["geneval"], "run"], rows)
+
+
+def _runs(root: Path) -> str:
+    """What each run is traced by: its resolved configuration, its steps and its time."""
+    records = read_state(root)
+    rows = []
+    for folder in sorted(path.parent for path in root.glob("*/config.yaml")):
+        lines = read_metrics(folder / "metrics.jsonl")
+        record = records.get(folder.name)
+        rows.append(
+            [
+                f"`{folder.name}/config.yaml`",
+                str(lines[-1]["step"]) if lines else "0",
+                "-" if record is None else f"{record.seconds / 60:.1f}",
+                "-" if record is None else str(record.sessions),
+                "-" if record is None else record.state,
+            ]
+        )
+    head = ["resolved configuration", "steps", "minutes", "sessions", "state"]
+    return f"### Runs\n\n{_table(head, rows)}" if rows else ""
+
+
+def draw_bars(root: Path, seeds: Sequence[int], output: Path) -> None:
+    """A panel a column, a bar an experiment, intervals where there are several seeds.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        FileNotFoundError: No run was examined yet.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("drawing bars needs matplotlib: pip install openjanus[train]") from error
+    runs = read_runs(root, seeds)
+    if not runs:
+        raise FileNotFoundError(f"no exam in {root}: begin with scripts/ablation.py run")
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, column in zip(figure.subplots(2, 3).flat, COLUMNS, strict=True):
+        for place, letter in enumerate(EXPERIMENTS):
+            cell = cell_of(runs, letter, column)
+            if cell is None:
+                axes.text(place, 0, "-", ha="center", va="bottom")
+                continue
+            low, high = (cell.mean, cell.mean) if cell.interval is None else cell.interval
+            error = [[max(0.0, cell.mean - low)], [max(0.0, high - cell.mean)]]
+            axes.bar(place, cell.mean, color=f"C{place}", yerr=error, capsize=4)
+        axes.set_xticks(range(len(EXPERIMENTS)), list(EXPERIMENTS))
+        better = " (smaller is better)" if column == "frechet" else ""
+        axes.set_title(f"{TITLES[column]}{better}", fontsize=10)
+        tops = [run.columns[column] for run in runs if column in run.columns]
+        top = max(tops, default=1.0)
+        axes.set_ylim(0, top * 1.3 if math.isfinite(top) and top > 0 else 1.0)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=100)

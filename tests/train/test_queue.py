@@ -1,0 +1,179 @@
+"""The queue: order, what is left alone, what goes on, what waits; and one real process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from openjanus.train.checkpoint import checkpoint_path
+from openjanus.train.queue import (
+    COMMAND,
+    Job,
+    Record,
+    check_jobs,
+    read_state,
+    run_process,
+    run_queue,
+    train_job,
+)
+
+
+class Theatre:
+    """Plays processes: the last argument is the folder whose ``final`` appears, or ``fail``."""
+
+    def __init__(self) -> None:
+        self.played: list[tuple[str, ...]] = []
+        self.failing: set[str] = set()
+
+    def __call__(self, command, log, environment) -> int:
+        self.played.append(tuple(command))
+        assert environment == {"OMP_NUM_THREADS": "1"}
+        log.write_text("said\n")
+        if command[0] in self.failing:
+            return 2
+        Path(command[1]).mkdir(parents=True)
+        return 0
+
+
+def job(root: Path, name: str, *needs: str) -> Job:
+    final = root / name / "final"
+    return Job(
+        name=name,
+        command=(name, str(final)),
+        result=final,
+        needs=needs,
+        begun=root / name,
+        resume=("again",),
+    )
+
+
+def test_jobs_run_once_in_order(tmp_path):
+    theatre = Theatre()
+    jobs = [job(tmp_path, "a"), job(tmp_path, "b", "a")]
+    records = run_queue(jobs, tmp_path, threads=1, runner=theatre)
+    assert [played[0] for played in theatre.played] == ["a", "b"]
+    assert {name: record.state for name, record in records.items()} == {"a": "done", "b": "done"}
+    assert (tmp_path / "logs" / "b.log").read_text() == "said\n"
+
+    run_queue(jobs, tmp_path, threads=1, runner=theatre)
+    assert len(theatre.played) == 2
+    assert read_state(tmp_path)["a"].sessions == 1
+
+
+def test_what_needs_a_failed_job_waits_for_it_and_the_rest_runs(tmp_path):
+    theatre = Theatre()
+    theatre.failing = {"a"}
+    jobs = [
+        job(tmp_path, "a"),
+        job(tmp_path, "b", "a"),
+        job(tmp_path, "c", "b"),
+        job(tmp_path, "d"),
+    ]
+    records = run_queue(jobs, tmp_path, threads=1, runner=theatre)
+    states = {name: record.state for name, record in records.items()}
+    assert states == {"a": "failed", "b": "blocked", "c": "blocked", "d": "done"}
+    assert records["a"].returncode == 2
+
+    theatre.failing = set()
+    records = run_queue(jobs, tmp_path, threads=1, runner=theatre)
+    assert {record.state for record in records.values()} == {"done"}
+    assert records["a"].sessions == 2
+
+
+def test_success_without_a_result_is_a_failure(tmp_path):
+    records = run_queue([job(tmp_path, "a")], tmp_path, threads=1, runner=lambda *_: 0)
+    assert records["a"].state == "failed"
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path):
+    theatre = Theatre()
+    one = job(tmp_path, "a")
+    checkpoint_path(tmp_path / "a", 5).mkdir(parents=True)
+    run_queue([one], tmp_path, threads=1, runner=theatre)
+    assert theatre.played == [("a", str(one.result), "again")]
+
+
+def test_nothing_new_is_started_after_the_time(tmp_path):
+    theatre = Theatre()
+    jobs = [job(tmp_path, "a"), job(tmp_path, "b", "a")]
+    records = run_queue(jobs, tmp_path, threads=1, stop_after_s=0.0, runner=theatre)
+    assert theatre.played == []
+    assert {record.state for record in records.values()} == {"waiting"}
+
+
+def test_a_second_queue_is_kept_out(tmp_path):
+    def inner(*_) -> int:
+        with pytest.raises(ValueError, match="another queue, or a run that outlived one"):
+            run_queue([], tmp_path, threads=1)
+        return 1
+
+    run_queue([job(tmp_path, "a")], tmp_path, threads=1, runner=inner)
+
+
+def test_a_run_that_outlives_its_queue_keeps_others_out(tmp_path):
+    left: list[subprocess.Popen[bytes]] = []
+
+    def killed(*_) -> int:
+        command = [sys.executable, "-c", "input()"]
+        left.append(subprocess.Popen(command, stdin=subprocess.PIPE, close_fds=False))
+        return 1
+
+    run_queue([job(tmp_path, "a")], tmp_path, threads=1, runner=killed)
+    with pytest.raises(ValueError, match="a run that outlived one"):
+        run_queue([], tmp_path, threads=1)
+    left[0].communicate(b"\n")
+    run_queue([], tmp_path, threads=1)
+
+
+def test_a_complete_run_of_another_configuration_is_not_taken(tmp_path):
+    one = train_job("vq", "tiny/vq", tmp_path, ["--run.steps=1"])
+    assert one.config is not None
+    one.result.mkdir(parents=True)
+    plain = json.loads(json.dumps(dataclasses.asdict(one.config)))
+    (tmp_path / "vq" / "config.yaml").write_text(yaml.safe_dump(plain))
+    assert run_queue([one], tmp_path, threads=1)["vq"].state == "done"
+    other = train_job("vq", "tiny/vq", tmp_path, ["--run.steps=2"])
+    with pytest.raises(ValueError, match=r"started with run\.steps 1, got 2"):
+        run_queue([other], tmp_path, threads=1)
+
+
+def test_jobs_out_of_order_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="b needs 'a', which is not before it"):
+        check_jobs([job(tmp_path, "b", "a"), job(tmp_path, "a")])
+    with pytest.raises(ValueError, match="two jobs are called 'a'"):
+        check_jobs([job(tmp_path, "a"), job(tmp_path, "a")])
+    with pytest.raises(ValueError, match="threads must be >= 1, got 0"):
+        run_queue([], tmp_path, threads=0)
+
+
+def test_a_broken_or_newer_state_is_refused(tmp_path):
+    (tmp_path / "queue.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        read_state(tmp_path)
+    (tmp_path / "queue.json").write_text('{"format_version": 99, "jobs": {}}')
+    with pytest.raises(ValueError, match="install a newer openjanus"):
+        read_state(tmp_path)
+
+
+def test_a_process_says_its_words_into_the_log(tmp_path):
+    log = tmp_path / "a.log"
+    command = ("-c", "import os, sys; print(os.environ['MARK']); sys.exit(3)")
+    assert run_process(command, log, {"MARK": "here"}) == 3
+    assert run_process(command, log, {"MARK": "there"}) == 3
+    assert log.read_text() == "here\nthere\n"
+
+
+def test_the_run_of_a_recipe_that_cannot_start_is_failed(tmp_path):
+    one = train_job("stage2", "tiny/stage2", tmp_path, ["--vq=missing"])
+    assert one.command[:2] == ("-c", COMMAND)
+    records = run_queue([one], tmp_path, threads=1)
+    assert records["stage2"] == Record(
+        state="failed", sessions=1, seconds=records["stage2"].seconds, returncode=2
+    )
+    assert "no vq at" in (tmp_path / "logs" / "stage2.log").read_text()
