@@ -2,8 +2,8 @@
 
     python scripts/ship_nano.py RUNS src/openjanus/assets/nano-v0
 
-RUNS holds the runs of `nano/all`, and those that were stopped on the way. The model card
-(README.md) is written by hand and left alone.
+RUNS holds the runs of `nano/all`, and those that were stopped on the way; for nano-v1 those of
+`nano-v1/*`. The model card (README.md) is written by hand and left alone.
 """
 
 from __future__ import annotations
@@ -20,24 +20,29 @@ import yaml
 
 import openjanus
 from openjanus.presets import preset
+from openjanus.train.parts import load_door
 
-STAGES = (
-    "tokenizer",
-    "vq",
-    "encoder",
-    "text",
-    "stage1",
-    "stage2",
-    "stage3",
-    "words",
-    "stage3b",
-    "stage3c",
-    "encoder2",
-    "stage3d",
-    "match",
-    "stage3e",
-    "align",
-)
+STAGES = {
+    "nano-v0": (
+        "tokenizer",
+        "vq",
+        "encoder",
+        "text",
+        "stage1",
+        "stage2",
+        "stage3",
+        "words",
+        "stage3b",
+        "stage3c",
+        "encoder2",
+        "stage3d",
+        "match",
+        "stage3e",
+        "align",
+    ),
+    "nano-v1": ("pixels", "draw"),
+}
+"""By version; the last gives the model."""
 DETOURS = "detour*"
 """Runs that were stopped on the way and gone on from; the model card tells what they were."""
 EVERY = {"vq": 5, "encoder": 5, "detour": 5, "stage3c": 2}
@@ -47,14 +52,18 @@ MOST_BYTES = 32_000_000
 
 def main(runs: Path, target: Path) -> None:
     """Write the model, and each run's configuration and metrics; all is read before that."""
-    janus = openjanus.load(runs / STAGES[-1] / "final", device="cpu", dtype=torch.bfloat16)
+    stages = STAGES[target.name]
+    janus = openjanus.load(runs / stages[-1] / "final", device="cpu", dtype=torch.float32)
+    if "pixels" in stages:  # trained beside the rest: ids mean what they meant
+        load_door(runs / "pixels" / "final", janus.model.vq, janus.config.gen_tokenizer)
+    janus.model.to(torch.bfloat16)
     # How a model draws is chosen when it is trained, and its runs may be older than that.
     own = preset(target.name).drawing
     janus.model.config = dataclasses.replace(janus.config, drawing=own)
     detours = sorted(path.name for path in runs.glob(DETOURS))
     records = {
         f"{stage}/{name}": text
-        for stage in (*STAGES, *detours)
+        for stage in (*stages, *detours)
         for name, text in records_of(runs, stage)
     }
     size = sum(map(len, records.values()))
@@ -73,7 +82,7 @@ def main(runs: Path, target: Path) -> None:
 def records_of(runs: Path, stage: str) -> Iterator[tuple[str, str]]:
     """A run's files by name."""
     config = yaml.safe_load((runs / stage / "config.yaml").read_text(encoding="utf-8"))
-    config["run"]["dir"] = f"runs/nano/{stage}"
+    config["run"]["dir"] = f"runs/{runs.name}/{stage}"
     yield "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     metrics = runs / stage / "metrics.jsonl"
     if metrics.is_file():

@@ -106,8 +106,8 @@ def test_composites_run_what_exists_each_after_what_it_starts_from(name):
             for n in ("vq", "und_encoder", "tokenizer")
         ]
         needed += [part.split("/")[0] for part in parts if part is not None]
-        # weights/... is what others trained: docs/recipes.md says where it is from.
-        assert set(needed) - {"weights"} <= set(folders[:place])
+        # weights/... is what others trained (docs/recipes.md), shipped/... lies in the package.
+        assert set(needed) - {"weights", "shipped"} <= set(folders[:place])
 
 
 def test_overrides_are_typed():
