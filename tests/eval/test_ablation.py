@@ -127,6 +127,15 @@ def test_distances_are_compared_as_ratios():
     assert found.difference == pytest.approx(-math.log(1.1))
 
 
+def test_two_that_have_learnt_nothing_are_not_shown_to_be_equal():
+    runs = [*runs_of("D", [0.32, 0.33, 0.32]), *runs_of("E", [0.32, 0.33, 0.33])]
+    found = near(runs, "D", "E", "understanding")
+    assert found.outcome == "not shown either way"
+    assert found.wanted.endswith("both above 0.4")
+    far = [*runs_of("D", [0.32, 0.33, 0.32]), *runs_of("E", [0.72, 0.73, 0.73])]
+    assert near(far, "D", "E", "understanding").outcome == "does not agree"
+
+
 def test_missing_runs_are_said():
     assert [v.outcome for v in verdicts([])] == ["not run"] * 5
     some = [run for run in PAPERS if run.experiment in "DE"]

@@ -290,9 +290,12 @@ def draw_bars(root: Path, seeds: Sequence[int], output: Path) -> None:
             if cell is None:
                 axes.text(place, 0, "-", ha="center", va="bottom")
                 continue
-            low, high = (cell.mean, cell.mean) if cell.interval is None else cell.interval
-            error = [[max(0.0, cell.mean - low)], [max(0.0, high - cell.mean)]]
-            axes.bar(place, cell.mean, color=f"C{place}", yerr=error, capsize=4)
+            axes.bar(place, cell.mean, color=f"C{place}")
+            if cell.interval is not None:
+                low, high = cell.interval
+                error = [[cell.mean - low], [high - cell.mean]]
+                axes.errorbar(place, cell.mean, yerr=error, color="black", capsize=4)
+        axes.set_xlim(-0.6, len(EXPERIMENTS) - 0.4)
         axes.set_xticks(range(len(EXPERIMENTS)), list(EXPERIMENTS))
         better = " (smaller is better)" if column == "frechet" else ""
         axes.set_title(f"{TITLES[column]}{better}", fontsize=10)
