@@ -226,6 +226,7 @@ PRESETS: Mapping[str, Callable[[], JanusConfig]] = {
     "chameleon-7b": _chameleon_7b,
     "tiny-semantic": _tiny_semantic,
     "nano-v0": _nano_v0,
+    "nano-v1": _nano_v0,  # other weights, the same sizes
     "ablation": _ablation,
     "ablation-vq": lambda: replace(_ablation(), und_encoder=SharedEncoderConfig()),
     "ablation-semantic": _ablation_semantic,

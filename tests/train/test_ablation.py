@@ -138,7 +138,7 @@ def test_encoder_and_semantic_tokenizer_see_as_many_pictures():
     assert encoder.run.steps == semantic.run.steps
     assert encoder.batch_size == semantic.batch_size
     assert encoder.source.options == semantic.source.options
-    assert semantic.vq == experiment("A").vq == experiment("D").vq == "nano"
+    assert semantic.vq == experiment("A").vq == experiment("D").vq == "nano-v0"
 
 
 CHANGED = {
@@ -183,10 +183,10 @@ def test_every_recipe_has_its_place():
 
 
 def test_parts_may_be_those_of_the_packaged_model(tmp_path):
-    doors = ("--und_encoder=nano", "--language_model=null")
+    doors = ("--und_encoder=nano-v0", "--language_model=null")
     config = recipe("exp-d", *doors, f"--run.dir={tmp_path / 'run'}")
     model, processor = start_model(config)
-    nano, tokenizer = load_model(packaged_models()["nano"], device="cpu", dtype=torch.float32)
+    nano, tokenizer = load_model(packaged_models()["nano-v0"], device="cpu", dtype=torch.float32)
     for part in ("vq", "und_encoder"):
         state = getattr(nano, part).state_dict()
         assert all(torch.equal(getattr(model, part).state_dict()[key], state[key]) for key in state)
