@@ -167,14 +167,14 @@ def fetch_emoji(folder: str | Path | None = None, *, progress: Progress | None =
     folder = default_folder() if folder is None else Path(folder)
     recipe = _recipe()
     record = folder / "sprites.json"
-    if _holds(record, "recipe", recipe) and (folder / "sprites.npz").is_file():
+    if holds(record, "recipe", recipe) and (folder / "sprites.npz").is_file():
         return folder
     names: list[list[str]] = []
     sprites: list[np.ndarray] = []
     with tempfile.TemporaryDirectory() as scratch:
         for artwork in ARTWORK:
-            _tell(progress, f"fetching {artwork.package} {artwork.version}")
-            icons, chars = _read_icons(_npm_pack(artwork, Path(scratch)))
+            tell(progress, f"fetching {artwork.package} {artwork.version}")
+            icons, chars = read_icons(npm_pack(artwork, Path(scratch)))
             for concept in tqdm(CONCEPTS.values(), desc=artwork.vendor, leave=False, disable=None):
                 icon = chars.get(concept.code_point)
                 if icon is None:
@@ -182,8 +182,8 @@ def fetch_emoji(folder: str | Path | None = None, *, progress: Progress | None =
                 sprites.append(render_svg(icon_svg(icons, icon), SPRITE_SIDE))
                 names.append([concept.name, artwork.vendor])
     folder.mkdir(parents=True, exist_ok=True)
-    _save_sprites(folder, names, sprites, recipe)
-    _tell(progress, f"wrote {len(sprites)} sprites to {folder}")
+    save_sprites(folder, names, sprites, recipe)
+    tell(progress, f"wrote {len(sprites)} sprites to {folder}")
     return folder
 
 
@@ -200,8 +200,8 @@ def fetch_icon(code_point: str, *, progress: Progress | None = None) -> dict[str
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
         for artwork in ARTWORK:
-            _tell(progress, f"fetching {artwork.package} {artwork.version}")
-            icons, chars = _read_icons(_npm_pack(artwork, Path(scratch)))
+            tell(progress, f"fetching {artwork.package} {artwork.version}")
+            icons, chars = read_icons(npm_pack(artwork, Path(scratch)))
             found[artwork.vendor] = render_svg(icon_svg(icons, chars[code_point]), SPRITE_SIDE)
     return found
 
@@ -226,12 +226,12 @@ def fetch_text(folder: str | Path | None = None, *, progress: Progress | None = 
     """
     folder = default_folder() if folder is None else Path(folder)
     record_path = folder / "text.json"
-    if _holds(record_path, "sources", TEXT_SOURCES):
+    if holds(record_path, "sources", TEXT_SOURCES):
         return folder
     with tempfile.TemporaryDirectory() as scratch:
-        _tell(progress, f"fetching wordnet-base {WORDNET_VERSION}")
+        tell(progress, f"fetching wordnet-base {WORDNET_VERSION}")
         glosses = list(_read_glosses(_fetch_wordnet(Path(scratch))))
-        _tell(progress, f"fetching chatterbot-corpus {CHATTERBOT_VERSION}")
+        tell(progress, f"fetching chatterbot-corpus {CHATTERBOT_VERSION}")
         dialogues = list(_read_dialogues(_fetch_chatterbot(Path(scratch))))
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in (("glosses", glosses), ("dialogues", dialogues)):
@@ -239,7 +239,7 @@ def fetch_text(folder: str | Path | None = None, *, progress: Progress | None = 
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
     record = {"format_version": FORMAT_VERSION, "sources": TEXT_SOURCES}
     record_path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    _tell(progress, f"wrote {len(glosses)} glosses, {len(dialogues)} replies to {folder}")
+    tell(progress, f"wrote {len(glosses)} glosses, {len(dialogues)} replies to {folder}")
     return folder
 
 
@@ -294,7 +294,7 @@ def render_svg(svg: str, side: int) -> np.ndarray:
     return np.asarray(image.resize(size, Image.Resampling.BOX))
 
 
-def _holds(record: Path, key: str, wanted: object) -> bool:
+def holds(record: Path, key: str, wanted: object) -> bool:
     """Whether a record of this format exists and was made of just what is wanted now."""
     if not record.is_file():
         return False
@@ -321,9 +321,10 @@ def _recipe() -> dict[str, Any]:
     }
 
 
-def _save_sprites(
+def save_sprites(
     folder: Path, names: list[list[str]], sprites: list[np.ndarray], recipe: dict[str, Any]
 ) -> None:
+    """Write `sprites.npz`, and then `sprites.json`, which names concept and vendor of each."""
     stack = np.zeros((len(sprites), SPRITE_SIDE, SPRITE_SIDE, 4), dtype=np.uint8)
     for row, sprite in zip(stack, sprites, strict=True):
         row[: sprite.shape[0], : sprite.shape[1]] = sprite
@@ -340,7 +341,8 @@ def _save_sprites(
     (folder / "sprites.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _npm_pack(artwork: Artwork, folder: Path) -> Path:
+def npm_pack(artwork: Artwork, folder: Path) -> Path:
+    """Download a package's tarball, and check that it is the pinned one."""
     npm = shutil.which("npm")
     if npm is None:
         raise FileNotFoundError("fetching emoji needs the command npm: install Node.js")
@@ -350,7 +352,8 @@ def _npm_pack(artwork: Artwork, folder: Path) -> Path:
     return _checked(folder / f"{stem}-{artwork.version}.tgz", artwork.sha256)
 
 
-def _read_icons(tarball: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def read_icons(tarball: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """An icon set's `icons.json` and `chars.json`."""
     with tarfile.open(tarball) as archive:
         found = []
         for name in ("package/icons.json", "package/chars.json"):
@@ -428,6 +431,7 @@ def _checked(path: Path, sha256: str) -> Path:
     return path
 
 
-def _tell(progress: Progress | None, line: str) -> None:
+def tell(progress: Progress | None, line: str) -> None:
+    """Tell a step to whoever wants to know."""
     if progress is not None:
         progress(line)
