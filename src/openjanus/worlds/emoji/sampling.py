@@ -6,15 +6,14 @@ scenes take a minute or two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Final, Literal
 
 import numpy as np
 
 from openjanus.worlds.emoji.cells import (
-    MAX_COUNT,
     Cell,
     attribution_cell,
     cells_of,
@@ -25,10 +24,13 @@ from openjanus.worlds.emoji.cells import (
     pair_cell,
     relation_cell,
 )
-from openjanus.worlds.emoji.concepts import COLOURS, TINTABLE
+from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.draws import below, pick
+from openjanus.worlds.emoji.grounds import Ground, Rgb, draw_ground
 from openjanus.worlds.emoji.scenes import OPPOSITE, Box, Scene, SceneObject, Tag, relations
-from openjanus.worlds.emoji.sprites import Rgb, Sprites
+from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.vocabulary import WorldName
+from openjanus.worlds.emoji.wide_layout import Group, lay_out_wide
 
 Split = Literal["train", "held_out"]
 
@@ -102,14 +104,17 @@ LAYOUT_TRIES: Final = 8
 """Layouts tried for the same things before other things are drawn."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Group:
-    """Some things of one concept, before they have places."""
+PAINTED_SHARE: Final = 0.6
+"""Share of the wide world's scenes whose ground is painted."""
 
-    concept: str
-    vendor: str
-    colour: str | None
-    count: int = 1
+SECOND_GROUND: Final = 40.0
+"""Least RGB distance of the two colours of a painted ground."""
+
+ONE_MORE_SHARE: Final = 0.6
+"""In the wide world's free scenes, how often the next concept is shown once."""
+
+GROUP_TRIES: Final = 12
+"""Draws of one concept beside others before all are drawn anew, in the wide world."""
 
 
 def sample_scene(
@@ -126,11 +131,11 @@ def sample_scene(
     Args:
         rng: Source of everything random.
         tag: The kind of scene.
-        sprites: The artwork: names, shapes and mean colours.
+        sprites: The artwork: its world, names, shapes, outlines and mean colours.
         split: "train" gives only scenes that touch no held-out cell; "held_out" gives a scene for
             a held-out cell of the tag, each with the same chance.
         grid: Places a side of a grid on which things begin, whole numbers of which they are
-            large; on one of a few grounds. None is free of it. Only for "train".
+            large; on one of a few grounds. None is free of it. Only for "train" of world v0.
         two_sizes: On a grid: lone things are two thirds of the picture large and others five
             twelfths, on the first or the last of those grounds. The fewer looks a thing has, the
             sooner they are learnt.
@@ -141,10 +146,12 @@ def sample_scene(
     """
     if two_sizes and grid is None:
         raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
+    if grid is not None and sprites.world.name != "v0":
+        raise ValueError(f"scenes of world {sprites.world.name} keep to no grid: leave it out")
     if split == "held_out":
         if grid is not None:
             raise ValueError("scenes of split held_out keep to no grid: leave it out")
-        cells = held_out_cells(tag)
+        cells = held_out_cells(tag, sprites.world.name)
         if not cells:
             raise ValueError(f"tag {tag!r} combines nothing, so nothing is held out: draw 'train'")
         return scene_for_cell(cells[below(rng, len(cells))], rng, sprites)
@@ -153,7 +160,9 @@ def sample_scene(
         if groups is None:
             continue
         for _ in range(LAYOUT_TRIES):
-            objects = _lay_out(groups, rng, sprites)
+            objects = _lay_out(groups, rng, sprites, seen=True)
+            if objects is None:
+                continue
             if grid is not None:
                 objects = _tidied(objects, grid, two_sizes=two_sizes)
                 if objects is None:
@@ -163,7 +172,7 @@ def sample_scene(
             if _relations_are_seen(objects):
                 known = _grounds(grid, two_sizes=two_sizes)
                 background = _background(objects, rng, sprites, known, jittered=grid is None)
-                return Scene(objects=objects, background=background, tag=tag)
+                return _scene(objects, background, tag, rng, sprites)
 
 
 def scene_for_cell(cell: Cell, rng: np.random.Generator, sprites: Sprites) -> Scene:
@@ -174,19 +183,26 @@ def scene_for_cell(cell: Cell, rng: np.random.Generator, sprites: Sprites) -> Sc
     """
     colours = cell.colours if cell.colours else (None,) * len(cell.concepts)
     groups = [
-        _Group(concept=concept, vendor=pick(rng, sprites.vendors), colour=colour, count=cell.count)
+        Group(
+            concept=concept,
+            vendor=pick(rng, sprites.vendors_of(concept)),
+            colour=colour,
+            count=cell.count,
+        )
         for concept, colour in zip(cell.concepts, colours, strict=True)
     ]
     tries = 0
     while True:
         objects = _lay_out(groups, rng, sprites)
+        if objects is None:
+            continue
         if cell.relation is not None:
             if relations(objects[0].box, objects[1].box) != {cell.relation}:
                 continue
         elif tries < LAYOUT_TRIES and not _relations_are_seen(objects):
             tries += 1
             continue
-        return Scene(objects=objects, background=_background(objects, rng, sprites), tag=cell.tag)
+        return _scene(objects, _background(objects, rng, sprites), cell.tag, rng, sprites)
 
 
 def touches_held_out(scene: Scene) -> bool:
@@ -194,7 +210,7 @@ def touches_held_out(scene: Scene) -> bool:
     return any(map(is_held_out, cells_of(scene)))
 
 
-def _draw_groups(rng: np.random.Generator, tag: Tag, sprites: Sprites) -> list[_Group] | None:
+def _draw_groups(rng: np.random.Generator, tag: Tag, sprites: Sprites) -> list[Group] | None:
     """Draw what a training scene shows, or None where the draw touches a held-out cell."""
     match tag:
         case "single_object":
@@ -202,30 +218,51 @@ def _draw_groups(rng: np.random.Generator, tag: Tag, sprites: Sprites) -> list[_
         case "two_object" | "position":
             counts, tinted = (1, 1), False
         case "counting":
-            counts, tinted = (2 + below(rng, MAX_COUNT - 1),), False
+            counts, tinted = (2 + below(rng, sprites.world.max_count - 1),), False
         case "colors":
             counts, tinted = (1,), True
         case "color_attr":
             counts, tinted = (1, 1), True
         case "free":
-            counts, tinted = pick(rng, FREE_COUNTS), None
-    groups: list[_Group] = []
+            wide = sprites.world.name == "wide"
+            counts, tinted = _wide_counts(rng) if wide else pick(rng, FREE_COUNTS), None
+    # Of many concepts, one that clashes is drawn again alone: of six, few draws would do at once.
+    tries = GROUP_TRIES if sprites.world.name == "wide" else 1
+    groups: list[Group] = []
     for count in counts:
-        has_colour = rng.random() < 0.5 if tinted is None else tinted
-        concept = pick(rng, TINTABLE if has_colour else sprites.concepts)
-        colour = pick(rng, COLOURS) if has_colour else None
-        group = _Group(
-            concept=concept, vendor=pick(rng, sprites.vendors), colour=colour, count=count
-        )
-        if not _group_is_seen(group, groups):
+        for _ in range(tries):
+            group = _draw_group(rng, count, tinted, sprites)
+            if _group_is_seen(group, groups):
+                groups.append(group)
+                break
+        else:
             return None
-        groups.append(group)
     if tag == "color_attr" and groups[0].colour == groups[1].colour:
         return None
     return groups
 
 
-def _group_is_seen(group: _Group, others: list[_Group]) -> bool:
+def _draw_group(
+    rng: np.random.Generator, count: int, tinted: bool | None, sprites: Sprites
+) -> Group:
+    """Some things of any concept; None tints half of them."""
+    has_colour = rng.random() < 0.5 if tinted is None else tinted
+    concept = pick(rng, sprites.tintable if has_colour else sprites.concepts)
+    colour = pick(rng, COLOURS) if has_colour else None
+    vendor = pick(rng, sprites.vendors_of(concept))
+    return Group(concept=concept, vendor=vendor, colour=colour, count=count)
+
+
+def _wide_counts(rng: np.random.Generator) -> tuple[int, ...]:
+    """Things a concept in a free scene of the wide world: one to six in all, each as likely."""
+    left, counts = 1 + below(rng, 6), []
+    while left:
+        counts.append(1 if rng.random() < ONE_MORE_SHARE else 1 + below(rng, left))
+        left -= counts[-1]
+    return tuple(counts)
+
+
+def _group_is_seen(group: Group, others: list[Group]) -> bool:
     """Whether a group, beside others, is a concept of its own and touches no held-out cell."""
     concept, colour = group.concept, group.colour
     if group.count > 1 and is_held_out(count_cell(concept, group.count)):
@@ -244,24 +281,37 @@ def _group_is_seen(group: _Group, others: list[_Group]) -> bool:
 
 def _relations_are_seen(objects: Iterable[SceneObject]) -> bool:
     """Whether no relation between things of different concepts is held out, either way."""
-    for a, b in combinations(objects, 2):
-        if a.concept == b.concept:
-            continue
-        for relation in relations(a.box, b.box):
-            if is_held_out(relation_cell(a.concept, relation, b.concept)):
-                return False
-            if is_held_out(relation_cell(b.concept, OPPOSITE[relation], a.concept)):
-                return False
+    return all(_relation_is_seen(a, b) for a, b in combinations(objects, 2))
+
+
+def _relation_is_seen(a: SceneObject, b: SceneObject) -> bool:
+    if a.concept == b.concept:
+        return True
+    for relation in relations(a.box, b.box):
+        if is_held_out(relation_cell(a.concept, relation, b.concept)):
+            return False
+        if is_held_out(relation_cell(b.concept, OPPOSITE[relation], a.concept)):
+            return False
     return True
 
 
+def _is_welcome(thing: SceneObject, others: Sequence[SceneObject]) -> bool:
+    return all(_relation_is_seen(thing, other) for other in others)
+
+
 def _lay_out(
-    groups: list[_Group], rng: np.random.Generator, sprites: Sprites
-) -> tuple[SceneObject, ...]:
-    """Give each thing a size and a place; the things of a group are about equally large."""
+    groups: list[Group], rng: np.random.Generator, sprites: Sprites, *, seen: bool = False
+) -> tuple[SceneObject, ...] | None:
+    """Give each thing a size and a place; the things of a group are about equally large.
+
+    In the wide world there may be none; `seen` keeps to places without a held-out relation there,
+    in the first world whoever calls looks himself.
+    """
+    if sprites.world.name == "wide":
+        return lay_out_wide(groups, rng, sprites, _is_welcome if seen else _anywhere)
     total = sum(group.count for group in groups)
     smallest, largest = SIZES[total]
-    owners: list[_Group] = []
+    owners: list[Group] = []
     sides: list[tuple[float, float]] = []
     for group in groups:
         longer = smallest + (largest - smallest) * rng.random()
@@ -274,6 +324,27 @@ def _lay_out(
         SceneObject(concept=group.concept, vendor=group.vendor, colour=group.colour, box=box)
         for group, box in zip(owners, boxes, strict=True)
     )
+
+
+def _anywhere(thing: SceneObject, others: Sequence[SceneObject]) -> bool:
+    return True
+
+
+def _scene(
+    objects: tuple[SceneObject, ...],
+    background: Rgb,
+    tag: Tag,
+    rng: np.random.Generator,
+    sprites: Sprites,
+) -> Scene:
+    """A scene of these things; in the wide world most have a painted ground."""
+    name: WorldName = sprites.world.name
+    ground: Ground | None = None
+    if name == "wide" and rng.random() < PAINTED_SHARE:
+        known = tuple(c for c in BACKGROUNDS if _distance(c, background) >= SECOND_GROUND)
+        second = _background(objects, rng, sprites, known)
+        ground = draw_ground(rng, (background, second))
+    return Scene(objects=objects, background=background, tag=tag, ground=ground, world=name)
 
 
 def _tidied(
