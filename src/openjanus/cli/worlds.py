@@ -14,6 +14,7 @@ from openjanus.rules import near
 
 if TYPE_CHECKING:
     from openjanus.worlds.emoji.cells import Cell
+    from openjanus.worlds.emoji.vocabulary import WorldName
 
 SCENE_SIZE = 128
 """Side in pixels of the pictures written, unless another is asked for."""
@@ -25,6 +26,9 @@ def add_verbs(kinds: Any) -> None:
     fetch.add_argument("world", choices=["emoji"])
     fetch.add_argument("--folder", type=Path, help="where to; the cache folder when left out")
     fetch.add_argument("--pictures-only", action="store_true", help="leave the prose out")
+    fetch.add_argument(
+        "--wide", action="store_true", help="the artwork of the wide world, some 500 things"
+    )
     sheet = add_verb(kinds, "sheet", _sheet, "write a sheet of captioned scenes")
     sheet.add_argument("--n", type=int, default=24, help="scenes (%(default)s)")
     scene = add_verb(kinds, "scene", _scene, "write one scene, its caption and questions")
@@ -35,17 +39,25 @@ def add_verbs(kinds: Any) -> None:
         kind.add_argument("--split", default="train", choices=["train", "held_out"])
         kind.add_argument("--seed", type=parse_seed, default=0)
         kind.add_argument("--size", type=int, default=SCENE_SIZE, help="pixels (%(default)s)")
-        kind.add_argument("--folder", type=Path, help="of sprites; the shipped when left out")
+        kind.add_argument("--folder", type=Path, help="of sprites; the world's own when left out")
+        kind.add_argument("--world", default="v0", choices=["v0", "wide"])
         kind.add_argument("--output", type=Path, default=Path(output))
 
 
 def _fetch(args: argparse.Namespace) -> None:
     from openjanus.worlds.emoji.fetch import fetch_emoji, fetch_text, same_sprites
+    from openjanus.worlds.emoji.fetch_wide import fetch_wide, same_concepts
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
 
     try:
+        if args.wide:
+            folder = fetch_wide(args.folder, progress=tell)
+            same = "equals" if same_concepts(folder) else "differs from"
+            tell(f"the list of concepts just made {same} the one that ships with the package")
+            print(folder)
+            return
         folder = fetch_emoji(args.folder, progress=tell)
         same = "equal" if same_sprites(folder) else "differ from"
         tell(f"the sprites just rendered {same} those that ship with the package")
@@ -63,7 +75,9 @@ def _sheet(args: argparse.Namespace) -> None:
 
     if args.n < 1:
         raise ValueError(f"--n must be >= 1, got {args.n}")
-    pairs = EmojiPairs(args.folder, seed=args.seed, split=args.split, size=args.size)
+    pairs = EmojiPairs(
+        args.folder, seed=args.seed, split=args.split, size=args.size, world=args.world
+    )
     pictures, words = zip(*(pairs[i] for i in range(args.n)), strict=True)
     save_picture(contact_sheet(pictures, words), args.output)
 
@@ -73,15 +87,15 @@ def _scene(args: argparse.Namespace) -> None:
     from PIL import Image
 
     from openjanus.worlds.emoji.captions import caption
+    from openjanus.worlds.emoji.indexed import read_artwork
     from openjanus.worlds.emoji.questions import QUESTION_KINDS, ask
     from openjanus.worlds.emoji.sampling import sample_scene, scene_for_cell
     from openjanus.worlds.emoji.scenes import TAGS, render
-    from openjanus.worlds.emoji.sprites import Sprites
 
     if args.tag not in TAGS:
         raise ValueError(f"unknown tag {args.tag!r}; {near(args.tag, list(TAGS))}")
-    cell = None if args.cell is None else _held_out_cell(args.cell)
-    sprites = Sprites.load(args.folder)
+    cell = None if args.cell is None else _held_out_cell(args.cell, args.world)
+    sprites = read_artwork(args.folder, args.world)
     rng = np.random.default_rng(args.seed)
     if cell is not None:
         scene = scene_for_cell(cell, rng, sprites)
@@ -98,11 +112,11 @@ def _scene(args: argparse.Namespace) -> None:
         print(f"{question} {answer}")
 
 
-def _held_out_cell(name: str) -> Cell:
+def _held_out_cell(name: str, world: WorldName) -> Cell:
     from openjanus.worlds.emoji.cells import held_out_cells
     from openjanus.worlds.emoji.scenes import GENEVAL_TAGS
 
-    cells = {cell.name: cell for tag in GENEVAL_TAGS for cell in held_out_cells(tag)}
+    cells = {cell.name: cell for tag in GENEVAL_TAGS for cell in held_out_cells(tag, world)}
     if name not in cells:
         kind = f"{name.partition('/')[0]}/"
         alike = [other for other in cells if other.startswith(kind)]

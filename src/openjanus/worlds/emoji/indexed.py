@@ -10,9 +10,11 @@ from typing import Final
 import numpy as np
 
 from openjanus.worlds.emoji.fetch import shipped_folder
+from openjanus.worlds.emoji.fetch_wide import wide_folder
 from openjanus.worlds.emoji.sampling import Split, sample_scene
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, TAGS, Scene, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.vocabulary import WORLDS, WorldName
 
 VIRTUAL_LENGTH: Final = 1_000_000
 """Length of a source that is not told another; scenes by index go on for ever."""
@@ -36,7 +38,8 @@ class SceneSource:
     That is the split, the tags, the artwork with its vendors, `grid` and `two_sizes`.
 
     Args:
-        folder: Where `fetch_emoji` wrote; None takes the shipped sprites. Read once a process.
+        folder: Where `fetch_emoji` wrote, or `fetch_wide`; None takes the shipped sprites, of the
+            wide world those in the cache folder. Read once a process.
         sprites: The artwork itself, instead of a folder.
         seed: Names the stream of scenes.
         split: "train" shows no held-out cell, "held_out" one in each scene.
@@ -45,13 +48,15 @@ class SceneSource:
         grid: Places a side of the grid that things keep to, see `sample_scene`; None is none.
         two_sizes: Whether things on the grid have two sizes and two grounds, see `sample_scene`.
         vendors: Whose artwork is shown; None shows all.
+        world: "v0", or "wide": some five hundred concepts, one to six things of many sizes, some in
+            front of others, on plain and on painted grounds. Keeps to no grid.
         length: How many items iteration sees. `scene`, `picture` and `key` take any index.
 
     Raises:
         FileNotFoundError: The folder holds no sprites.
         ValueError: Unknown or weightless tags, tags that the split lacks, a size or length
-            below 1, a grid below 8 or for "held_out", two sizes without a grid, unknown vendors,
-            or both a folder and sprites.
+            below 1, a grid below 8 or for "held_out" or the wide world, two sizes without a grid,
+            unknown vendors, both a folder and sprites, or artwork of another world.
     """
 
     name = "emoji"
@@ -70,7 +75,12 @@ class SceneSource:
         grid: int | None = None,
         two_sizes: bool = False,
         vendors: Sequence[str] | None = None,
+        world: WorldName = "v0",
     ) -> None:
+        if world not in WORLDS:
+            raise ValueError(f"world must be one of {', '.join(WORLDS)}, got {world!r}")
+        if grid is not None and world != "v0":
+            raise ValueError(f"grid is of world v0 alone, got {grid} for {world}: leave it out")
         if grid is not None and (grid < LEAST_GRID or split != "train"):
             raise ValueError(
                 f"grid must be at least {LEAST_GRID}, and is for split train alone, got {grid} "
@@ -86,9 +96,10 @@ class SceneSource:
             tags = ALL_TAGS if split == "train" else COMBINING_TAGS
         _check_tags(tags, split)
         if sprites is None:
-            sprites = _read_sprites(_folder(folder), None if vendors is None else tuple(vendors))
-        elif vendors is not None:
-            sprites = sprites.by_vendors(vendors)
+            sprites = read_artwork(folder, world, vendors)
+        else:
+            _check_world(sprites, world)
+            sprites = sprites if vendors is None else sprites.by_vendors(vendors)
         self.sprites = sprites
         self.seed = seed
         self.split: Split = split
@@ -98,6 +109,8 @@ class SceneSource:
             raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
         self.grid = grid
         self.two_sizes = two_sizes
+        if world != "v0":
+            self.name = f"{self.name}-{world}"
         self._tags = tuple(tags)
         self._edges = np.cumsum(list(tags.values())) / sum(tags.values())
 
@@ -144,8 +157,47 @@ def _check_tags(tags: Mapping[Tag, float], split: Split) -> None:
         raise ValueError(f"weights of tags must be >= 0 and one > 0, got {dict(tags)}")
 
 
-def _folder(folder: str | Path | None) -> Path:
-    return shipped_folder() if folder is None else Path(folder)
+def read_artwork(
+    folder: str | Path | None, world: WorldName, vendors: Sequence[str] | None = None
+) -> Sprites:
+    """A world's artwork, read once a process.
+
+    Args:
+        folder: Where it lies; None is the world's own place.
+        world: Whose it is.
+        vendors: Whose artwork alone; None is everybody's.
+
+    Raises:
+        FileNotFoundError: It was not fetched.
+        ValueError: It is of another world, or damaged; or unknown vendors.
+    """
+    sprites = _read_sprites(_folder(folder, world), None if vendors is None else tuple(vendors))
+    _check_world(sprites, world)
+    return sprites
+
+
+def _check_world(sprites: Sprites, world: WorldName) -> None:
+    if sprites.world.name != world:
+        raise ValueError(
+            f"artwork of world {sprites.world.name} cannot show world {world}: give the option "
+            "world that fits it, or another folder"
+        )
+
+
+def _folder(folder: str | Path | None, world: WorldName) -> Path:
+    """Where a world's artwork lies.
+
+    Raises:
+        FileNotFoundError: The wide world's was not fetched.
+    """
+    if world == "v0":
+        return shipped_folder() if folder is None else Path(folder)
+    place = wide_folder() if folder is None else Path(folder)
+    if not (place / "sprites.json").is_file():
+        raise FileNotFoundError(
+            f"{place} holds no artwork of the wide world: run openjanus data fetch emoji --wide"
+        )
+    return place
 
 
 @lru_cache(maxsize=4)

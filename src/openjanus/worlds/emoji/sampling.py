@@ -30,7 +30,7 @@ from openjanus.worlds.emoji.grounds import Ground, Rgb, draw_ground
 from openjanus.worlds.emoji.scenes import OPPOSITE, Box, Scene, SceneObject, Tag, relations
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.vocabulary import WorldName
-from openjanus.worlds.emoji.wide_layout import Group, lay_out_wide
+from openjanus.worlds.emoji.wide_layout import Group, lay_out_wide, wide_counts
 
 Split = Literal["train", "held_out"]
 
@@ -110,9 +110,6 @@ PAINTED_SHARE: Final = 0.6
 SECOND_GROUND: Final = 40.0
 """Least RGB distance of the two colours of a painted ground."""
 
-ONE_MORE_SHARE: Final = 0.6
-"""In the wide world's free scenes, how often the next concept is shown once."""
-
 GROUP_TRIES: Final = 12
 """Draws of one concept beside others before all are drawn anew, in the wide world."""
 
@@ -144,13 +141,8 @@ def sample_scene(
         ValueError: A grid for "held_out", two sizes without a grid, or "held_out" for a tag that
             has no held-out cell.
     """
-    if two_sizes and grid is None:
-        raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
-    if grid is not None and sprites.world.name != "v0":
-        raise ValueError(f"scenes of world {sprites.world.name} keep to no grid: leave it out")
+    _check_grid(grid, split, sprites, two_sizes=two_sizes)
     if split == "held_out":
-        if grid is not None:
-            raise ValueError("scenes of split held_out keep to no grid: leave it out")
         cells = held_out_cells(tag, sprites.world.name)
         if not cells:
             raise ValueError(f"tag {tag!r} combines nothing, so nothing is held out: draw 'train'")
@@ -173,6 +165,16 @@ def sample_scene(
                 known = _grounds(grid, two_sizes=two_sizes)
                 background = _background(objects, rng, sprites, known, jittered=grid is None)
                 return _scene(objects, background, tag, rng, sprites)
+
+
+def _check_grid(grid: int | None, split: Split, sprites: Sprites, *, two_sizes: bool) -> None:
+    if grid is None:
+        if two_sizes:
+            raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
+    elif sprites.world.name != "v0":
+        raise ValueError(f"scenes of world {sprites.world.name} keep to no grid: leave it out")
+    elif split == "held_out":
+        raise ValueError("scenes of split held_out keep to no grid: leave it out")
 
 
 def scene_for_cell(cell: Cell, rng: np.random.Generator, sprites: Sprites) -> Scene:
@@ -225,7 +227,7 @@ def _draw_groups(rng: np.random.Generator, tag: Tag, sprites: Sprites) -> list[G
             counts, tinted = (1, 1), True
         case "free":
             wide = sprites.world.name == "wide"
-            counts, tinted = _wide_counts(rng) if wide else pick(rng, FREE_COUNTS), None
+            counts, tinted = wide_counts(rng) if wide else pick(rng, FREE_COUNTS), None
     # Of many concepts, one that clashes is drawn again alone: of six, few draws would do at once.
     tries = GROUP_TRIES if sprites.world.name == "wide" else 1
     groups: list[Group] = []
@@ -251,15 +253,6 @@ def _draw_group(
     colour = pick(rng, COLOURS) if has_colour else None
     vendor = pick(rng, sprites.vendors_of(concept))
     return Group(concept=concept, vendor=vendor, colour=colour, count=count)
-
-
-def _wide_counts(rng: np.random.Generator) -> tuple[int, ...]:
-    """Things a concept in a free scene of the wide world: one to six in all, each as likely."""
-    left, counts = 1 + below(rng, 6), []
-    while left:
-        counts.append(1 if rng.random() < ONE_MORE_SHARE else 1 + below(rng, left))
-        left -= counts[-1]
-    return tuple(counts)
 
 
 def _group_is_seen(group: Group, others: list[Group]) -> bool:

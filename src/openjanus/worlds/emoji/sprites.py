@@ -37,6 +37,9 @@ TINTS: Final[Mapping[str, tuple[Rgb, Rgb, Rgb]]] = MappingProxyType(
 DRAWN_KEPT: Final = 4096
 """Sprites kept ready to be drawn, 64 kB each; the first world has 2,148 in all."""
 
+TINTED_KEPT: Final = 64
+"""Tinted sprites kept as they are: a scene asks for the mean colour first and then for the look."""
+
 LATTICE: Final = 24
 """Points a side at which outlines are known."""
 
@@ -88,6 +91,7 @@ class Sprites:
         self._drawn: dict[tuple[str, str, str | None], Image.Image] = {}
         self._means: dict[tuple[str, str, str | None], tuple[float, float, float]] = {}
         self._outlines: dict[tuple[str, str], np.ndarray] = {}
+        self._tinted: dict[tuple[str, str, str], np.ndarray] = {}
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Sprites:
@@ -183,7 +187,12 @@ class Sprites:
                 f"a tint must be one of {', '.join(TINTS)}, on anything but a person: "
                 f"got {colour!r} on {concept!r}"
             )
-        return tint(image, colour)
+        key = (concept, vendor, colour)
+        if key not in self._tinted:
+            if len(self._tinted) >= TINTED_KEPT:
+                del self._tinted[next(iter(self._tinted))]  # the oldest
+            self._tinted[key] = tint(image, colour)
+        return self._tinted[key]
 
     def drawn(self, concept: str, vendor: str, colour: str | None = None) -> Image.Image:
         """The sprite with premultiplied alpha (Pillow mode "RGBa"), ready to be resized."""

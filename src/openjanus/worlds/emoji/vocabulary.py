@@ -1,8 +1,9 @@
 """The two worlds by name: what there is in each, how it is called, and what may be doubted.
 
-`v0` are the 66 concepts, one to four things a scene, on plain grounds. `wide` are some five hundred,
-one to six things, with overlaps and painted grounds; its list of concepts ships as `wide.json`,
-made by the rule in `wide`. What both have is called the same, so the same cells are held out.
+`v0` are the 66 concepts, one to four things a scene, on plain grounds. `wide` are some five
+hundred, one to six things, with overlaps and painted grounds; its list of concepts ships as
+`wide.json`, made by the rule in `wide`. What both have is called the same, so the same cells are
+held out.
 """
 
 from __future__ import annotations
@@ -53,9 +54,7 @@ def world(name: WorldName) -> World:
         raise ValueError(f"world must be one of {', '.join(WORLDS)}, got {name!r}")
     if name == "v0":
         also = {shown: (other,) for shown, other in ALSO_SHOWN.items()}
-        return World(
-            name=name, concepts=CONCEPTS, tintable=TINTABLE, also_shown=also, max_count=4
-        )
+        return World(name=name, concepts=CONCEPTS, tintable=TINTABLE, also_shown=also, max_count=4)
     record = json.loads((shipped_folder() / WIDE_FILE).read_text(encoding="utf-8"))
     assert record["format_version"] == FORMAT_VERSION
     also = {shown: tuple(others) for shown, others in record["also_shown"].items()}

@@ -16,37 +16,40 @@ from typing import Any, Final
 
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, Concept
 
-SUBGROUPS: Final = (
+
+def _listed(words: str, mark: str = " ") -> frozenset[str]:
+    return frozenset(words.split(mark))
+
+
+SUBGROUPS: Final = _listed(
     "animal-mammal animal-bird animal-amphibian animal-reptile animal-marine animal-bug "
     "plant-flower plant-other food-fruit food-vegetable food-prepared food-asian food-sweet "
     "drink dishware place-building transport-ground transport-water transport-air hotel time "
     "event award-medal sport game arts-crafts clothing sound music musical-instrument phone "
     "computer light-video book-paper money mail writing office lock tool science medical household"
-).split()
+)
 """Emojibase's subgroups of everyday things."""
 
 LEAST_VENDORS: Final = 2
 """A thing of the wide world is drawn by so many vendors at least."""
 
 _LABEL: Final = re.compile(r"[a-z]+(?:[ -][a-z]+){0,2}")
-_JOINTS: Final = frozenset(
-    "with without of in on over at and behind not showing facing done thirty".split()
-)
-_STATES: Final = frozenset(
+_JOINTS: Final = _listed("with without of in on over at and behind not showing facing done thirty")
+_STATES: Final = _listed(
     "oncoming closed open incoming clinking muted low linked leafless wilted fallen hatching "
     "spouting front-facing small derelict rolled-up broken crossed stuffed hinged tear-off round "
-    "pouring steaming roasted old full empty tilted".split()
+    "pouring steaming roasted old full empty tilted"
 )
 """First words of a thing that another emoji shows in another state."""
 
-_PAIRS: Final = frozenset(
-    "glasses sunglasses goggles jeans shorts briefs gloves socks chopsticks scissors skis".split()
+_PAIRS: Final = _listed(
+    "glasses sunglasses goggles jeans shorts briefs gloves socks chopsticks scissors skis"
 )
 """Nouns that are plural and one thing: "a pair of"."""
 
 _ENDS_IN_S: Final = frozenset({"rhinoceros"})
 
-_NO_THINGS: Final = frozenset(
+_NO_THINGS: Final = _listed(
     (
         # masses and dishes without a plural
         "bread,bacon,butter,salt,oden,sushi,spaghetti,popcorn,custard,sake,mate,ice,shaved ice,"
@@ -62,7 +65,8 @@ _NO_THINGS: Final = frozenset(
         "mountain railway,suspension railway,railway track,goal net,love hotel,bullseye,seat,"
         "placard,musical score,musical note,speaker low volume,speaker medium volume,speaker high "
         "volume,microbe,wing,level slider,x-ray,hotel"
-    ).split(",")
+    ),
+    ",",
 )
 """Labels of the subgroups that name no thing which can be counted, or not clearly the one shown."""
 
@@ -152,7 +156,7 @@ def is_countable(label: str) -> bool:
     words = re.split("[ -]", label)
     if not _LABEL.fullmatch(label) or label in _NO_THINGS or words[-1] == "face":
         return False
-    if set(words) & (_JOINTS | set(COLOURS)) or label.split()[0] in _STATES:
+    if set(words) & (_JOINTS | set(COLOURS)) or label.split(maxsplit=1)[0] in _STATES:
         return False
     return not is_plural(words[-1]) or words[-1] in _PAIRS
 

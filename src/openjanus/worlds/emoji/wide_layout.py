@@ -50,6 +50,10 @@ PLACE_TRIES: Final = 24
 """Places tried for a thing before the layout is given up."""
 
 
+ONE_MORE_SHARE: Final = 0.6
+"""In free scenes, how often the next concept is shown once."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
     """Some things of one concept, before they have places."""
@@ -62,6 +66,15 @@ class Group:
 
 Welcome = Callable[[SceneObject, Sequence[SceneObject]], bool]
 """Whether a thing may stand where it does, beside those that are there."""
+
+
+def wide_counts(rng: np.random.Generator) -> tuple[int, ...]:
+    """Things a concept in a free scene: one to six in all, each as likely."""
+    left, counts = 1 + below(rng, 6), []
+    while left:
+        counts.append(1 if rng.random() < ONE_MORE_SHARE else 1 + below(rng, left))
+        left -= counts[-1]
+    return tuple(counts)
 
 
 def lay_out_wide(
@@ -95,9 +108,7 @@ def lay_out_wide(
     shares = visible_shares(placed, sprites)
     if min(shares) < 1 - MAX_HIDDEN:
         return None
-    return tuple(
-        replace(thing, visible=share) for thing, share in zip(placed, shares, strict=True)
-    )
+    return tuple(replace(thing, visible=share) for thing, share in zip(placed, shares, strict=True))
 
 
 def _placed(
