@@ -12,7 +12,7 @@ import json
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -69,6 +69,9 @@ WIDE_ARTWORK: Final = (
 )
 """The three sets of the first world, and three more; the last is an earlier drawing by Google."""
 
+MISNAMED: Final = {"fxemoji": ("keyboard", "sunglasses", "tramcar")}
+"""Icons that show something else than their name says: music, a face, and a black square."""
+
 NAMES: Final = Artwork(
     vendor="emojibase",
     package="emojibase-data",
@@ -112,7 +115,10 @@ def fetch_wide(folder: str | Path | None = None, *, progress: Progress | None = 
             sets.append(read_icons(npm_pack(artwork, Path(scratch))))
         tell(progress, f"fetching {NAMES.package} {NAMES.version}")
         entries, subgroups = _read_names(npm_pack(NAMES, Path(scratch)))
-    icons_of = [icons_by_code_point(icons, chars, sets[0][1]) for icons, chars in sets]
+    icons_of = [
+        icons_by_code_point(icons, chars, sets[0][1], without=MISNAMED.get(artwork.vendor, ()))
+        for artwork, (icons, chars) in zip(WIDE_ARTWORK, sets, strict=True)
+    ]
     drawn = Counter(code_point for icons in icons_of for code_point in icons)
     concepts, also = choose(entries, subgroups, drawn)
     check_names(concepts)
@@ -148,7 +154,11 @@ def wide_record(concepts: list[Concept], also: Mapping[str, tuple[str, ...]]) ->
 
 
 def icons_by_code_point(
-    icons: Mapping[str, Any], chars: Mapping[str, str], names: Mapping[str, str]
+    icons: Mapping[str, Any],
+    chars: Mapping[str, str],
+    names: Mapping[str, str],
+    *,
+    without: Collection[str] = (),
 ) -> dict[str, str]:
     """A set's icon of each code point, without variation selectors.
 
@@ -156,10 +166,12 @@ def icons_by_code_point(
         icons: The set's `icons.json`.
         chars: Its `chars.json`; older sets have an empty one, and are read by their icons' names.
         names: `chars.json` of a set whose icons have the same names, but for hyphens.
+        without: Icons of an older set that are left out.
     """
     if chars:
         return {_plain(code_point): icon for code_point, icon in chars.items()}
-    known = {name.replace("-", ""): name for name in (*icons.get("aliases", {}), *icons["icons"])}
+    every = (*icons.get("aliases", {}), *icons["icons"])
+    known = {name.replace("-", ""): name for name in every if name not in without}
     return {
         _plain(code_point): known[name.replace("-", "")]
         for code_point, name in names.items()
@@ -187,4 +199,10 @@ def _recipe() -> dict[str, Any]:
     sources = [asdict(artwork) for artwork in (*WIDE_ARTWORK, NAMES)]
     shipped = json.loads((shipped_folder() / WIDE_FILE).read_text(encoding="utf-8"))
     code_points = {entry["name"]: entry["code_point"] for entry in shipped["concepts"]}
-    return {"world": "wide", "side": SPRITE_SIDE, "sources": sources, "code_points": code_points}
+    return {
+        "world": "wide",
+        "side": SPRITE_SIDE,
+        "sources": sources,
+        "misnamed": {vendor: list(icons) for vendor, icons in MISNAMED.items()},
+        "code_points": code_points,
+    }

@@ -182,12 +182,14 @@ def visible_shares(objects: Sequence[SceneObject], sprites: Sprites) -> list[flo
     """Share of each thing's area that no later thing hides, at the points of its outline."""
     shares = []
     for i, thing in enumerate(objects):
+        in_front = [x for x in objects[i + 1 :] if _overlap(thing.box, x.box) > 0]
+        if not in_front:
+            shares.append(1.0)
+            continue
         own = sprites.outline(thing.concept, thing.vendor)
         seen = own
         x0, y0, x1, y1 = thing.box
-        for other in objects[i + 1 :]:
-            if _overlap(thing.box, other.box) == 0:
-                continue
+        for other in in_front:
             left, top, right, bottom = other.box
             columns = np.floor((x0 + _MIDDLES * (x1 - x0) - left) / (right - left) * LATTICE)
             rows = np.floor((y0 + _MIDDLES * (y1 - y0) - top) / (bottom - top) * LATTICE)
@@ -199,6 +201,6 @@ def visible_shares(objects: Sequence[SceneObject], sprites: Sprites) -> list[flo
                 np.ix_(rows[in_rows].astype(int), columns[in_columns].astype(int))
             ]
             seen = seen & ~hidden
-        area = int(own.sum())
-        shares.append(int(seen.sum()) / area if area else 1.0)
+        area = np.count_nonzero(own)
+        shares.append(np.count_nonzero(seen) / area if area else 1.0)
     return shares
