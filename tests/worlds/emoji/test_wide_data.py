@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from openjanus.cli import main
+from openjanus.data.id_cache import picture_stamp, source_digest
 from openjanus.worlds.emoji.captions import FRAMES, caption, phrase, things_of
 from openjanus.worlds.emoji.cells import cells_of, is_held_out
+from openjanus.worlds.emoji.fetch import save_sprites
 from openjanus.worlds.emoji.questions import QUESTION_KINDS, QuestionKind, ask, exam
 from openjanus.worlds.emoji.sampling import touches_held_out
 from openjanus.worlds.emoji.scenes import Scene, SceneObject
@@ -143,3 +146,28 @@ def test_adversarial_negatives_are_of_the_same_group(wide_sprites: Sprites) -> N
             ]
             groups = {WIDE.concepts[x.concept].group for x in scene.objects}
             assert any(WIDE.concepts[name].group in groups for name in named)
+
+
+def test_the_wide_world_is_checked_shown_and_has_stamps_of_its_own(
+    wide_sprites: Sprites, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names, images = [], []
+    for concept in wide_sprites.concepts[60:80]:
+        for vendor in wide_sprites.vendors_of(concept):
+            names.append([concept, vendor])
+            images.append(wide_sprites.rgba(concept, vendor))
+    save_sprites(tmp_path, names, images, {"world": "wide"})
+    options = ["kind=gen", "world=wide", f"folder={tmp_path}", "length=3", "size=32"]
+    given = [part for option in options for part in ("--set", option)]
+    main(["data", "lint", "emoji", *given, "--model", "tiny"])
+    assert "3 samples: 0 und, 0 text, 3 gen" in capsys.readouterr().out
+    page = tmp_path / "page.html"
+    main(["data", "show", "emoji", *given, "--model", "tiny", "--n", "2", "--output", str(page)])
+    assert page.stat().st_size > 1000
+    stamps = [
+        picture_stamp(EmojiPictures(tmp_path, world="wide", size=32, seed=seed).picture(5))
+        for seed in (1, 1, 2)
+    ]
+    assert stamps[0] == stamps[1] != stamps[2]
+    told = [source_digest("emoji", {"kind": "gen", "world": name}) for name in ("v0", "wide")]
+    assert told[0] != told[1]
