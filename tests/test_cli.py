@@ -86,6 +86,27 @@ def test_draw_draws_what_the_library_draws(tmp_path, capsys):
         assert np.array_equal(np.asarray(image), np.asarray(drawing.images[0]))
 
 
+def test_draw_keeps_the_best_of_some_candidates(tmp_path, capsys):
+    import openjanus
+
+    arguments = ["draw", "a red car", "--model", "tiny", "--seed", "7", "--best-of", "3"]
+    question = ["--judge-question", "Is this {prompt}?"]
+    assert main([*arguments, *question, "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    drawing = openjanus.load("tiny").draw(
+        "a red car", seed=7, best_of=3, judge_question="Is this {prompt}?"
+    )
+    assert drawing.candidates is not None
+    assert "asked: Is this a red car? (Yes or yes)" in said.err
+    assert f"picture 0: candidate {drawing.candidates.chosen[0]} of chances" in said.err
+    with Image.open(tmp_path / "0.png") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(drawing.images[0]))
+    told = json.loads((tmp_path / "drawing.json").read_text())
+    assert told["candidates"]["chosen"] == list(drawing.candidates.chosen)
+    assert main([*arguments, "--judge-question", "emoji", "--output", str(tmp_path)]) == 0
+    assert "asked: What colour is the car? (red)" in capsys.readouterr().err
+
+
 def test_chat_prints_the_reply(picture, capsys):
     import openjanus
 
@@ -255,6 +276,23 @@ def test_a_scene_of_a_held_out_cell_with_its_answers(world, tmp_path, capsys):
         assert image.size == (48, 48)
 
 
+def test_a_scene_of_ones_own_words(world, tmp_path, capsys):
+    path = tmp_path / "scene.png"
+    arguments = ["data", "scene", "a red car left of two dogs", "--folder", str(world)]
+    assert main([*arguments, "--output", str(path), "--size", "64"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == [str(path), "a red car left of two dogs"]
+    assert said[-1].endswith("? red")
+    with Image.open(path) as image:
+        assert image.size == (64, 64)
+
+
+def test_the_shipped_artwork_draws_every_thing_of_the_world(tmp_path, capsys):
+    for concept in list(CONCEPTS.values())[::11]:
+        words = f"{concept.article} {concept.name}"
+        assert main(["data", "scene", words, "--output", str(tmp_path / "scene.png")]) == 0
+
+
 def test_a_scene_is_a_function_of_its_seed(world, tmp_path, capsys):
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         path = str(tmp_path / f"{name}.png")
@@ -332,6 +370,9 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["draw", "a car", "--model", "tiny", "--top-p", "0"], "top_p"),
         (["draw", "a car", "--model", "tiny", "--top-k", "0"], "top_k"),
         (["draw", "a car " * 400, "--model", "tiny"], "context"),
+        (["draw", "a car", "--model", "tiny", "--best-of", "0"], "best_of must be"),
+        (["draw", "a car", "--model", "tiny", "--judge-question", "Is it?"], "at best_of 1"),
+        (["draw", "a unicorn", "--best-of", "2"], "--judge-question of your own"),
         (["draw", "a car", "--model", "tinny"], "'tiny'"),
         (["draw", "a car", "--model", "no/such/folder"], "no/such/folder"),
         (["draw", "a car", "--model", "janus-pro-1b"], "deepseek-ai/Janus-Pro-1B"),
@@ -361,6 +402,12 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["data", "sheet", "--n", "0"], "--n must be >= 1"),
         (["data", "scene", "--folder", "nowhere"], "nowhere"),
         (["data", "scene", "--tag", "color"], "'colors'"),
+        (["data", "scene", "a dgo"], "did you mean dog"),
+        (["data", "scene", "a teal car"], "'teal' of 'a teal car' is no colour of this world"),
+        (["data", "scene", "a dog", "--size", "0"], "--size must be >= 1"),
+        (["data", "scene", "a dog", "--split", "held_out"], "leave it out beside words"),
+        (["data", "scene", "a dog", "--tag", "colors"], "not allowed with"),
+        (["data", "scene", "a dog", "--folder", "x"], "openjanus data fetch emoji --folder x"),
         (["data", "scene", "--cell", "count/apples/3"], "nearest"),
         (["data", "scene", "--tag", "colors", "--cell", "count/cup/3"], "not allowed with"),
         (["train"], "--config"),

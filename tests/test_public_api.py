@@ -18,6 +18,7 @@ DRAW = (
     "temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, "
     "negative_prompt: str | None = None"
 )
+BEST = "best_of: int = 1, judge_question: JudgeQuestion | None = None"
 DRAW_BATCH = DRAW.replace("seed: int |", "seed: int | Sequence[int] |")
 CHAT = (
     "system: str | None = None, max_new_tokens: int = 512, temperature: float = 0.0, "
@@ -32,8 +33,8 @@ COMPOSE = (
 )
 
 SIGNATURES = {
-    "draw": f"(self, prompt: str, {DRAW}) -> Drawing",
-    "draw_batch": f"(self, prompts: Sequence[str], {DRAW_BATCH}) -> list[Drawing]",
+    "draw": f"(self, prompt: str, {DRAW}, {BEST}) -> Drawing",
+    "draw_batch": (f"(self, prompts: Sequence[str], {DRAW_BATCH}, {BEST}) -> list[Drawing]"),
     "draw_stream": (
         f"(self, prompt: str, {DRAW}, partial_images: int | None = None)"
         " -> Iterator[PartialDrawing]"
@@ -68,7 +69,9 @@ FIELDS = {
     "ComposedImage": ["image", "image_ids"],
     "ComposedPiece": ["text", "image", "composition"],
     "Composition": ["parts", "token_ids", "finish_reason", "usage", "seed", "options"],
-    "Drawing": ["images", "image_ids", "prompt", "seed", "options"],
+    "Candidates": ["checks", "scores", "chosen", "image_ids"],
+    "Check": ["question", "right", "wrong"],
+    "Drawing": ["images", "image_ids", "prompt", "seed", "options", "candidates"],
     "DrawOptions": ["guidance_scale", "temperature", "top_k", "top_p", "negative_prompt"],
     "PartialDrawing": ["image_index", "image", "image_ids", "seed", "options", "is_complete"],
     "Reply": ["text", "token_ids", "finish_reason", "usage", "seed"],
@@ -87,6 +90,8 @@ def signature(function: object) -> str:
 
 def test_names() -> None:
     assert openjanus.__all__ == [
+        "Candidates",
+        "Check",
         "ComposeOptions",
         "ComposedImage",
         "ComposedPiece",

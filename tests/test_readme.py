@@ -98,13 +98,16 @@ def test_the_version_is_the_same_everywhere():
 
 
 def test_every_artwork_fetched_is_credited():
+    from openjanus.worlds.emoji.easy_vqa import EASY_VQA
     from openjanus.worlds.emoji.fetch import ARTWORK, TEXT_SOURCES
+    from openjanus.worlds.emoji.packages import EMOJIBASE
 
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
     for artwork in ARTWORK:
         assert f"{artwork.package} {artwork.version}" in notice
         assert artwork.author in notice
-    for source in TEXT_SOURCES:
+    for source in (*TEXT_SOURCES, EASY_VQA, EMOJIBASE):
+        assert source["author"] in notice
         assert f"{source['package']} {source['version']}" in notice
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from openjanus.pipeline.janus import Janus
     from openjanus.pipeline.load import build, load
     from openjanus.pipeline.results import (
+        Candidates,
+        Check,
         Drawing,
         DrawOptions,
         PartialDrawing,
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Candidates": "openjanus.pipeline.results",
+    "Check": "openjanus.pipeline.results",
     "ComposeOptions": "openjanus.pipeline.composition",
     "ComposedImage": "openjanus.pipeline.composition",
     "ComposedPiece": "openjanus.pipeline.composition",
@@ -67,6 +71,8 @@ _HOMES = {
 """Public names, and the modules that they come from."""
 
 __all__ = [
+    "Candidates",
+    "Check",
     "ComposeOptions",
     "ComposedImage",
     "ComposedPiece",

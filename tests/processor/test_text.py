@@ -162,3 +162,15 @@ def test_an_added_letter_comes_back_as_itself() -> None:
     assert len(ids) == len("sch") + 1 + len("n, ") + 3
     assert tokenizer.decode(ids) == "schön, 猫"
     assert raw.decode(ids) != "schön, 猫"  # else nobody would have to care
+
+
+def test_merges_stay_within_one_chinese_character_where_asked(tmp_path: Path) -> None:
+    texts = ["图里有三只猫", "图里有两只狗 a photo of a cat"] * 30
+    whole, split = (train_tokenizer(texts, 400, CONFIG, split_han=on) for on in (False, True))
+    split.save(tmp_path / "tokenizer.json")
+    again = TextTokenizer.from_file(tmp_path / "tokenizer.json", CONFIG)
+    assert len(whole.encode("图里有三只猫")) < 6 == len(split.encode("图里有三只猫"))
+    assert len(split.encode("三只猫")) == len(again.encode("三只猫")) == 3
+    assert again.encode("图里有两只猫") == [i for c in "图里有两只猫" for i in again.encode(c)]
+    for text in [*texts[:2], *STRANGE]:
+        assert again.decode(again.encode(text)) == text

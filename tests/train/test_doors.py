@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,93 @@ def test_gradients_pass_the_quantizer_straight_through(vq_door):
     assert ids.shape == (2, 16)
     assert vectors.shape == (32, 8)
     assert total.item() == pytest.approx(terms["l1"].item())
+
+
+def of_shipped_decoder(tmp_path, vq_door, **options):
+    """A run on the pixel decoder of a tokenizer that was saved before."""
+    door = VQTokenizer(vq_door)
+    init_vq(door, 3)
+    save_door(tmp_path / "vq" / "final", door, vq_door)
+    run = RunConfig(dir=str(tmp_path / "pixels"), steps=options.pop("steps", 12))
+    trainer = vq_trainer(vq_door, run, init="vq", decoder_only=True, **options)
+    load_door(tmp_path / "vq" / "final", trainer.model, vq_door)
+    return trainer, {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("tokenize", ["whole", "islands"])
+def test_the_pixel_decoder_alone_learns_and_ids_stay(tokenize, vq_door, tmp_path):
+    trainer, before = of_shipped_decoder(tmp_path, vq_door, tokenize=tokenize, id_noise=0.05)
+    pixels = torch.rand(2, 3, 32, 32) * 2 - 1
+    ids = trainer.model.encode_to_ids(pixels)
+    losses = [trainer.train_step(step)["l1"] for step in range(12)]
+    after = trainer.model.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if name.startswith(("decoder.", "post_quant_conv."))}
+    assert torch.equal(trainer.model.encode_to_ids(pixels), ids)
+    assert sum(losses[-3:]) < sum(losses[:3])
+    trainer.sample(tmp_path / "samples", 12)
+    assert [*(tmp_path / "samples").glob("*.png")]
+
+
+def test_noise_replaces_its_share_of_ids_and_repeats(vq_door, tmp_path):
+    trainer, _ = of_shipped_decoder(tmp_path, vq_door, id_noise=0.25)
+    ids = torch.arange(4 * 1000).view(4, 1000)
+    noisy = trainer._noisy(ids, 7)
+    assert (noisy != ids).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert noisy.max() < 4000
+    assert torch.equal(noisy, trainer._noisy(ids, 7))
+    assert not torch.equal(noisy, trainer._noisy(ids, 8))
+
+
+def test_a_run_of_the_pixel_decoder_starts_from_the_named_tokenizer(vq_door, tmp_path):
+    door = VQTokenizer(vq_door)
+    init_vq(door, 3)
+    save_door(tmp_path / "vq" / "final", door, vq_door)
+    config = VQTrainConfig(
+        source=SourceConfig(type="toy-pictures"),
+        init="vq",
+        decoder_only=True,
+        batch_size=2,
+        run=RunConfig(dir=str(tmp_path / "pixels"), steps=1),
+    )
+    run_training(config)
+    found = VQTokenizer(vq_door)
+    load_door(tmp_path / "pixels", found, vq_door)
+    for name, value in door.encoder.state_dict().items():
+        assert torch.equal(value, found.encoder.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"init": None},
+        {"restart_until": 10},
+        {"crop_size": 16},
+        {"compile": True},
+        {"loss": VQLossConfig(entropy=0.1)},
+    ],
+)
+def test_what_would_move_ids_is_refused_with_decoder_only(wrong):
+    options = {"init": "vq", "decoder_only": True} | wrong
+    with pytest.raises(ValueError, match="decoder_only leaves the ids"):
+        VQTrainConfig(source=SourceConfig(type="toy-pictures"), **options)
+
+
+@pytest.mark.parametrize("wrong", [{"id_noise": 0.1}, {"tokenize": "islands"}])
+def test_options_of_the_pixel_decoder_alone_are_refused_without_it(wrong):
+    with pytest.raises(ValueError, match="belong to decoder_only"):
+        VQTrainConfig(source=SourceConfig(type="toy-pictures"), **wrong)
+
+
+def test_packaged_weights_go_by_a_name_of_their_own(tmp_path):
+    # A preset of the same name has fresh weights: the two were taken for each other once.
+    run = str(tmp_path / "run")
+    assert choose_init(["nano-v0"], run) == "nano-v0"
+    folder = choose_init(["shipped/nano-v0"], run)
+    assert isinstance(folder, Path)
+    assert (folder / "model.safetensors").is_file()
+    with pytest.raises(ValueError, match=r"no packaged model is called 'nano-w0'.*nano-v0"):
+        choose_init(["shipped/nano-w0"], run)
 
 
 def test_crops_look_at_what_is_drawn():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,11 @@ from openjanus.cli.parsing import (
 )
 
 if TYPE_CHECKING:
-    from openjanus import PartialDrawing
+    from openjanus import Candidates, Drawing, PartialDrawing
+    from openjanus.pipeline.critic import JudgeQuestion
+
+EMOJI_QUESTIONS = "emoji"
+"""Name of the questions of the world that the nano knows."""
 
 
 def add_verbs(verbs: Any) -> None:
@@ -48,25 +53,52 @@ def _add_draw(verbs: Any) -> None:
     parser.add_argument("--top-k", type=int, help="keep the k likeliest ids")
     parser.add_argument("--top-p", type=float, help="keep the likeliest ids of this much together")
     parser.add_argument("--negative-prompt", help="what to keep away from")
+    parser.add_argument(
+        "--best-of",
+        type=int,
+        default=1,
+        help="candidates a picture; the model keeps the one it believes most (%(default)s)",
+    )
+    parser.add_argument(
+        "--judge-question",
+        help='what it is asked about each, for instance "Is this {prompt}?"; or emoji, the '
+        "questions of the nano's world, which are the nano's own when left out",
+    )
 
 
 def _draw(args: argparse.Namespace) -> None:
+    options = {
+        "n": args.n,
+        "seed": args.seed,
+        "guidance_scale": args.guidance_scale,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "negative_prompt": args.negative_prompt,
+    }
+    if args.best_of == 1 and args.judge_question is None:
+        drawing = _drawn_in_sight(args, options)
+    else:
+        question = _judge_question(args)
+        options |= {"best_of": args.best_of, "judge_question": question}
+        drawing = load(args).draw(args.prompt, **options)
+    drawing.save(args.output)
+    if drawing.candidates is not None:
+        _tell_choice(drawing.candidates)
+    for index in range(args.n):
+        print(args.output / f"{index}.png")
+    save_picture(drawing.sheet(), args.output / "sheet.png")
+
+
+def _drawn_in_sight(args: argparse.Namespace, options: dict[str, Any]) -> Drawing:
+    """A drawing, with a bar that shows how far it is."""
     import torch
     from tqdm import tqdm
 
     from openjanus import Drawing
 
     janus = load(args)
-    stream = janus.draw_stream(
-        args.prompt,
-        n=args.n,
-        seed=args.seed,
-        guidance_scale=args.guidance_scale,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        negative_prompt=args.negative_prompt,
-    )
+    stream = janus.draw_stream(args.prompt, **options)
     pictures: list[PartialDrawing | None] = [None] * args.n
     with tqdm(total=args.n * janus.config.num_gen_image_tokens, desc="drawing", unit="id") as bar:
         for partial in stream:
@@ -75,17 +107,40 @@ def _draw(args: argparse.Namespace) -> None:
             pictures[partial.image_index] = partial
     done = [picture for picture in pictures if picture is not None and picture.is_complete]
     assert len(done) == args.n, "a stream ends when every picture is complete"
-    drawing = Drawing(
+    return Drawing(
         images=tuple(picture.image for picture in done),
         image_ids=torch.stack([picture.image_ids for picture in done]),
         prompt=args.prompt,
         seed=done[0].seed,
         options=done[0].options,
     )
-    drawing.save(args.output)
-    for index in range(args.n):
-        print(args.output / f"{index}.png")
-    save_picture(drawing.sheet(), args.output / "sheet.png")
+
+
+def _judge_question(args: argparse.Namespace) -> JudgeQuestion | None:
+    """What is asked about candidates; the nano was never asked about a whole prompt."""
+    from openjanus.pipeline.load import packaged_models
+
+    asked = args.judge_question
+    if asked is None and args.model in packaged_models():
+        asked = EMOJI_QUESTIONS
+    if asked != EMOJI_QUESTIONS or args.best_of == 1:
+        return asked
+    from openjanus.worlds.emoji.checks import checks_for_prompt
+
+    try:
+        return checks_for_prompt(args.prompt)
+    except ValueError as error:
+        raise ValueError(f"{error}; or give a --judge-question of your own") from error
+
+
+def _tell_choice(candidates: Candidates) -> None:
+    for check in candidates.checks:
+        print(f"asked: {check.question} ({' or '.join(check.right)})", file=sys.stderr)
+    for index, (row, best) in enumerate(
+        zip(candidates.scores.tolist(), candidates.chosen, strict=True)
+    ):
+        chances = ", ".join(f"{math.exp(score):.3f}" for score in row)
+        print(f"picture {index}: candidate {best} of chances {chances}", file=sys.stderr)
 
 
 def _add_chat(verbs: Any) -> None:

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,11 @@ from openjanus.cli.parsing import add_verb, parse_seed, save_picture
 from openjanus.rules import near
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from openjanus.worlds.emoji.cells import Cell
+    from openjanus.worlds.emoji.scenes import Scene
+    from openjanus.worlds.emoji.sprites import Sprites
     from openjanus.worlds.emoji.vocabulary import WorldName
 
 SCENE_SIZE = 128
@@ -27,12 +32,15 @@ def add_verbs(kinds: Any) -> None:
     fetch.add_argument("--folder", type=Path, help="where to; the cache folder when left out")
     fetch.add_argument("--pictures-only", action="store_true", help="leave the prose out")
     fetch.add_argument(
-        "--wide", action="store_true", help="the artwork of the wide world, some 500 things"
+        "--wide", action="store_true", help="the wide world's artwork, and nothing else"
     )
+    fetch.add_argument("--easy-vqa", action="store_true", help="easy-VQA, and nothing else")
+    fetch.add_argument("--chinese", action="store_true", help="Chinese names, and nothing else")
     sheet = add_verb(kinds, "sheet", _sheet, "write a sheet of captioned scenes")
     sheet.add_argument("--n", type=int, default=24, help="scenes (%(default)s)")
     scene = add_verb(kinds, "scene", _scene, "write one scene, its caption and questions")
     which = scene.add_mutually_exclusive_group()
+    which.add_argument("words", nargs="?", help='for instance "a red car left of two dogs"')
     which.add_argument("--tag", default="free", help="kind of scene (%(default)s)")
     which.add_argument("--cell", help="a held-out cell, for instance count/apple/3")
     for kind, output in ((sheet, "sheet.png"), (scene, "scene.png")):
@@ -45,17 +53,26 @@ def add_verbs(kinds: Any) -> None:
 
 
 def _fetch(args: argparse.Namespace) -> None:
+    from openjanus.worlds.emoji.chinese import fetch_chinese
+    from openjanus.worlds.emoji.easy_vqa import fetch_easy_vqa
     from openjanus.worlds.emoji.fetch import fetch_emoji, fetch_text, same_sprites
     from openjanus.worlds.emoji.fetch_wide import fetch_wide, same_concepts
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
 
+    if args.wide and (args.easy_vqa or args.chinese):
+        raise ValueError("--wide has a folder of its own: fetch it in a command of its own")
     try:
         if args.wide:
             folder = fetch_wide(args.folder, progress=tell)
             same = "equals" if same_concepts(folder) else "differs from"
             tell(f"the list of concepts just made {same} the one that ships with the package")
+            print(folder)
+            return
+        if args.easy_vqa or args.chinese:
+            wanted = {fetch_easy_vqa: args.easy_vqa, fetch_chinese: args.chinese}
+            (folder,) = {fetch(args.folder, progress=tell) for fetch in wanted if wanted[fetch]}
             print(folder)
             return
         folder = fetch_emoji(args.folder, progress=tell)
@@ -89,19 +106,15 @@ def _scene(args: argparse.Namespace) -> None:
     from openjanus.worlds.emoji.captions import caption
     from openjanus.worlds.emoji.indexed import read_artwork
     from openjanus.worlds.emoji.questions import QUESTION_KINDS, ask
-    from openjanus.worlds.emoji.sampling import sample_scene, scene_for_cell
-    from openjanus.worlds.emoji.scenes import TAGS, render
+    from openjanus.worlds.emoji.scenes import render
 
-    if args.tag not in TAGS:
-        raise ValueError(f"unknown tag {args.tag!r}; {near(args.tag, list(TAGS))}")
-    cell = None if args.cell is None else _held_out_cell(args.cell, args.world)
+    if args.size < 1:
+        raise ValueError(f"--size must be >= 1, got {args.size}")
+    draw = _drawer(args)
     sprites = read_artwork(args.folder, args.world)
     rng = np.random.default_rng(args.seed)
-    if cell is not None:
-        scene = scene_for_cell(cell, rng, sprites)
-    else:
-        scene = sample_scene(rng, args.tag, sprites, split=args.split)
-    words = caption(scene, rng)
+    scene = draw(rng, sprites)
+    words = caption(scene, rng) if args.words is None else args.words
     asked = [ask(scene, rng, kind) for kind in QUESTION_KINDS]
     questions = [[question.text, question.answer] for question in asked if question is not None]
     save_picture(Image.fromarray(render(scene, args.size, sprites)), args.output)
@@ -110,6 +123,26 @@ def _scene(args: argparse.Namespace) -> None:
     print(words)
     for question, answer in questions:
         print(f"{question} {answer}")
+
+
+def _drawer(args: argparse.Namespace) -> Callable[[np.random.Generator, Sprites], Scene]:
+    """How the scene is drawn that the options ask for; what is wrong with them is said first."""
+    from openjanus.worlds.emoji.asked_scenes import scene_for_cell
+    from openjanus.worlds.emoji.described import described_scene, read_description
+    from openjanus.worlds.emoji.sampling import sample_scene
+    from openjanus.worlds.emoji.scenes import TAGS
+
+    if args.words is not None:
+        if args.split != "train":
+            raise ValueError("--split is of scenes drawn at random: leave it out beside words")
+        description = read_description(args.words, args.world)
+        return lambda rng, sprites: described_scene(description, rng, sprites)
+    if args.tag not in TAGS:
+        raise ValueError(f"unknown tag {args.tag!r}; {near(args.tag, list(TAGS))}")
+    if args.cell is not None:
+        cell = _held_out_cell(args.cell, args.world)
+        return lambda rng, sprites: scene_for_cell(cell, rng, sprites)
+    return lambda rng, sprites: sample_scene(rng, args.tag, sprites, split=args.split)
 
 
 def _held_out_cell(name: str, world: WorldName) -> Cell:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,16 +32,52 @@ def score_answer(
     Returns:
         (A,) fp32.
     """
-    num_answer = len(answer_ids)
-    input_ids = torch.cat([prompt_ids, answer_ids[:-1]])[None]
+    (scores,) = score_answers(
+        model, prompt_ids, [answer_ids], images=images, image_slots=image_slots
+    )
+    return scores
+
+
+@torch.inference_mode()
+def score_answers(
+    model: JanusModel,
+    prompt_ids: Tensor,
+    answers: Sequence[Tensor],
+    *,
+    images: Tensor | None = None,
+    image_slots: Tensor | None = None,
+) -> list[Tensor]:
+    """``score_answer`` of several answers to one prompt: pictures are encoded once, in one pass.
+
+    Args:
+        model: The model.
+        prompt_ids: (T,) text ids.
+        answers: R of them, each (A,) text ids, A >= 1.
+        images: (I, 3, S, S) pictures of the prompt.
+        image_slots: (T,) bool, their places.
+
+    Returns:
+        For each answer (A,) fp32.
+    """
+    num_prompt = len(prompt_ids)
+    width = num_prompt + max(map(len, answers)) - 1
+    # What stands behind an answer is never seen by it: any id will do.
+    input_ids = prompt_ids.new_zeros(len(answers), width)  # (R, T + A - 1)
+    input_ids[:, :num_prompt] = prompt_ids
+    for row, answer_ids in zip(input_ids, answers, strict=True):
+        row[num_prompt : num_prompt + len(answer_ids) - 1] = answer_ids[:-1]
     slots = {}
     if images is not None and image_slots is not None:
         mask = torch.zeros_like(input_ids, dtype=torch.bool)
-        mask[0, : len(prompt_ids)] = image_slots
-        slots["und"] = (mask, model.embed_und(images))
+        mask[:, :num_prompt] = image_slots
+        slots["und"] = (mask, model.embed_und(images).repeat(len(answers), 1, 1))
     hidden_states = model.language_model.model(model.embed_sequence(input_ids, slots))
-    logits = model.text_logits(hidden_states[0, -num_answer:]).float()  # (A, V)
-    return logits.log_softmax(-1).gather(-1, answer_ids[:, None])[:, 0]
+    logits = model.text_logits(hidden_states[:, num_prompt - 1 :]).float()  # (R, A, V)
+    log_probs = logits.log_softmax(-1)
+    return [
+        row[: len(answer_ids)].gather(-1, answer_ids[:, None])[:, 0]
+        for row, answer_ids in zip(log_probs, answers, strict=True)
+    ]
 
 
 @torch.inference_mode()

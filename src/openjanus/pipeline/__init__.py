@@ -1,7 +1,7 @@
 """What ``load`` returns, and what it gives back: the library's face to Python programs.
 
-``load`` (where models come from), ``janus`` (what they do), ``results`` (frozen things that come
-out), ``text_stream`` (ids to words as they arrive).
+``load`` (where models come from), ``janus`` (what they do), ``critic`` (which of some drawings are
+kept), ``results`` (frozen things that come out), ``text_stream`` (ids to words as they arrive).
 """
 
 from openjanus.pipeline.composition import (
@@ -13,6 +13,8 @@ from openjanus.pipeline.composition import (
 from openjanus.pipeline.janus import Janus
 from openjanus.pipeline.load import build, load
 from openjanus.pipeline.results import (
+    Candidates,
+    Check,
     Drawing,
     DrawOptions,
     PartialDrawing,
@@ -22,6 +24,8 @@ from openjanus.pipeline.results import (
 )
 
 __all__ = [
+    "Candidates",
+    "Check",
     "ComposeOptions",
     "ComposedImage",
     "ComposedPiece",

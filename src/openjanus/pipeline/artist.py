@@ -12,8 +12,9 @@ from openjanus.engine.noise import seed_or_new
 from openjanus.engine.request import DrawRequest, FinishedEvent, ImageIdEvent
 from openjanus.model.doors import ImageTokenizer
 from openjanus.model.janus import JanusModel
+from openjanus.pipeline.critic import MAX_PICTURES, Critic, candidate_stream
 from openjanus.pipeline.driver import EngineDriver
-from openjanus.pipeline.results import Drawing, DrawOptions, PartialDrawing
+from openjanus.pipeline.results import Check, Drawing, DrawOptions, PartialDrawing
 from openjanus.processor.image import ImageLike
 from openjanus.processor.prompt import Processor
 
@@ -39,18 +40,22 @@ class Artist:
         n: int,
         seed: int | Sequence[int] | None,
         options: DrawOptions,
+        critic: Critic | None = None,
     ) -> list[Drawing]:
-        """Draw n pictures of every prompt; see ``Janus.draw_batch``."""
+        """Draw n pictures of every prompt, a critic's choice; see ``Janus.draw_batch``."""
         if isinstance(seed, Sequence):
             if len(seed) != len(prompts):
                 raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seed)}")
             seeds = list(seed)
         else:
             seeds = [seed_or_new(seed) for _ in prompts]
+        best_of = 1 if critic is None else critic.best_of
         requests: list[DrawRequest] = []
+        checks: list[tuple[Check, ...]] = []
         for index, prompt in enumerate(prompts):
             try:
-                requests += self._requests(prompt, n, seeds[index], options)
+                requests += self._requests(prompt, n, seeds[index], options, best_of)
+                checks.append(() if critic is None else critic.checks(prompt))
             except ValueError as error:
                 if len(prompts) == 1:
                     raise
@@ -59,16 +64,23 @@ class Artist:
         for index, event in self._driver.run(requests):
             if isinstance(event, FinishedEvent):
                 ids[index] = event.ids
+        each = n * best_of
         drawings = []
         for index, prompt in enumerate(prompts):
-            image_ids = torch.tensor(ids[index * n : (index + 1) * n])  # (n, N)
+            image_ids = torch.tensor(ids[index * each : (index + 1) * each])  # (n * k, N)
+            images, candidates = [self.decode(one) for one in image_ids], None
+            if critic is not None:
+                candidates = critic.choose(images, image_ids.view(n, best_of, -1), checks[index])
+                kept = [i * best_of + j for i, j in enumerate(candidates.chosen)]
+                images, image_ids = [images[i] for i in kept], image_ids[kept]  # (n, N)
             drawings.append(
                 Drawing(
-                    images=tuple(self.decode(one) for one in image_ids),
+                    images=tuple(images),
                     image_ids=image_ids,
                     prompt=prompt,
                     seed=seeds[index],
                     options=options,
+                    candidates=candidates,
                 )
             )
         return drawings
@@ -111,9 +123,14 @@ class Artist:
                 is_complete=isinstance(event, FinishedEvent),
             )
 
-    def _requests(self, prompt: str, n: int, seed: int, options: DrawOptions) -> list[DrawRequest]:
+    def _requests(
+        self, prompt: str, n: int, seed: int, options: DrawOptions, best_of: int = 1
+    ) -> list[DrawRequest]:
+        """A request for every candidate, those of one picture together."""
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             raise ValueError(f"n must be an integer >= 1, got {n!r}")
+        if best_of > 1 and n > MAX_PICTURES:
+            raise ValueError(f"n must be <= {MAX_PICTURES} with best_of, got {n}")
         prompt_ids = self._processor.gen_prompt(prompt)
         uncond_ids = self._processor.uncond_prompt(len(prompt_ids))
         if options.negative_prompt is not None:
@@ -127,13 +144,14 @@ class Artist:
                 prompt_ids=prompt_ids,
                 uncond_ids=uncond_ids,
                 seed=seed,
-                image_index=index,
+                image_index=candidate_stream(index, candidate),
                 guidance_scale=options.guidance_scale,
                 temperature=options.temperature,
                 top_k=options.top_k,
                 top_p=options.top_p,
             )
             for index in range(n)
+            for candidate in range(best_of)
         ]
         self._driver.engine.check(requests[0])
         return requests

@@ -20,6 +20,7 @@ from openjanus.model.janus import JanusModel
 from openjanus.pipeline.artist import Artist
 from openjanus.pipeline.composer import Composer
 from openjanus.pipeline.composition import ComposedPiece, ComposeOptions, Composition, Form
+from openjanus.pipeline.critic import Critic, JudgeQuestion
 from openjanus.pipeline.driver import EngineDriver
 from openjanus.pipeline.options import names_near_options
 from openjanus.pipeline.results import Drawing, DrawOptions, PartialDrawing, Piece, Reply
@@ -87,6 +88,8 @@ class Janus:
         top_k: int | None = None,
         top_p: float | None = None,
         negative_prompt: str | None = None,
+        best_of: int = 1,
+        judge_question: JudgeQuestion | None = None,
     ) -> Drawing:
         """Draw a prompt.
 
@@ -101,6 +104,13 @@ class Janus:
             top_k: Sample among so many ids; None is all.
             top_p: Sample among the likeliest ids of this probability, in (0, 1]; None is all.
             negative_prompt: What guidance leads away from, instead of the empty prompt.
+            best_of: Candidates drawn for each picture. The model is asked about each, and the one
+                of which it most believes that it shows the prompt is kept; the first candidate of
+                picture i is the picture i that is drawn without others.
+            judge_question: What it is asked: a question with ``{prompt}`` in it, several that must
+                all be answered rightly, or a function that makes them of the prompt. A string's
+                right answer is yes, a ``Check`` has its own. None is
+                "Does the picture show {prompt}?".
 
         Raises:
             ValueError: An option breaks its rule, or the prompt is empty or past the context.
@@ -115,7 +125,10 @@ class Janus:
         )
         if not isinstance(prompt, str):
             raise ValueError(f"draw takes one string, got {type(prompt).__name__}: use draw_batch")
-        return self._artist.draw([prompt], n, seed, options)[0]
+        critic = Critic.build(
+            self._scorer, best_of=best_of, question=judge_question, temperature=options.temperature
+        )
+        return self._artist.draw([prompt], n, seed, options, critic)[0]
 
     @names_near_options
     def draw_batch(
@@ -129,6 +142,8 @@ class Janus:
         top_k: int | None = None,
         top_p: float | None = None,
         negative_prompt: str | None = None,
+        best_of: int = 1,
+        judge_question: JudgeQuestion | None = None,
     ) -> list[Drawing]:
         """Draw many prompts at once; each drawing is what ``draw`` gives.
 
@@ -149,7 +164,10 @@ class Janus:
         )
         if isinstance(prompts, str):
             raise ValueError("draw_batch takes a list of prompts, got one string: use draw")
-        return self._artist.draw(list(prompts), n, seed, options)
+        critic = Critic.build(
+            self._scorer, best_of=best_of, question=judge_question, temperature=options.temperature
+        )
+        return self._artist.draw(list(prompts), n, seed, options, critic)
 
     @names_near_options
     def draw_stream(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -48,6 +49,48 @@ class DrawOptions:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """A question about a picture, and what a picture that shows the prompt makes the model say.
+
+    Raises:
+        ValueError: No right answer.
+    """
+
+    question: str
+    right: tuple[str, ...] = ("Yes", "yes")
+    """Answers that speak for the picture; their probabilities are added up."""
+    wrong: tuple[str, ...] = ("No", "no")
+    """Answers that speak against it. Where there are none, the model might say anything else."""
+
+    def __post_init__(self) -> None:
+        if not self.right:
+            raise ValueError(f"a check needs a right answer, {self.question!r} has none: add one")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Candidates:
+    """What the pictures of a drawing were chosen from, k for each of n."""
+
+    checks: tuple[Check, ...]
+    """What was asked about each."""
+    scores: Tensor
+    """(n, k) fp32 on the CPU: the log-probability, by the model, that every check is passed."""
+    chosen: tuple[int, ...]
+    """For each picture the candidate with the highest score, of equal ones the first."""
+    image_ids: Tensor
+    """(n, k, N) int64 codebook ids of all, on the CPU."""
+
+    def record(self) -> dict[str, Any]:
+        """Plain data, for files."""
+        return {
+            "checks": [asdict(check) for check in self.checks],
+            "scores": self.scores.tolist(),
+            "chosen": list(self.chosen),
+            "image_ids": self.image_ids.tolist(),
+        }
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Drawing:
     """n pictures of a prompt."""
@@ -58,6 +101,8 @@ class Drawing:
     prompt: str
     seed: int
     options: DrawOptions
+    candidates: Candidates | None = None
+    """What the pictures were chosen from, with ``best_of`` above 1."""
 
     def sheet(self) -> Image.Image:
         """All pictures on one page."""
@@ -76,6 +121,8 @@ class Drawing:
             "options": asdict(self.options),
             "image_ids": self.image_ids.tolist(),
         }
+        if self.candidates is not None:
+            record["candidates"] = self.candidates.record()
         text = json.dumps(record, ensure_ascii=False)
         (folder / "drawing.json").write_text(text + "\n", encoding="utf-8")
 

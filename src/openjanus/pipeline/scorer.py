@@ -9,7 +9,7 @@ from torch import Tensor
 
 from openjanus.engine.engine import Engine
 from openjanus.engine.request import DrawRequest
-from openjanus.engine.scoring import score_answer, score_image_ids
+from openjanus.engine.scoring import score_answers, score_image_ids
 from openjanus.model.janus import JanusModel
 from openjanus.pipeline.speaker import Messages, one_system
 from openjanus.processor.chat import Turn, parse_messages
@@ -30,10 +30,44 @@ class Scorer:
         self, messages: Messages, answer: str, images: Sequence[ImageLike], system: str | None
     ) -> Tensor:
         """(A,) of an answer; see ``Janus.score``."""
+        return self.answers(messages, (answer,), images, system)[0]
+
+    def answers(
+        self,
+        messages: Messages,
+        answers: Sequence[str],
+        images: Sequence[ImageLike],
+        system: str | None,
+    ) -> list[Tensor]:
+        """(A,) of each of several answers; see ``Janus.score``."""
         dialogue = parse_messages(messages, images)
         system = one_system(system, dialogue.system)
         prompt = self._processor.und_prompt(dialogue.turns, dialogue.images, system=system)
-        turns = [*dialogue.turns, Turn(role="assistant", text=answer)]
+        rows = [self._row(dialogue.turns, answer, system) for answer in answers]
+        assert len({prompt_ids for prompt_ids, _ in rows}) == 1, "an answer changed its prompt"
+        prompt_ids = torch.tensor(rows[0][0], device=self._device)
+        scores = score_answers(
+            self._model,
+            prompt_ids,
+            [torch.tensor(answer_ids, device=self._device) for _, answer_ids in rows],
+            images=None if prompt.images is None else prompt.images.to(self._device),
+            image_slots=prompt_ids == self._processor.tokenizer.image_pad_id,
+        )
+        return [one.cpu() for one in scores]
+
+    def check(
+        self, messages: Messages, answers: Sequence[str], images: Sequence[ImageLike]
+    ) -> None:
+        """Raise what ``answers`` would, without asking the model."""
+        turns = parse_messages(messages, images).turns
+        for answer in answers:
+            self._row(turns, answer, None)
+
+    def _row(
+        self, turns: Sequence[Turn], answer: str, system: str | None
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids of a prompt and of its answer."""
+        turns = [*turns, Turn(role="assistant", text=answer)]
         ids, is_answer = self._processor.training_dialogue(turns, system=system)
         context = self._model.config.language.max_position_embeddings
         if len(ids) > context:
@@ -42,15 +76,7 @@ class Scorer:
                 "shorten them"
             )
         num_prompt = len(ids) - is_answer[::-1].index(False)  # earlier answers are prompt
-        all_ids = torch.tensor(ids, device=self._device)
-        prompt_ids = all_ids[:num_prompt]
-        return score_answer(
-            self._model,
-            prompt_ids,
-            all_ids[num_prompt:],
-            images=None if prompt.images is None else prompt.images.to(self._device),
-            image_slots=prompt_ids == self._processor.tokenizer.image_pad_id,
-        ).cpu()
+        return tuple(ids[:num_prompt]), tuple(ids[num_prompt:])
 
     def image(self, prompt: str, image_ids: Tensor, guidance_scale: float) -> Tensor:
         """(N,) of a picture's valid ids; see ``Janus.score_image``."""

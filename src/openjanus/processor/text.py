@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from openjanus.config import ProcessorConfig
 
 NUM_BYTES = 256
+HAN = "[\u4e00-\u9fff]"
+"""A Chinese character of the basic block."""
 
 
 class TextTokenizer:
@@ -158,7 +160,11 @@ def byte_tokenizer(config: ProcessorConfig) -> TextTokenizer:
 
 
 def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, config: ProcessorConfig
+    texts: Iterable[str],
+    vocab_size: int,
+    config: ProcessorConfig,
+    *,
+    split_han: bool = False,
 ) -> TextTokenizer:
     """Train a byte-level BPE: the same texts give the same tokenizer.
 
@@ -166,6 +172,8 @@ def train_tokenizer(
         texts: What to learn merges from, read once.
         vocab_size: Ids wanted, special tokens included; few texts may give fewer.
         config: Names of the special tokens and roles, which take the first ids.
+        split_han: Whether no merge goes beyond one Chinese character. Chinese has no spaces, so
+            merges would else take in whole phrases, a number with its thing among them.
 
     Raises:
         ValueError: ``vocab_size`` has no room for all bytes and special tokens.
@@ -176,6 +184,11 @@ def train_tokenizer(
             f"vocab_size must be >= {least} (all bytes and special tokens), got {vocab_size}"
         )
     tokenizer = _byte_level(models.BPE())
+    if split_han:
+        each = pre_tokenizers.Split(Regex(HAN), behavior="isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [each, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=_added(config),

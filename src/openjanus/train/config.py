@@ -30,8 +30,9 @@ class JanusTrainConfig:
     """0 text alone, then the papers' I, II and III: says which parts are trained."""
     init: list[str]
     """Where the weights come from, in order of preference; the first that exists is taken. Each is
-    a folder that openjanus wrote (a relative one lies beside ``run.dir``); ``nano``, the trained
-    model in this package; or a preset such as ``nano-v0``, which gives fresh weights."""
+    a folder that openjanus wrote (a relative one lies beside ``run.dir``); ``nano``, the newest
+    trained model in this package, or ``shipped/nano-v0``, that one; or a preset such as
+    ``nano-v0``, which gives fresh weights."""
     preset: str | None = None
     """Architecture that the weights must be of, and that a dry run builds where there are none
     yet; None takes any."""

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from openjanus.config import DoorConfig, SemanticConfig, SiglipConfig, VQConfig
 from openjanus.data.mixture import Mixture
-from openjanus.data.samples import IMAGE_MARK, Sample
+from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
 from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.siglip import SiglipEncoder
@@ -276,7 +276,10 @@ def _run_vq(config: VQTrainConfig, world: World) -> None:
     if type(door) is not VQConfig:
         raise ValueError(f"preset {config.preset!r} has a tokenizer of type {door.type!r}, not vq")
     model = VQTokenizer(door)
-    init_vq(model, config.run.seed)
+    if config.init is None:
+        init_vq(model, config.run.seed)
+    else:
+        load_door(beside(config.run.dir, config.init), model, door)
     model.to(world.device)
     trainer = VQTrainer(model, _pictures(config), config, world=world)
     _train_door(trainer, config, world, "vq", lambda: (trainer.result, door))
@@ -353,7 +356,10 @@ def _run_tokenizer(config: TokenizerTrainConfig) -> None:
     model_config = preset(config.preset)
     _write_config(config)
     tokenizer = train_tokenizer(
-        _texts(config), model_config.text_vocab_size, model_config.processor
+        _texts(config),
+        model_config.text_vocab_size,
+        model_config.processor,
+        split_han=config.split_han,
     )
     _publish(config, lambda folder: tokenizer.save(folder / "tokenizer.json"))
     tqdm.write(f"tokenizer: {tokenizer.vocab_size} ids", file=sys.stderr)
@@ -373,7 +379,7 @@ def _texts(config: TokenizerTrainConfig) -> Iterator[str]:
         item = sources[draw.source][draw.index]
         if isinstance(item, Sample):
             for turn in item.turns:
-                words = turn.text.replace(IMAGE_MARK, "")
+                words = turn.text.replace(IMAGE_MARK, "").replace(DRAW_MARK, "")
                 yield words
                 yield f" {words}"  # the template puts a space before what somebody says
         elif _is_pair(item):

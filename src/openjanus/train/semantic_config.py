@@ -26,8 +26,6 @@ class SemanticTrainConfig(VQTrainConfig):
     teacher: str
     """Whose features are predicted: the folder of a Janus in any layout, or of a trained
     ``und_encoder`` (a relative one lies beside ``run.dir``); or ``nano``."""
-    init: str | None = None
-    """Folder of the step before (a relative one lies beside ``run.dir``); None starts afresh."""
     loss: SemanticLossConfig = field(default_factory=SemanticLossConfig)
 
     def __post_init__(self) -> None:
@@ -39,8 +37,5 @@ class SemanticTrainConfig(VQTrainConfig):
             )
         if self.compile:
             raise ValueError("compile must be false: a semantic tokenizer's step is not compiled")
-        if self.init is not None and self.quantize_from > 0:
-            raise ValueError(
-                f"quantize_from must be 0 where init names a trained tokenizer, got "
-                f"{self.quantize_from}: its codebook would be thrown away"
-            )
+        if self.decoder_only:
+            raise ValueError("decoder_only must be false: a semantic tokenizer is trained whole")

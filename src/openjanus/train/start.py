@@ -31,18 +31,30 @@ from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.weights.formats import Checkpoint, load_model, open_checkpoint
 from openjanus.weights.published import read_vocabulary
 
+SHIPPED = "shipped/"
+"""Before the name of a packaged model that is also a preset's: its weights are meant."""
+
 
 def beside(run_dir: str, path: str) -> Path:
     """Where a path of a recipe lies.
 
     Args:
         run_dir: Folder of the run.
-        path: Absolute, or starting with ``.`` or ``~``: as given. Else beside ``run_dir``.
+        path: Absolute, or starting with ``.`` or ``~``: as given. ``shipped/NAME``: a packaged
+            model. Else beside ``run_dir``.
+
+    Raises:
+        ValueError: No packaged model of that name.
     """
     given = Path(path).expanduser()
     if given.is_absolute() or path.startswith("."):
         return given
-    return Path(run_dir).parent / given
+    if not path.startswith(SHIPPED):
+        return Path(run_dir).parent / given
+    packaged, name = packaged_models(), path.removeprefix(SHIPPED)
+    if name not in packaged:
+        raise ValueError(f"no packaged model is called {name!r}: {near(name, [*packaged])}")
+    return packaged[name]
 
 
 def grown_tokenizer(folder: Path, config: JanusConfig) -> TextTokenizer:
@@ -267,7 +279,8 @@ def choose_init(init: Sequence[str], run_dir: str) -> Path | str:
     """The first of ``init`` that exists: a folder, or the name of a preset.
 
     Args:
-        init: Folders beside ``run_dir``, names of presets, or ``nano``, the packaged model.
+        init: Folders beside ``run_dir``; names of presets, whose weights are drawn afresh;
+            ``nano``, the newest packaged model, or ``shipped/NAME``, one of that name.
         run_dir: Folder of the run.
 
     Raises:

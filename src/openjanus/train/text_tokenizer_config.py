@@ -23,6 +23,8 @@ class TokenizerTrainConfig:
     """Sources of samples or pairs; all their words are read."""
     samples: int = 10_000
     """Samples in all, dealt by the sources' weights."""
+    split_han: bool = False
+    """Whether no merge goes beyond one Chinese character; see ``train_tokenizer``."""
 
     def __post_init__(self) -> None:
         require_at_least_one("samples", self.samples)

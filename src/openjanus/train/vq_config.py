@@ -104,6 +104,17 @@ class VQTrainConfig:
     kind: Literal["vq"] = "vq"
     preset: str = "tiny"
     """Architecture whose ``gen_tokenizer`` is trained; the picture size is the sources'."""
+    init: str | None = None
+    """Folder of a trained tokenizer or of a whole Janus (a relative one lies beside ``run.dir``),
+    or ``shipped/NAME``, to start from; None starts afresh."""
+    decoder_only: bool = False
+    """Train what draws the pixels of ids and leave the ids as they are: a decoder that predicts
+    them needs no more training for it. Needs ``init``."""
+    tokenize: Literal["whole", "islands"] = "whole"
+    """With ``decoder_only``: how pictures become ids, as in the recipes of whole models."""
+    id_noise: float = 0.0
+    """With ``decoder_only``: share of ids that others of the batch replace, in [0, 1), so that a
+    slip in a drawing spoils no more than its place."""
     run: RunConfig = field(default_factory=RunConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: VQLossConfig = field(default_factory=VQLossConfig)
@@ -144,6 +155,7 @@ class VQTrainConfig:
     """Seconds that several processes wait for one of them, which may be reading pictures."""
 
     def __post_init__(self) -> None:
+        self._check_parts()
         for name in ("batch_size", "whole_batch_size"):
             require_at_least_one(name, getattr(self, name))
         refuse_steps([self.source], self.kind)
@@ -169,4 +181,35 @@ class VQTrainConfig:
             raise ValueError(
                 f"quantize_from ({self.quantize_from}) must be below run.steps "
                 f"({self.run.steps}), or the codebook is never trained: lower it"
+            )
+
+    def _check_parts(self) -> None:
+        """Which parts are trained, and from what."""
+        if self.init is not None and self.quantize_from > 0:
+            raise ValueError(
+                f"quantize_from must be 0 where init names a trained tokenizer, got "
+                f"{self.quantize_from}: its codebook would be thrown away"
+            )
+        if self.tokenize not in ("whole", "islands"):
+            raise ValueError(f"tokenize must be whole or islands, got {self.tokenize!r}")
+        if not 0 <= self.id_noise < 1:
+            raise ValueError(f"id_noise must be in [0, 1), got {self.id_noise}")
+        if self.decoder_only:
+            wrong = {
+                "init": self.init is None,
+                "restart_until": self.restart_until > 0,
+                "crop_size": self.crop_size > 0 and self.whole_from != 0,
+                "compile": self.compile,
+                "loss.entropy": self.loss.entropy > 0,
+            }
+            if any(wrong.values()):
+                names = ", ".join(name for name, is_wrong in wrong.items() if is_wrong)
+                raise ValueError(
+                    f"decoder_only leaves the ids of a trained tokenizer's whole pictures as they "
+                    f"are, {names} says otherwise: give init, and leave out the others"
+                )
+        elif self.tokenize != "whole" or self.id_noise > 0:
+            raise ValueError(
+                f"tokenize {self.tokenize} and id_noise {self.id_noise} belong to decoder_only: "
+                "set it, or leave them out"
             )

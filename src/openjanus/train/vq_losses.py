@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -110,14 +111,54 @@ def vq_losses(
         terms |= more(pixels, quantized)
     quantized = quantized.transpose(1, 2).unflatten(2, grid.shape[-2:])
     reconstruction = model.decode_vectors(quantized).float()
-    terms["l1"] = F.l1_loss(reconstruction, pixels)
-    terms["mse"] = F.mse_loss(reconstruction, pixels)
+    terms |= _of_pictures(reconstruction, pixels, config, perceptual)
+    vectors = flat.detach().reshape(-1, flat.shape[-1])
+    return VQLosses(_weighted(terms, config), terms, ids, vectors, reconstruction)
+
+
+def decoder_losses(
+    model: VQTokenizer,
+    ids: Tensor,
+    pixels: Tensor,
+    config: VQLossConfig,
+    perceptual: PerceptualLoss | None = None,
+) -> VQLosses:
+    """Compare what the decoder makes of ids with the pictures that they stand for.
+
+    Args:
+        model: The tokenizer.
+        ids: (B, N), N a square number.
+        pixels: (B, 3, S, S) in [-1, 1].
+        config: Weights of the terms; those that are not about pictures are left out.
+        perceptual: Needed where ``config`` weighs it.
+    """
+    side = math.isqrt(ids.shape[1])
+    rows = model.quantize.lookup(ids).detach()  # (B, N, d)
+    grid = rows.transpose(1, 2).unflatten(2, (side, side))
+    reconstruction = model.decode_vectors(grid).float()
+    terms = _of_pictures(reconstruction, pixels, config, perceptual)
+    return VQLosses(_weighted(terms, config), terms, ids, rows.flatten(0, 1), reconstruction)
+
+
+def _of_pictures(
+    reconstruction: Tensor,
+    pixels: Tensor,
+    config: VQLossConfig,
+    perceptual: PerceptualLoss | None,
+) -> dict[str, Tensor]:
+    """The terms that ``OF_PICTURES`` names."""
+    terms = {
+        "l1": F.l1_loss(reconstruction, pixels),
+        "mse": F.mse_loss(reconstruction, pixels),
+    }
     if config.edge > 0:
         terms["edge"] = edge_loss(reconstruction, pixels)
     if config.perceptual > 0:
         assert perceptual is not None
         terms["perceptual"] = perceptual(reconstruction, pixels)
-    total = sum(
-        (getattr(config, name) * term for name, term in terms.items()), pixels.new_zeros(())
-    )
-    return VQLosses(total, terms, ids, flat.detach().reshape(-1, flat.shape[-1]), reconstruction)
+    return terms
+
+
+def _weighted(terms: dict[str, Tensor], config: VQLossConfig) -> Tensor:
+    weighted = [getattr(config, name) * term for name, term in terms.items()]
+    return torch.stack(weighted).sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from openjanus.data.islands import IslandIds
+from openjanus.data.mixture import stable_hash
 from openjanus.model.vq import VQTokenizer
 from openjanus.processor.image import pixel_values_to_uint8, sheet, uint8_to_pixel_values
 from openjanus.train.gan import Adversary, adaptive_weight, smallest_side
@@ -37,7 +39,7 @@ from openjanus.train.vq_data import (
 )
 from openjanus.train.vq_ema import Ema
 from openjanus.train.vq_eval import HeldOut
-from openjanus.train.vq_losses import OF_PICTURES, VQLosses, vq_losses
+from openjanus.train.vq_losses import OF_PICTURES, VQLosses, decoder_losses, vq_losses
 
 NUM_SAMPLES = 24
 CROPS = 5
@@ -84,6 +86,14 @@ class VQTrainer:
         self.source = source
         self.config = config
         self.device = model.quant_conv.weight.device
+        self._tokenize: Callable[[Tensor], Tensor] = self._encode
+        if config.decoder_only:
+            model.requires_grad_(False)
+            for part in (model.post_quant_conv, model.decoder):
+                part.requires_grad_(True)
+            if config.tokenize == "islands":
+                grid = model.config.image_size // model.config.downsample_factor
+                self._tokenize = IslandIds(self._encode, grid)
         self.optimizers = Optimizers(model.named_parameters(), config.optim)
         self.code_counts = torch.zeros(model.config.codebook_size, dtype=torch.long)
         self.next_index = 0
@@ -174,14 +184,18 @@ class VQTrainer:
         pixels = self._batch(step)
         noise = self._noise(pixels, step) if step < self.config.quantize_from else None
         with self._autocast():
-            losses = self._losses(
-                self.model,
-                pixels,
-                self.config.loss,
-                noise,
-                self.perceptual,
-                processes=self.world.size,
-            )
+            if self.config.decoder_only:
+                ids = self._noisy(self._tokenize(pixels), step)
+                losses = decoder_losses(self.model, ids, pixels, self.config.loss, self.perceptual)
+            else:
+                losses = self._losses(
+                    self.model,
+                    pixels,
+                    self.config.loss,
+                    noise,
+                    self.perceptual,
+                    processes=self.world.size,
+                )
         fooled, of_gan = self._adversarial(losses, step)
         total = losses.total if fooled is None else losses.total + fooled
         (total / self.world.size).backward()
@@ -247,6 +261,23 @@ class VQTrainer:
     def _generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.config.run.seed * 1_000_003 + step)
 
+    @torch.no_grad()
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, N), in fp32: what is trained on is what a model is told."""
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self.model.encode_to_ids(pixels.to(self.device))
+
+    def _noisy(self, ids: Tensor, step: int) -> Tensor:
+        """Some ids replaced by others of the batch, at the share that the run says."""
+        if self.config.id_noise == 0:
+            return ids
+        generator = torch.Generator().manual_seed(
+            stable_hash("ids", self.config.run.seed, step, self.world.rank) % (1 << 63)
+        )
+        others = ids.flatten()[torch.randperm(ids.numel(), generator=generator)].view_as(ids)
+        chosen = torch.rand(ids.shape, generator=generator) < self.config.id_noise
+        return torch.where(chosen.to(ids.device), others, ids)
+
     def _noise(self, pixels: Tensor, step: int) -> Tensor:
         """(B, N, d) of this process's pictures, drawn for those of all."""
         config = self.model.config
@@ -303,7 +334,10 @@ class VQTrainer:
         ]
         pixels = uint8_to_pixel_values(np.stack(pictures)).to(self.device)
         with self._autocast():
-            restored = self.result.decode_ids(self.result.encode_to_ids(pixels))
+            ids = self._tokenize(pixels) if self.config.decoder_only else None
+            restored = self.result.decode_ids(
+                self.result.encode_to_ids(pixels) if ids is None else ids
+            )
         rows = _interleave_rows(pictures, list(pixel_values_to_uint8(restored)), columns=8)
         sheet([Image.fromarray(p) for p in rows], columns=8).save(folder / f"step-{step:08d}.png")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openjanus.worlds.emoji import fetch
+from openjanus.worlds.emoji import fetch, packages
 from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.sprites import Sprites
 
@@ -24,7 +24,7 @@ def packed(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     """A world of three concepts, packed by nobody's npm."""
     tarball = write_tarball(tmp_path_factory.mktemp("npm") / "icons.tgz")
     monkeypatch.setattr(fetch, "CONCEPTS", FEW)
-    monkeypatch.setattr(fetch, "npm_pack", lambda artwork, folder: tarball)
+    monkeypatch.setattr(fetch, "pack_artwork", lambda artwork, folder: tarball)
 
 
 def icon_set() -> tuple[dict[str, Any], dict[str, str]]:
@@ -82,7 +82,7 @@ def test_what_is_there_is_not_fetched_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fetch.fetch_emoji(tmp_path)
-    monkeypatch.setattr(fetch, "npm_pack", fail)
+    monkeypatch.setattr(fetch, "pack_artwork", fail)
     fetch.fetch_emoji(tmp_path)
     (tmp_path / "sprites.npz").unlink()
     with pytest.raises(AssertionError, match="must not be called"):
@@ -114,7 +114,7 @@ def test_a_package_that_is_not_the_pinned_one_is_refused(
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(fetch.shutil, "which", lambda name: f"/bin/{name}")
-    monkeypatch.setattr(fetch.subprocess, "run", pack)
+    monkeypatch.setattr(packages.subprocess, "run", pack)
     with pytest.raises(ValueError, match=r"must have sha256 3e918d88.* got [0-9a-f]{64}"):
         fetch.fetch_emoji(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -125,7 +125,7 @@ def test_a_failing_client_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         return subprocess.CompletedProcess(command, 7, "", "no such package")
 
     monkeypatch.setattr(fetch.shutil, "which", lambda name: f"/bin/{name}")
-    monkeypatch.setattr(fetch.subprocess, "run", refuse)
+    monkeypatch.setattr(packages.subprocess, "run", refuse)
     with pytest.raises(RuntimeError, match=r"ended with 7: no such package"):
         fetch.fetch_emoji(tmp_path)
 

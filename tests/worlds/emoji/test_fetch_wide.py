@@ -56,7 +56,7 @@ def packed(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
             return names
         return older if artwork.vendor in ("fxemoji", "emojione", "noto-v1") else newer
 
-    monkeypatch.setattr(fetch_wide, "npm_pack", pack)
+    monkeypatch.setattr(fetch_wide, "pack_artwork", pack)
     return asked
 
 

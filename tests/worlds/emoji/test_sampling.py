@@ -8,16 +8,8 @@ import pytest
 from openjanus.worlds.emoji.cells import cells_of, held_out_cells
 from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.indexed import SceneSource
-from openjanus.worlds.emoji.sampling import (
-    CONTRAST,
-    GAP,
-    JITTER,
-    MARGIN,
-    SIZES,
-    TIDY_BACKGROUNDS,
-    sample_scene,
-    touches_held_out,
-)
+from openjanus.worlds.emoji.layout import CONTRAST, GAP, JITTER, MARGIN, SIZES
+from openjanus.worlds.emoji.sampling import TIDY_BACKGROUNDS, sample_scene, touches_held_out
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, TAGS, Scene, Tag, relations
 from openjanus.worlds.emoji.sprites import Sprites
 
@@ -139,11 +131,14 @@ def test_backgrounds_stand_out(sprites: Sprites) -> None:
 
 
 def count_held_out(n: int, sprites: Sprites) -> int:
-    """Of loose scenes, of tidy ones, and of tidy ones in two sizes, in turn."""
+    """Of loose scenes, of tidy ones, of tidy ones in two sizes, and of those in slots, in turn."""
     rng, tags, found = np.random.default_rng(7), len(TAGS), 0
+    ways = ((None, False, False), (12, False, False), (12, True, False), (12, True, True))
     for i in range(n):
-        grid, two_sizes = ((None, False), (12, False), (12, True))[i // tags % 3]
-        scene = sample_scene(rng, TAGS[i % tags], sprites, grid=grid, two_sizes=two_sizes)
+        grid, two_sizes, slots = ways[i // tags % 4]
+        scene = sample_scene(
+            rng, TAGS[i % tags], sprites, grid=grid, two_sizes=two_sizes, slots=slots
+        )
         found += touches_held_out(scene)
     return found
 
@@ -197,3 +192,33 @@ def test_two_sizes_on_two_grounds(tag: Tag, sprites: Sprites) -> None:
         SceneSource(sprites=sprites, two_sizes=True)
     with pytest.raises(ValueError, match="two_sizes are sizes on a grid"):
         sample_scene(np.random.default_rng(0), tag, sprites, two_sizes=True)
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_things_in_slots_lie_in_few_places_and_apart(tag: Tag, sprites: Sprites) -> None:
+    rng = np.random.default_rng(4)
+    places: dict[tuple[str, str, str | None, int], set[tuple[float, ...]]] = {}
+    for _ in range(400):
+        scene = sample_scene(rng, tag, sprites, grid=12, two_sizes=True, slots=True)
+        number = len(scene.objects)
+        for thing in scene.objects:
+            x0, y0, x1, y1 = thing.box
+            assert 12 * max(x1 - x0, y1 - y0) == pytest.approx(8 if number == 1 else 5)
+            assert min(x0, y0) >= 0
+            assert max(x1, y1) <= 1 + 1e-9
+            assert x0 * 12 == pytest.approx(round(x0 * 12))
+            key = (thing.concept, thing.vendor, thing.colour, number)
+            places.setdefault(key, set()).add(tuple(round(v, 9) for v in thing.box))
+        for a, b in combinations(scene.objects, 2):
+            gap_x = max(a.box[0], b.box[0]) - min(a.box[2], b.box[2])
+            gap_y = max(a.box[1], b.box[1]) - min(a.box[3], b.box[3])
+            assert max(gap_x, gap_y) >= 1 / 12 - 1e-9, "what touches is one island"
+    assert max(map(len, places.values())) <= 6
+    assert all(len(found) == 1 for key, found in places.items() if key[3] == 1)
+
+
+def test_slots_are_for_two_sizes(sprites: Sprites) -> None:
+    with pytest.raises(ValueError, match="slots are places for things of two sizes"):
+        SceneSource(sprites=sprites, grid=12, slots=True)
+    with pytest.raises(ValueError, match="slots are places for things of two sizes"):
+        sample_scene(np.random.default_rng(0), "free", sprites, grid=12, slots=True)

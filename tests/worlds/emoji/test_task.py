@@ -15,15 +15,16 @@ from PIL import Image
 from openjanus.config import DrawingConfig, JanusConfig
 from openjanus.eval.geneval import TAGS, Detection
 from openjanus.eval.runner import run_task
-from openjanus.eval.task import Request, register_task
+from openjanus.eval.task import Request, register_task, task_names
 from openjanus.pipeline import Drawing, DrawOptions, Janus, Reply, Usage
 from openjanus.pipeline.load import load
 from openjanus.presets import preset
+from openjanus.worlds.emoji.asked_scenes import scene_for_cell
 from openjanus.worlds.emoji.cells import Cell, evaluation_cells
+from openjanus.worlds.emoji.chinese_task import LANGUAGES, ChineseDrawingTask
 from openjanus.worlds.emoji.judge import Calibration, Judge, JudgeConfig, empty_network
 from openjanus.worlds.emoji.judge_measures import trials
 from openjanus.worlds.emoji.questions import QUESTION_KINDS
-from openjanus.worlds.emoji.sampling import scene_for_cell
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, Scene, render
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.task import FRAME, JUDGE_SEED, EmojiTask, framed
@@ -308,3 +309,36 @@ def test_wrong_options(sprites: Sprites, oracle: Oracle) -> None:
         EmojiTask(sprites=sprites, referee=oracle, temperature=-1)
     with pytest.raises(ValueError, match="folder or sprites, got both"):
         EmojiTask(folder="x", sprites=sprites, referee=oracle)
+
+
+class Monoglot(Master):
+    """Draws what it is asked for in English, and spoils the rest."""
+
+    def _draw(self, prompt: str, n: int, seed: int) -> Drawing:
+        self.spoilt = () if prompt.isascii() else TAGS
+        own_seed = seed if prompt.isascii() else seed + 1  # or the oracle knows its pictures
+        return super()._draw(prompt, n, own_seed)
+
+
+def test_chinese_is_scored_beside_english_on_the_same_cells_and_seeds(
+    sprites: Sprites, oracle: Oracle, tmp_path: Path
+) -> None:
+    task = ChineseDrawingTask(sprites=sprites, referee=oracle, drawings_per_tag=70)
+    requests = task.requests(limit=3, seed=1)
+    asked = [[r for r in requests if r.key.startswith(language)] for language in LANGUAGES]
+    for english, chinese in zip(*asked, strict=True):
+        assert english.prompt.startswith("a photo of ")
+        assert chinese.prompt.startswith("一张照片：")
+        for name in ("cell", "seed", "n", "metadata"):
+            assert english.data[name] == chinese.data[name]
+    assert len({r.data["index"] for r in requests}) == len(requests) == 36
+    master = Monoglot(sprites, oracle)
+    cells = {cell.name: cell for tag in GENEVAL_TAGS for cell in evaluation_cells(tag)}
+    master.cells = {r.prompt: cells[r.data["cell"]] for r in requests}
+    register_task("emoji-chinese-test", lambda: task)
+    summary = run_task(cast(Janus, master), "emoji-chinese-test", limit=3, seed=1, output=tmp_path)
+    assert summary["drawing"]["english"]["overall"] == 1.0
+    assert summary["drawing"]["chinese"]["overall"] == 0.0
+    assert summary["chinese_minus_english"] == {"overall": -1.0, "ci": [-1.0, -1.0]}
+    assert (tmp_path / "chinese" / "sheet.png").is_file()
+    assert "emoji-chinese-drawing" in task_names()

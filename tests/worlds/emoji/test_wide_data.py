@@ -11,8 +11,9 @@ import pytest
 
 from openjanus.cli import main
 from openjanus.data.id_cache import picture_stamp, source_digest
+from openjanus.worlds.emoji.absence import absent_things, doubtful_things
 from openjanus.worlds.emoji.captions import FRAMES, caption, phrase, things_of
-from openjanus.worlds.emoji.cells import cells_of, is_held_out
+from openjanus.worlds.emoji.cells import cells_of, is_held_out, pair_cell
 from openjanus.worlds.emoji.fetch import save_sprites
 from openjanus.worlds.emoji.questions import QUESTION_KINDS, QuestionKind, ask, exam
 from openjanus.worlds.emoji.sampling import touches_held_out
@@ -64,7 +65,7 @@ def test_only_plain_backgrounds_are_called_plain(wide_sprites: Sprites) -> None:
     ("options", "message"),
     [
         ({"world": "narrow"}, "world must be one of v0, wide, got 'narrow'"),
-        ({"world": "wide", "grid": 12}, "grid is of world v0 alone, got 12 for wide"),
+        ({"world": "wide", "grid": 12}, "scenes of world wide keep to no grid, got 12"),
         ({}, "artwork of world wide cannot show world v0"),
         ({"world": "wide", "vendors": ["nobody"]}, "vendors must be some of first, second"),
     ],
@@ -108,6 +109,19 @@ def test_nobody_is_asked_what_may_be_called_by_another_name() -> None:
     assert not any(f" {phrase('car')}{end}" in texts for end in ("?", " in"))
     counted = {ask(things("police car", "car"), rng, "counting") for _ in range(50)}
     assert all(q is not None and "police" in q.text for q in counted)
+
+
+def test_what_is_absent_is_of_the_world_and_in_no_doubt() -> None:
+    absent = absent_things(["police car"], name="wide")
+    assert "penguin" in absent or is_held_out(pair_cell("penguin", "police car"))
+    assert not {"police car", "car"} & {*absent}
+    assert "car" in doubtful_things(["police car"], "wide")
+    assert not any(is_held_out(pair_cell(name, "police car")) for name in absent)
+    few = ["penguin", "car", "police car", "key"]
+    assert absent_things(["police car"], name="wide", among=few, unseen_pairs=True) == [
+        name for name in WIDE.concepts if name in ("penguin", "key")
+    ]
+    assert set(absent_things(["dog"])) < set(world("v0").concepts)
 
 
 def test_counting_goes_to_six() -> None:

@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from openjanus.worlds.emoji.asked_scenes import scene_for_cell
 from openjanus.worlds.emoji.cells import (
     LOT,
     cells_of,
@@ -17,7 +18,7 @@ from openjanus.worlds.emoji.cells import (
     is_held_out,
 )
 from openjanus.worlds.emoji.grounds import GROUND_KINDS
-from openjanus.worlds.emoji.sampling import sample_scene, scene_for_cell, touches_held_out
+from openjanus.worlds.emoji.sampling import sample_scene, touches_held_out
 from openjanus.worlds.emoji.scenes import (
     GENEVAL_TAGS,
     TAGS,

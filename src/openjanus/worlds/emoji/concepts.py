@@ -40,6 +40,11 @@ class Concept:
         """What stands before one of it, without an adjective: "a", "an" or "a pair of"."""
         return "a pair of" if self.pair else indefinite_article(self.name)
 
+    @property
+    def counted(self) -> str:
+        """What stands after "how many", or a number above one: "cars", "pairs of skis"."""
+        return f"pairs of {self.plural}" if self.pair else self.plural
+
 
 def indefinite_article(word: str) -> str:
     """ "an" before a vowel, else "a": by letter, but for beginnings that sound otherwise."""

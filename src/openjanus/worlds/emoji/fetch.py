@@ -12,8 +12,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -28,6 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from openjanus.worlds.emoji.concepts import CONCEPTS
+from openjanus.worlds.emoji.packages import checked, npm_pack, pip_wheel, run
 
 FORMAT_VERSION: Final = 1
 """Version of what is written to disk here."""
@@ -174,7 +173,7 @@ def fetch_emoji(folder: str | Path | None = None, *, progress: Progress | None =
     with tempfile.TemporaryDirectory() as scratch:
         for artwork in ARTWORK:
             tell(progress, f"fetching {artwork.package} {artwork.version}")
-            icons, chars = read_icons(npm_pack(artwork, Path(scratch)))
+            icons, chars = read_icons(pack_artwork(artwork, Path(scratch)))
             for concept in tqdm(CONCEPTS.values(), desc=artwork.vendor, leave=False, disable=None):
                 icon = chars.get(concept.code_point)
                 if icon is None:
@@ -201,7 +200,7 @@ def fetch_icon(code_point: str, *, progress: Progress | None = None) -> dict[str
     with tempfile.TemporaryDirectory() as scratch:
         for artwork in ARTWORK:
             tell(progress, f"fetching {artwork.package} {artwork.version}")
-            icons, chars = read_icons(npm_pack(artwork, Path(scratch)))
+            icons, chars = read_icons(pack_artwork(artwork, Path(scratch)))
             found[artwork.vendor] = render_svg(icon_svg(icons, chars[code_point]), SPRITE_SIDE)
     return found
 
@@ -341,15 +340,9 @@ def save_sprites(
     (folder / "sprites.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def npm_pack(artwork: Artwork, folder: Path) -> Path:
-    """Download a package's tarball, and check that it is the pinned one."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise FileNotFoundError("fetching emoji needs the command npm: install Node.js")
-    spec = f"{artwork.package}@{artwork.version}"
-    _run([npm, "pack", spec, "--pack-destination", str(folder)])
-    stem = artwork.package.removeprefix("@").replace("/", "-")
-    return _checked(folder / f"{stem}-{artwork.version}.tgz", artwork.sha256)
+def pack_artwork(artwork: Artwork, folder: Path) -> Path:
+    """Fetch a pinned package's tarball into a folder, as `packages.npm_pack` does."""
+    return npm_pack(artwork.package, artwork.version, artwork.sha256, folder)
 
 
 def read_icons(tarball: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -370,9 +363,9 @@ def _fetch_wordnet(folder: Path) -> Path:
             raise FileNotFoundError(
                 f"fetching WordNet needs Debian's {command}: run on Debian or Ubuntu"
             )
-    _run(["apt-get", "download", f"wordnet-base={WORDNET_VERSION}"], cwd=folder)
-    package = _checked(next(folder.glob("wordnet-base_*.deb")), WORDNET_SHA256)
-    _run(["dpkg-deb", "--extract", str(package), str(folder / "wordnet")])
+    run(["apt-get", "download", f"wordnet-base={WORDNET_VERSION}"], cwd=folder)
+    package = checked(next(folder.glob("wordnet-base_*.deb")), WORDNET_SHA256)
+    run(["dpkg-deb", "--extract", str(package), str(folder / "wordnet")])
     return folder / "wordnet" / "usr" / "share" / "wordnet"
 
 
@@ -390,10 +383,7 @@ def _read_glosses(folder: Path) -> Iterator[str]:
 
 
 def _fetch_chatterbot(folder: Path) -> Path:
-    spec = f"chatterbot-corpus=={CHATTERBOT_VERSION}"
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    _run([*pip, "--dest", str(folder), spec])
-    return _checked(next(folder.glob("chatterbot_corpus-*.whl")), CHATTERBOT_SHA256)
+    return pip_wheel("chatterbot-corpus", CHATTERBOT_VERSION, CHATTERBOT_SHA256, folder)
 
 
 def _read_dialogues(wheel: Path) -> Iterator[tuple[str, str]]:
@@ -413,25 +403,7 @@ def _read_dialogues(wheel: Path) -> Iterator[tuple[str, str]]:
                         yield first, second
 
 
-def _run(command: list[str], cwd: Path | None = None) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(
-            f"command must succeed, {' '.join(command)!r} ended with {done.returncode}: "
-            f"{done.stderr.strip()[-500:]}"
-        )
-
-
-def _checked(path: Path, sha256: str) -> Path:
-    got = hashlib.sha256(path.read_bytes()).hexdigest()
-    if got != sha256:
-        raise ValueError(
-            f"{path.name} must have sha256 {sha256}, got {got}: fetch the pinned version"
-        )
-    return path
-
-
 def tell(progress: Progress | None, line: str) -> None:
-    """Tell a step to whoever wants to know."""
+    """Say a line to whoever listens."""
     if progress is not None:
         progress(line)

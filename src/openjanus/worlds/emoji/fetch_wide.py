@@ -30,13 +30,14 @@ from openjanus.worlds.emoji.fetch import (
     default_folder,
     holds,
     icon_svg,
-    npm_pack,
+    pack_artwork,
     read_icons,
     render_svg,
     save_sprites,
     shipped_folder,
     tell,
 )
+from openjanus.worlds.emoji.packages import EMOJIBASE
 from openjanus.worlds.emoji.vocabulary import WIDE_FILE
 from openjanus.worlds.emoji.wide import check_names, choose
 
@@ -72,14 +73,7 @@ WIDE_ARTWORK: Final = (
 MISNAMED: Final = {"fxemoji": ("keyboard", "sunglasses", "tramcar")}
 """Icons that show something else than their name says: music, a face, and a black square."""
 
-NAMES: Final = Artwork(
-    vendor="emojibase",
-    package="emojibase-data",
-    version="17.0.0",
-    sha256="d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
-    licence="MIT",
-    author="Miles Johnson",
-)
+NAMES: Final = Artwork(vendor="emojibase", **EMOJIBASE)
 """What emoji are called, and their groups."""
 
 
@@ -112,9 +106,9 @@ def fetch_wide(folder: str | Path | None = None, *, progress: Progress | None = 
         sets = []
         for artwork in WIDE_ARTWORK:
             tell(progress, f"fetching {artwork.package} {artwork.version}")
-            sets.append(read_icons(npm_pack(artwork, Path(scratch))))
+            sets.append(read_icons(pack_artwork(artwork, Path(scratch))))
         tell(progress, f"fetching {NAMES.package} {NAMES.version}")
-        entries, subgroups = _read_names(npm_pack(NAMES, Path(scratch)))
+        entries, subgroups = _read_names(pack_artwork(NAMES, Path(scratch)))
     icons_of = [
         icons_by_code_point(icons, chars, sets[0][1], without=MISNAMED.get(artwork.vendor, ()))
         for artwork, (icons, chars) in zip(WIDE_ARTWORK, sets, strict=True)
@@ -146,7 +140,7 @@ def wide_record(concepts: list[Concept], also: Mapping[str, tuple[str, ...]]) ->
     """The content of `wide.json`: a concept a line, and what may be called by other names."""
     lines = ",\n".join(f"  {json.dumps(asdict(concept))}" for concept in concepts)
     others = ",\n".join(f"  {json.dumps(name)}: {json.dumps(also[name])}" for name in also)
-    source = json.dumps({key: value for key, value in asdict(NAMES).items() if key != "vendor"})
+    source = json.dumps(EMOJIBASE)
     return (
         f'{{\n "format_version": {FORMAT_VERSION},\n "source": {source},\n'
         f' "concepts": [\n{lines}\n ],\n "also_shown": {{\n{others}\n }}\n}}\n'

@@ -11,7 +11,7 @@ import numpy as np
 
 from openjanus.worlds.emoji.fetch import shipped_folder
 from openjanus.worlds.emoji.fetch_wide import wide_folder
-from openjanus.worlds.emoji.sampling import Split, sample_scene
+from openjanus.worlds.emoji.sampling import Split, check_tidiness, sample_scene
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, TAGS, Scene, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.vocabulary import WORLDS, WorldName
@@ -35,7 +35,8 @@ SCENE, WORDS, CROP = 0, 1, 2
 class SceneSource:
     """Scenes by index: scene i is a function of (seed, i) and of what shapes scenes alone.
 
-    That is the split, the tags, the artwork with its vendors, `grid` and `two_sizes`.
+    That is the split, the tags, the artwork with its vendors, `grid`, `two_sizes` and
+    `slots`.
 
     Args:
         folder: Where `fetch_emoji` wrote, or `fetch_wide`; None takes the shipped sprites, of the
@@ -47,6 +48,7 @@ class SceneSource:
         size: Side of the pictures in pixels.
         grid: Places a side of the grid that things keep to, see `sample_scene`; None is none.
         two_sizes: Whether things on the grid have two sizes and two grounds, see `sample_scene`.
+        slots: Whether such things lie in fixed places too, see `sample_scene`.
         vendors: Whose artwork is shown; None shows all.
         world: "v0", or "wide": some five hundred concepts, one to six things of many sizes, some in
             front of others, on plain and on painted grounds. Keeps to no grid.
@@ -56,7 +58,8 @@ class SceneSource:
         FileNotFoundError: The folder holds no sprites.
         ValueError: Unknown or weightless tags, tags that the split lacks, a size or length
             below 1, a grid below 8 or for "held_out" or the wide world, two sizes without a grid,
-            unknown vendors, both a folder and sprites, or artwork of another world.
+            slots without two sizes, unknown vendors, both a folder and sprites, or artwork of
+            another world.
     """
 
     name = "emoji"
@@ -74,18 +77,15 @@ class SceneSource:
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
         two_sizes: bool = False,
+        slots: bool = False,
         vendors: Sequence[str] | None = None,
         world: WorldName = "v0",
     ) -> None:
         if world not in WORLDS:
             raise ValueError(f"world must be one of {', '.join(WORLDS)}, got {world!r}")
-        if grid is not None and world != "v0":
-            raise ValueError(f"grid is of world v0 alone, got {grid} for {world}: leave it out")
-        if grid is not None and (grid < LEAST_GRID or split != "train"):
-            raise ValueError(
-                f"grid must be at least {LEAST_GRID}, and is for split train alone, got {grid} "
-                f"for {split}: leave it out"
-            )
+        check_tidiness(grid, split, world, two_sizes=two_sizes, slots=slots)
+        if grid is not None and grid < LEAST_GRID:
+            raise ValueError(f"grid must be at least {LEAST_GRID}, got {grid}: take 12")
         if folder is not None and sprites is not None:
             raise ValueError("a source takes a folder or sprites, got both: leave one out")
         if size < 1 or length < 1:
@@ -105,10 +105,9 @@ class SceneSource:
         self.split: Split = split
         self.size = size
         self.length = length
-        if two_sizes and grid is None:
-            raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
         self.grid = grid
         self.two_sizes = two_sizes
+        self.slots = slots
         if world != "v0":
             self.name = f"{self.name}-{world}"
         self._tags = tuple(tags)
@@ -122,7 +121,13 @@ class SceneSource:
         rng = self.rng(index, SCENE)
         tag = self._tags[int(np.searchsorted(self._edges, rng.random(), side="right"))]
         return sample_scene(
-            rng, tag, self.sprites, split=self.split, grid=self.grid, two_sizes=self.two_sizes
+            rng,
+            tag,
+            self.sprites,
+            split=self.split,
+            grid=self.grid,
+            two_sizes=self.two_sizes,
+            slots=self.slots,
         )
 
     def picture(self, index: int) -> np.ndarray:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
+from openjanus.worlds.emoji.captions import Things
 from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.scenes import RELATIONS
 from openjanus.worlds.emoji.vocabulary import COUNT_WORDS, WorldName, world
@@ -15,13 +16,6 @@ _FORMS: Final = (
     "write 'a photo of' a thing, a coloured thing, two or more things, or two single things "
     "joined by 'and' or one of 'left of', 'right of', 'above', 'below'"
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Phrase:
-    concept: str
-    count: int
-    colour: str | None
 
 
 def metadata_for_prompt(prompt: str, name: WorldName = "v0") -> dict[str, Any]:
@@ -42,7 +36,7 @@ def metadata_for_prompt(prompt: str, name: WorldName = "v0") -> dict[str, Any]:
         if found:
             relation, parts = (None if joint == "and" else joint), [left, right]
             break
-    phrases = [_parse(part, prompt, name) for part in parts]
+    phrases = [read_phrase(part, prompt, forms=_FORMS, name=name) for part in parts]
     include = [_entry(phrase) for phrase in phrases]
     coloured = [phrase.colour is not None for phrase in phrases]
     if len(phrases) == 1:
@@ -65,15 +59,25 @@ def metadata_for_prompt(prompt: str, name: WorldName = "v0") -> dict[str, Any]:
     return line
 
 
-def _entry(phrase: _Phrase) -> dict[str, Any]:
+def _entry(phrase: Things) -> dict[str, Any]:
     entry: dict[str, Any] = {"class": phrase.concept, "count": phrase.count}
     if phrase.colour is not None:
         entry["color"] = phrase.colour
     return entry
 
 
-def _parse(words: str, prompt: str, name: WorldName) -> _Phrase:
-    """Read "an apple", "a pair of red skis" or "three cars"."""
+def read_phrase(words: str, prompt: str, *, forms: str, name: WorldName = "v0") -> Things:
+    """Read "an apple", "a pair of red skis", "three cars" or "two green apples".
+
+    Args:
+        words: The phrase, in lower case.
+        prompt: What it is part of, for messages.
+        forms: What may be written, for messages.
+        name: The world whose things it names.
+
+    Raises:
+        ValueError: No article or number, or something that this world does not have.
+    """
     numbers = COUNT_WORDS[: world(name).max_count + 1]
     concepts = world(name).concepts.values()
     first, _, rest = words.partition(" ")
@@ -82,15 +86,25 @@ def _parse(words: str, prompt: str, name: WorldName) -> _Phrase:
     elif first in numbers[2:]:
         count = numbers.index(first)
     else:
-        raise ValueError(f"{words!r} of {prompt!r} has no article or number: {_FORMS}")
+        raise ValueError(f"{words!r} of {prompt!r} has no article or number: {forms}")
     for pair in ("pair of ", "pairs of "):
         rest = rest.removeprefix(pair)
     nouns = {x.name if count == 1 else x.plural: x.name for x in concepts}
     if rest in nouns:
-        return _Phrase(concept=nouns[rest], count=count, colour=None)
+        return Things(concept=nouns[rest], count=count, colour=None)
     colour, _, noun = rest.partition(" ")
     if colour in COLOURS and noun in nouns:
-        return _Phrase(concept=nouns[noun], count=count, colour=colour)
-    near = difflib.get_close_matches(noun if colour in COLOURS else rest, nouns, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else "see openjanus.worlds.emoji.concepts"
-    raise ValueError(f"{rest!r} of {prompt!r} is not a thing of this world: {hint}")
+        return Things(concept=nouns[noun], count=count, colour=colour)
+    if noun in nouns:
+        close = _closest(colour, COLOURS)
+        raise ValueError(f"{colour!r} of {prompt!r} is no colour of this world: {close}")
+    close = _closest(noun if colour in COLOURS else rest, list(nouns))
+    raise ValueError(f"{rest!r} of {prompt!r} is not a thing of this world: {close}")
+
+
+def _closest(word: str, known: Sequence[str]) -> str:
+    """The tail of a message: near matches, or where there are none, the words least unlike."""
+    near = difflib.get_close_matches(word, known, n=3)
+    if near:
+        return f"did you mean {', '.join(near)}?"
+    return f"the nearest are {', '.join(difflib.get_close_matches(word, known, n=3, cutoff=0.0))}"

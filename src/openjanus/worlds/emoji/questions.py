@@ -10,23 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations
 from typing import Final, Literal, get_args
 
 import numpy as np
 
+from openjanus.worlds.emoji.absence import Negatives, absent_things, doubtful_things
+from openjanus.worlds.emoji.asked_scenes import scene_for_cell
 from openjanus.worlds.emoji.captions import Things, caption, clear_relations, phrase, things_of
 from openjanus.worlds.emoji.cells import (
     Cell,
-    count_cell,
     held_out_cells,
-    is_held_out,
-    pair_cell,
-    relation_cell,
 )
 from openjanus.worlds.emoji.concepts import ALSO_SHOWN, COLOURS
 from openjanus.worlds.emoji.draws import pick
-from openjanus.worlds.emoji.sampling import Split, sample_scene, scene_for_cell
+from openjanus.worlds.emoji.sampling import Split, sample_scene
 from openjanus.worlds.emoji.scenes import RELATIONS, Scene, Tag, relations
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.vocabulary import (
@@ -44,12 +41,6 @@ PracticeKind = Literal["total", "by_colour"]
 """How many things there are in all, whatever they are: a count that no concept's held-out counts
 make unlikely. And what the thing of a colour is: to tell a tinted thing by its shape."""
 PRACTICE_KINDS: Final[tuple[PracticeKind, ...]] = get_args(PracticeKind)
-
-Negatives = Literal["random", "popular", "adversarial"]
-"""POPE's three ways to choose a thing that is not there: any; one of those most frequent in
-training; one of the same COCO supercategory as something that is there."""
-
-NUM_POPULAR: Final = 15
 
 ABSENT_LOOKED_AT: Final = 32
 """Absent things of the wide world among which one is asked for; to look at all takes too long."""
@@ -177,28 +168,6 @@ def exam(
     return [_exam_question(kind, i, seed, sprites, split, negatives) for i in range(n)]
 
 
-@cache
-def popular_concepts(name: WorldName = "v0") -> tuple[str, ...]:
-    """An estimate of the concepts most frequent in training scenes.
-
-    All are drawn alike and scenes with held-out cells are thrown away, so those of which few
-    cells are held out come up more often. They are only about 7 % more frequent than the mean
-    (counted over 140,000 scenes of every tag; the 15 truly most frequent, 8 %): in this world
-    popular negatives are hardly harder than random ones.
-    """
-    names = world(name).concepts
-    # Beside five hundred concepts a relation weighs nothing, and there are a million of them.
-    ways = RELATIONS if name == "v0" else ()
-    lost = dict.fromkeys(names, 0)
-    for a, b in permutations(names, 2):
-        lost[a] += len(names) * is_held_out(pair_cell(a, b))
-        lost[a] += sum(is_held_out(relation_cell(a, way, b)) for way in ways)
-    for concept in names:
-        counts = range(2, world(name).max_count + 1)
-        lost[concept] += len(names) * sum(is_held_out(count_cell(concept, n)) for n in counts)
-    return tuple(sorted(names, key=lambda concept: lost[concept])[:NUM_POPULAR])
-
-
 def _questions(
     scene: Scene,
     rng: np.random.Generator,
@@ -236,20 +205,12 @@ def _existence(
     unseen_pairs: bool,
 ) -> tuple[list[Question], list[Question]]:
     present = {things.concept for things in shown}
-    doubtful = _doubtful(present, known)
-    match negatives:
-        case "random":
-            names = tuple(known.concepts)
-            looked_at = range(ABSENT_LOOKED_AT if known.name == "wide" else 0)
-            absent = {pick(rng, names) for _ in looked_at} or set(names)
-        case "popular":
-            absent = set(popular_concepts(known.name))
-        case "adversarial":
-            groups = {known.concepts[name].group for name in present}
-            absent = {name for name, concept in known.concepts.items() if concept.group in groups}
-    absent -= present | doubtful
-    if not unseen_pairs:
-        absent = {a for a in absent if not any(is_held_out(pair_cell(a, b)) for b in present)}
+    names = tuple(known.concepts)
+    few = known.name == "wide" and negatives == "random"
+    among = {pick(rng, names) for _ in range(ABSENT_LOOKED_AT)} if few else None
+    absent = set(
+        absent_things(present, negatives, known.name, among=among, unseen_pairs=unseen_pairs)
+    )
     frame = pick(rng, EXISTENCE)
 
     def questions(names: set[str], answer: str) -> list[Question]:
@@ -262,29 +223,23 @@ def _existence(
     return questions(present, "yes"), questions(absent, "no")
 
 
-def _doubtful(present: set[str], known: World) -> set[str]:
-    """Concepts that the pictures of others show too."""
-    return {other for name in present for other in known.also_shown.get(name, ())}
-
-
 def _counting(shown: Sequence[Things], rng: np.random.Generator, known: World) -> list[Question]:
     frame = pick(rng, COUNTING)
-    doubtful = _doubtful({things.concept for things in shown}, known)
+    doubtful = doubtful_things({things.concept for things in shown}, known.name)
     found = []
     for things in shown:
         if things.concept in doubtful:
             continue
-        concept = concept_named(things.concept)
-        noun = f"pairs of {concept.plural}" if concept.pair else concept.plural
+        text = frame.format(concept_named(things.concept).counted)
         answer = COUNT_WORDS[things.count]
-        found.append(Question(kind="counting", text=frame.format(noun), answer=answer))
+        found.append(Question(kind="counting", text=text, answer=answer))
     return found
 
 
 def _colour(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]:
     frame = pick(rng, COLOUR)
     return [
-        Question(kind="colour", text=frame.format(*_subject(things)), answer=things.colour)
+        Question(kind="colour", text=frame.format(*subject(things)), answer=things.colour)
         for things in shown
         if things.colour is not None
     ]
@@ -330,7 +285,7 @@ def _by_colour(shown: Sequence[Things], rng: np.random.Generator) -> list[Questi
     ]
 
 
-def _subject(things: Things) -> tuple[str, str]:
+def subject(things: Things) -> tuple[str, str]:
     """(verb, noun) of some things: ("is", "car"), ("are", "scissors"), ("are", "cars")."""
     known = concept_named(things.concept)
     if things.count > 1:

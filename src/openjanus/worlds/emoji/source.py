@@ -67,6 +67,7 @@ class EmojiPictures(SceneSource):
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
         two_sizes: bool = False,
+        slots: bool = False,
         vendors: Sequence[str] | None = None,
         world: WorldName = "v0",
         dense: bool = False,
@@ -81,6 +82,7 @@ class EmojiPictures(SceneSource):
             length=length,
             grid=grid,
             two_sizes=two_sizes,
+            slots=slots,
             vendors=vendors,
             world=world,
         )
@@ -186,6 +188,7 @@ class EmojiScenes(SceneSource):
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
         two_sizes: bool = False,
+        slots: bool = False,
         vendors: Sequence[str] | None = None,
         world: WorldName = "v0",
         least_questions: int = 1,
@@ -224,6 +227,7 @@ class EmojiScenes(SceneSource):
             length=length,
             grid=grid,
             two_sizes=two_sizes,
+            slots=slots,
             vendors=vendors,
             world=world,
         )

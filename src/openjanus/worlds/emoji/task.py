@@ -28,12 +28,13 @@ from openjanus.eval.geneval import TAGS, overall, tag_scores
 from openjanus.eval.stats import bootstrap_interval, bootstrap_macro_interval
 from openjanus.eval.task import Prediction, Request
 from openjanus.pipeline import Janus
+from openjanus.worlds.emoji.absence import Negatives
 from openjanus.worlds.emoji.captions import metadata_for_cell
 from openjanus.worlds.emoji.cells import Cell, evaluation_cells
 from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.judge import Judge, judge_drawings
 from openjanus.worlds.emoji.judge_measures import as_record, measure
-from openjanus.worlds.emoji.questions import QUESTION_KINDS, Negatives, QuestionKind, exam
+from openjanus.worlds.emoji.questions import QUESTION_KINDS, QuestionKind, exam
 from openjanus.worlds.emoji.scenes import RELATIONS, Tag, render
 from openjanus.worlds.emoji.sheet import contact_sheet
 from openjanus.worlds.emoji.sprites import Sprites
@@ -294,7 +295,7 @@ class EmojiTask:
         }
         self._write_sheet(drawn, folder)
         return {
-            "drawing": _drawing_scores(drawn, seed) | {"ceiling": round(overall(ceilings), 4)},
+            "drawing": drawing_scores(drawn, seed) | {"ceiling": round(overall(ceilings), 4)},
             "understanding": answered["understanding"],
             "judge": measures,
             "details": {
@@ -373,7 +374,7 @@ def _shares(kind: QuestionKind, n: int) -> list[tuple[Negatives, int]]:
     return [(negatives, least + (i < more)) for i, negatives in enumerate(NEGATIVES)]
 
 
-def _drawing_scores(drawn: Sequence[Prediction], seed: int) -> dict[str, Any]:
+def drawing_scores(drawn: Sequence[Prediction], seed: int) -> dict[str, Any]:
     """Scores a tag and overall, with 95 % intervals bootstrapped by cell."""
     groups: dict[str, tuple[list[bool], list[str]]] = {tag: ([], []) for tag in TAGS}
     for prediction in drawn:

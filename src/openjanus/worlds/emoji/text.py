@@ -192,8 +192,7 @@ def world_question(rng: np.random.Generator) -> tuple[str, str]:
             noun = concept.name if concept.pair else phrase(concept.name)
             return f"{verb} {noun} {GROUP_NAMES[group]}?", "yes" if right else "no"
         case 2:
-            plural = f"pairs of {concept.plural}" if concept.pair else concept.plural
-            return f"What are many of {phrase(concept.name)} called?", plural
+            return f"What are many of {phrase(concept.name)} called?", concept.counted
         case 3:
             relation = pick(rng, tuple(OPPOSITE))
             return f"What is the opposite of {relation}?", OPPOSITE[relation]
