@@ -97,9 +97,9 @@ def test_the_version_is_the_same_everywhere():
 
 
 def test_every_artwork_fetched_is_credited():
-    from openjanus.worlds.emoji.chinese import EMOJIBASE
     from openjanus.worlds.emoji.easy_vqa import EASY_VQA
     from openjanus.worlds.emoji.fetch import ARTWORK, TEXT_SOURCES
+    from openjanus.worlds.emoji.packages import EMOJIBASE
 
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
     for artwork in ARTWORK:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from openjanus.worlds.emoji.cells import Cell
     from openjanus.worlds.emoji.scenes import Scene
     from openjanus.worlds.emoji.sprites import Sprites
+    from openjanus.worlds.emoji.vocabulary import WorldName
 
 SCENE_SIZE = 128
 """Side in pixels of the pictures written, unless another is asked for."""
@@ -30,6 +31,9 @@ def add_verbs(kinds: Any) -> None:
     fetch.add_argument("world", choices=["emoji"])
     fetch.add_argument("--folder", type=Path, help="where to; the cache folder when left out")
     fetch.add_argument("--pictures-only", action="store_true", help="leave the prose out")
+    fetch.add_argument(
+        "--wide", action="store_true", help="the wide world's artwork, and nothing else"
+    )
     fetch.add_argument("--easy-vqa", action="store_true", help="easy-VQA, and nothing else")
     fetch.add_argument("--chinese", action="store_true", help="Chinese names, and nothing else")
     sheet = add_verb(kinds, "sheet", _sheet, "write a sheet of captioned scenes")
@@ -43,7 +47,8 @@ def add_verbs(kinds: Any) -> None:
         kind.add_argument("--split", default="train", choices=["train", "held_out"])
         kind.add_argument("--seed", type=parse_seed, default=0)
         kind.add_argument("--size", type=int, default=SCENE_SIZE, help="pixels (%(default)s)")
-        kind.add_argument("--folder", type=Path, help="of sprites; the shipped when left out")
+        kind.add_argument("--folder", type=Path, help="of sprites; the world's own when left out")
+        kind.add_argument("--world", default="v0", choices=["v0", "wide"])
         kind.add_argument("--output", type=Path, default=Path(output))
 
 
@@ -51,11 +56,20 @@ def _fetch(args: argparse.Namespace) -> None:
     from openjanus.worlds.emoji.chinese import fetch_chinese
     from openjanus.worlds.emoji.easy_vqa import fetch_easy_vqa
     from openjanus.worlds.emoji.fetch import fetch_emoji, fetch_text, same_sprites
+    from openjanus.worlds.emoji.fetch_wide import fetch_wide, same_concepts
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
 
+    if args.wide and (args.easy_vqa or args.chinese):
+        raise ValueError("--wide has a folder of its own: fetch it in a command of its own")
     try:
+        if args.wide:
+            folder = fetch_wide(args.folder, progress=tell)
+            same = "equals" if same_concepts(folder) else "differs from"
+            tell(f"the list of concepts just made {same} the one that ships with the package")
+            print(folder)
+            return
         if args.easy_vqa or args.chinese:
             wanted = {fetch_easy_vqa: args.easy_vqa, fetch_chinese: args.chinese}
             (folder,) = {fetch(args.folder, progress=tell) for fetch in wanted if wanted[fetch]}
@@ -78,7 +92,9 @@ def _sheet(args: argparse.Namespace) -> None:
 
     if args.n < 1:
         raise ValueError(f"--n must be >= 1, got {args.n}")
-    pairs = EmojiPairs(args.folder, seed=args.seed, split=args.split, size=args.size)
+    pairs = EmojiPairs(
+        args.folder, seed=args.seed, split=args.split, size=args.size, world=args.world
+    )
     pictures, words = zip(*(pairs[i] for i in range(args.n)), strict=True)
     save_picture(contact_sheet(pictures, words), args.output)
 
@@ -88,14 +104,14 @@ def _scene(args: argparse.Namespace) -> None:
     from PIL import Image
 
     from openjanus.worlds.emoji.captions import caption
+    from openjanus.worlds.emoji.indexed import read_artwork
     from openjanus.worlds.emoji.questions import QUESTION_KINDS, ask
     from openjanus.worlds.emoji.scenes import render
-    from openjanus.worlds.emoji.sprites import Sprites
 
     if args.size < 1:
         raise ValueError(f"--size must be >= 1, got {args.size}")
     draw = _drawer(args)
-    sprites = Sprites.load(args.folder)
+    sprites = read_artwork(args.folder, args.world)
     rng = np.random.default_rng(args.seed)
     scene = draw(rng, sprites)
     words = caption(scene, rng) if args.words is None else args.words
@@ -111,28 +127,29 @@ def _scene(args: argparse.Namespace) -> None:
 
 def _drawer(args: argparse.Namespace) -> Callable[[np.random.Generator, Sprites], Scene]:
     """How the scene is drawn that the options ask for; what is wrong with them is said first."""
+    from openjanus.worlds.emoji.asked_scenes import scene_for_cell
     from openjanus.worlds.emoji.described import described_scene, read_description
-    from openjanus.worlds.emoji.sampling import sample_scene, scene_for_cell
+    from openjanus.worlds.emoji.sampling import sample_scene
     from openjanus.worlds.emoji.scenes import TAGS
 
     if args.words is not None:
         if args.split != "train":
             raise ValueError("--split is of scenes drawn at random: leave it out beside words")
-        description = read_description(args.words)
+        description = read_description(args.words, args.world)
         return lambda rng, sprites: described_scene(description, rng, sprites)
     if args.tag not in TAGS:
         raise ValueError(f"unknown tag {args.tag!r}; {near(args.tag, list(TAGS))}")
     if args.cell is not None:
-        cell = _held_out_cell(args.cell)
+        cell = _held_out_cell(args.cell, args.world)
         return lambda rng, sprites: scene_for_cell(cell, rng, sprites)
     return lambda rng, sprites: sample_scene(rng, args.tag, sprites, split=args.split)
 
 
-def _held_out_cell(name: str) -> Cell:
+def _held_out_cell(name: str, world: WorldName) -> Cell:
     from openjanus.worlds.emoji.cells import held_out_cells
     from openjanus.worlds.emoji.scenes import GENEVAL_TAGS
 
-    cells = {cell.name: cell for tag in GENEVAL_TAGS for cell in held_out_cells(tag)}
+    cells = {cell.name: cell for tag in GENEVAL_TAGS for cell in held_out_cells(tag, world)}
     if name not in cells:
         kind = f"{name.partition('/')[0]}/"
         alike = [other for other in cells if other.startswith(kind)]

@@ -9,25 +9,45 @@ from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.indexed import SceneSource
 from openjanus.worlds.emoji.judge_training import TRAIN_TAGS
 from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.vocabulary import world
 
 
 @pytest.fixture(scope="session")
 def sprites() -> Sprites:
     """Made-up artwork of every concept: shaded ellipses of many shapes, sizes and colours."""
     rng = np.random.default_rng(0)
+    return Sprites(
+        {
+            (concept, vendor): ellipse(rng, 32)
+            for concept in CONCEPTS
+            for vendor in ("first", "second", "third")
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def wide_sprites() -> Sprites:
+    """The same of the wide world, smaller; not every concept comes from the second vendor."""
+    rng = np.random.default_rng(1)
     images = {}
-    for concept in CONCEPTS:
-        for vendor in ("first", "second", "third"):
-            longer, shorter = 32, int(rng.integers(10, 33))
-            height, width = (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
-            y, x = np.mgrid[0:height, 0:width]
-            radius = ((x + 0.5) / width * 2 - 1) ** 2 + ((y + 0.5) / height * 2 - 1) ** 2
-            image = np.zeros((height, width, 4), dtype=np.uint8)
-            shade = 0.6 + 0.4 * (1 - np.clip(radius, 0, 1))
-            image[..., :3] = rng.integers(0, 256, 3) * shade[..., None]
-            image[..., 3] = np.where(radius <= 1, 255, 0)
-            images[concept, vendor] = image
-    return Sprites(images)
+    for i, concept in enumerate(world("wide").concepts):
+        images[concept, "first"] = ellipse(rng, 24)
+        if i % 3:
+            images[concept, "second"] = ellipse(rng, 24)
+    return Sprites(images, "wide")
+
+
+def ellipse(rng: np.random.Generator, longer: int) -> np.ndarray:
+    """(H, W, 4) uint8, as a sprite is."""
+    shorter = int(rng.integers(longer * 5 // 16, longer + 1))
+    height, width = (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
+    y, x = np.mgrid[0:height, 0:width]
+    radius = ((x + 0.5) / width * 2 - 1) ** 2 + ((y + 0.5) / height * 2 - 1) ** 2
+    image = np.zeros((height, width, 4), dtype=np.uint8)
+    shade = 0.6 + 0.4 * (1 - np.clip(radius, 0, 1))
+    image[..., :3] = rng.integers(0, 256, 3) * shade[..., None]
+    image[..., 3] = np.where(radius <= 1, 255, 0)
+    return image
 
 
 @pytest.fixture(scope="session")

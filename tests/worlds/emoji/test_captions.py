@@ -64,9 +64,9 @@ def test_phrases_are_english(concept: str, count: int, colour: str | None, expec
     assert phrase(concept, count=count, colour=colour) == expected
 
 
-def test_phrases_count_to_four() -> None:
-    for count in (0, 5):
-        with pytest.raises(ValueError, match=f"from 1 to 4, got {count}"):
+def test_phrases_count_to_six() -> None:
+    for count in (0, 7):
+        with pytest.raises(ValueError, match=f"from 1 to 6, got {count}"):
             phrase("car", count=count)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from openjanus.worlds.emoji.asked_scenes import scene_for_cell
 from openjanus.worlds.emoji.cells import (
     attribution_cell,
     cells_of,
@@ -14,7 +15,6 @@ from openjanus.worlds.emoji.cells import (
     pair_cell,
 )
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, TINTABLE
-from openjanus.worlds.emoji.sampling import scene_for_cell
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, Scene, SceneObject, Tag
 from openjanus.worlds.emoji.sprites import Sprites
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from openjanus.pipeline import Check
+from openjanus.worlds.emoji.asked_scenes import scene_for_cell
 from openjanus.worlds.emoji.captions import prompt_for_cell
 from openjanus.worlds.emoji.cells import evaluation_cells
 from openjanus.worlds.emoji.checks import checks_for_prompt
 from openjanus.worlds.emoji.questions import QUESTION_KINDS, ask
-from openjanus.worlds.emoji.sampling import scene_for_cell
 from openjanus.worlds.emoji.scenes import Tag
 from openjanus.worlds.emoji.sprites import Sprites
 
@@ -50,6 +50,14 @@ def test_what_is_asked_is_what_training_asks(sprites: Sprites, tag: Tag) -> None
         if wanted <= found:
             return
     raise AssertionError(f"never asked: {wanted - found}")
+
+
+def test_a_world_has_its_own_questions() -> None:
+    checks = checks_for_prompt("a photo of six penguins", "wide")
+    assert [(check.question, check.right[0]) for check in checks] == [
+        ("Is there a penguin in the picture?", "yes"),
+        ("How many penguins are there?", "six"),
+    ]
 
 
 def test_a_prompt_of_another_world_is_refused() -> None:

@@ -77,6 +77,31 @@ def test_a_scene_shows_its_description(
         assert counts != (1, 1) or held == [{relation}]
 
 
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_the_wide_world_shows_what_is_described(relation: str, wide_sprites: Sprites) -> None:
+    way = relation if relation in ("above", "below") else f"to the {relation}"
+    description = read_description(f"a red penguin {way} two pairs of goggles", "wide")
+    assert description.things == (some("penguin", 1, "red"), some("goggles", 2))
+    for seed in range(20):
+        scene = described_scene(description, np.random.default_rng(seed), wide_sprites)
+        assert scene.world == "wide"
+        assert things_of(scene) == description.things
+        (first, *second) = scene.objects
+        assert all(relation in relations(first.box, x.box) for x in second)
+
+
+def test_a_world_has_its_own_words_and_counts(wide_sprites: Sprites) -> None:
+    six = read_description("four penguins, a car and a dog", "wide")
+    scene = described_scene(six, np.random.default_rng(0), wide_sprites)
+    assert things_of(scene) == six.things
+    assert read_description("six dogs", "wide").things == (some("dog", 6),)
+    with pytest.raises(ValueError, match="one to six things, 'six dogs and a car' are 7"):
+        read_description("six dogs and a car", "wide")
+    for words in ("five dogs", "a penguin"):
+        with pytest.raises(ValueError, match=r"no article or number|not a thing of this world"):
+            read_description(words)
+
+
 def test_a_scene_is_a_function_of_its_words_and_seed(sprites: Sprites) -> None:
     words = " and ".join(phrase(name, colour="red") for name in ("car", "cow"))
     description = read_description(words)
@@ -88,7 +113,7 @@ def test_a_scene_is_a_function_of_its_words_and_seed(sprites: Sprites) -> None:
 def test_a_relation_that_no_layout_shows_is_said(
     sprites: Sprites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openjanus.worlds.emoji.sampling.relations", lambda a, b: set())
+    monkeypatch.setattr("openjanus.worlds.emoji.asked_scenes.relations", lambda a, b: set())
     description = read_description("a dog left of a cat")
     with pytest.raises(ValueError, match="try another seed"):
         described_scene(description, np.random.default_rng(0), sprites)

@@ -24,7 +24,7 @@ def packed(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     """A world of three concepts, packed by nobody's npm."""
     tarball = write_tarball(tmp_path_factory.mktemp("npm") / "icons.tgz")
     monkeypatch.setattr(fetch, "CONCEPTS", FEW)
-    monkeypatch.setattr(fetch, "_npm_pack", lambda artwork, folder: tarball)
+    monkeypatch.setattr(fetch, "pack_artwork", lambda artwork, folder: tarball)
 
 
 def icon_set() -> tuple[dict[str, Any], dict[str, str]]:
@@ -82,7 +82,7 @@ def test_what_is_there_is_not_fetched_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fetch.fetch_emoji(tmp_path)
-    monkeypatch.setattr(fetch, "_npm_pack", fail)
+    monkeypatch.setattr(fetch, "pack_artwork", fail)
     fetch.fetch_emoji(tmp_path)
     (tmp_path / "sprites.npz").unlink()
     with pytest.raises(AssertionError, match="must not be called"):

@@ -11,7 +11,6 @@ from PIL import Image
 from openjanus.worlds.emoji.judge import (
     COLOURS,
     INPUT_SIZE,
-    NAMES,
     NATURAL,
     Calibration,
     Judge,
@@ -32,6 +31,7 @@ from openjanus.worlds.emoji.scenes import TAGS, Scene, SceneObject
 from openjanus.worlds.emoji.sprites import Sprites
 
 SMALL = JudgeConfig(widths=(4, 4, 8, 8))
+NAMES = SMALL.names
 
 
 def trained(seed: int = 0) -> JudgeNetwork:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from openjanus.eval.geneval import TAGS, Detection, judge
 from openjanus.worlds.emoji.cells import evaluation_cells
-from openjanus.worlds.emoji.judge import NAMES, Calibration, Judge, JudgeConfig, JudgeNetwork, Peaks
+from openjanus.worlds.emoji.judge import Calibration, Judge, JudgeConfig, JudgeNetwork, Peaks
 from openjanus.worlds.emoji.judge_calibration import calibrate, detection_report, fit_logistic
 from openjanus.worlds.emoji.judge_measures import (
     as_record,
@@ -21,6 +21,7 @@ from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, Scene, SceneObject, rend
 from openjanus.worlds.emoji.sprites import Sprites
 
 SIZE = 32
+NAMES = JudgeConfig().names
 
 
 def truth(scene: Scene) -> list[Detection]:

@@ -6,20 +6,19 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from openjanus.worlds.emoji.absence import Negatives, popular_concepts
 from openjanus.worlds.emoji.captions import things_of
 from openjanus.worlds.emoji.cells import is_held_out, pair_cell
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, NUMBER_WORDS
 from openjanus.worlds.emoji.questions import (
     PRACTICE_KINDS,
     QUESTION_KINDS,
-    Negatives,
     PracticeKind,
     Question,
     QuestionKind,
     ask,
     describe,
     exam,
-    popular_concepts,
 )
 from openjanus.worlds.emoji.sampling import Split, sample_scene, touches_held_out
 from openjanus.worlds.emoji.scenes import RELATIONS, TAGS, Scene, SceneObject, relations

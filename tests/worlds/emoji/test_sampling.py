@@ -8,16 +8,8 @@ import pytest
 from openjanus.worlds.emoji.cells import cells_of, held_out_cells
 from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.indexed import SceneSource
-from openjanus.worlds.emoji.sampling import (
-    CONTRAST,
-    GAP,
-    JITTER,
-    MARGIN,
-    SIZES,
-    TIDY_BACKGROUNDS,
-    sample_scene,
-    touches_held_out,
-)
+from openjanus.worlds.emoji.layout import CONTRAST, GAP, JITTER, MARGIN, SIZES
+from openjanus.worlds.emoji.sampling import TIDY_BACKGROUNDS, sample_scene, touches_held_out
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, TAGS, Scene, Tag, relations
 from openjanus.worlds.emoji.sprites import Sprites
 

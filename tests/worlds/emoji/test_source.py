@@ -245,9 +245,9 @@ def test_drawings_may_keep_to_a_grid(sprites: Sprites) -> None:
     for i in range(20):
         for thing in source.scene(i).objects:
             assert 12 * thing.box[0] == pytest.approx(round(12 * thing.box[0]))
-    with pytest.raises(ValueError, match="got 7 for train"):
+    with pytest.raises(ValueError, match="grid must be at least 8, got 7"):
         EmojiScenes(kind="gen", sprites=sprites, grid=7)
-    with pytest.raises(ValueError, match="got 12 for held_out"):
+    with pytest.raises(ValueError, match="held_out keep to no grid, got 12"):
         EmojiScenes(kind="gen", sprites=sprites, grid=12, split="held_out")
 
 

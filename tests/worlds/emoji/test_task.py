@@ -19,12 +19,12 @@ from openjanus.eval.task import Request, register_task, task_names
 from openjanus.pipeline import Drawing, DrawOptions, Janus, Reply, Usage
 from openjanus.pipeline.load import load
 from openjanus.presets import preset
+from openjanus.worlds.emoji.asked_scenes import scene_for_cell
 from openjanus.worlds.emoji.cells import Cell, evaluation_cells
 from openjanus.worlds.emoji.chinese_task import LANGUAGES, ChineseDrawingTask
 from openjanus.worlds.emoji.judge import Calibration, Judge, JudgeConfig, empty_network
 from openjanus.worlds.emoji.judge_measures import trials
 from openjanus.worlds.emoji.questions import QUESTION_KINDS
-from openjanus.worlds.emoji.sampling import scene_for_cell
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, Scene, render
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.task import FRAME, JUDGE_SEED, EmojiTask, framed

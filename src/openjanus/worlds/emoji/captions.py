@@ -10,9 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from openjanus.worlds.emoji.cells import Cell
-from openjanus.worlds.emoji.concepts import CONCEPTS, NUMBER_WORDS, indefinite_article
+from openjanus.worlds.emoji.concepts import indefinite_article
 from openjanus.worlds.emoji.draws import pick
 from openjanus.worlds.emoji.scenes import OPPOSITE, Scene, SceneObject, relations
+from openjanus.worlds.emoji.vocabulary import COUNT_WORDS, concept_named
 
 GENEVAL_SHARE: Final = 0.5
 """Share of captions in GenEval's own form."""
@@ -29,6 +30,7 @@ FRAMES: Final = (
     "a picture showing {}",
     "{} on a plain background",
 )
+"""The last is for plain backgrounds alone."""
 
 ROWS: Final = ("top", "middle", "bottom")
 COLUMNS: Final = ("left", "middle", "right")
@@ -67,16 +69,16 @@ def phrase(concept: str, *, count: int = 1, colour: str | None = None) -> str:
     """Noun phrase of some things: "an apple", "a pair of red skis", "three green apples".
 
     Raises:
-        ValueError: `count` is not 1 to 4.
+        ValueError: `count` is not 1 to 6.
     """
-    if not 1 <= count < len(NUMBER_WORDS):
-        raise ValueError(f"a phrase counts from 1 to {len(NUMBER_WORDS) - 1}, got {count}")
-    known = CONCEPTS[concept]
+    if not 1 <= count < len(COUNT_WORDS):
+        raise ValueError(f"a phrase counts from 1 to {len(COUNT_WORDS) - 1}, got {count}")
+    known = concept_named(concept)
     noun = known.name if count == 1 else known.plural
     if colour is not None:
         noun = f"{colour} {noun}"
     if count > 1:
-        return f"{NUMBER_WORDS[count]} {'pairs of ' if known.pair else ''}{noun}"
+        return f"{COUNT_WORDS[count]} {'pairs of ' if known.pair else ''}{noun}"
     return f"a pair of {noun}" if known.pair else f"{indefinite_article(noun)} {noun}"
 
 
@@ -114,8 +116,8 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
         if tells:
             a, relation, b = pick(rng, told)
             words = pick(rng, RELATION_WORDS[relation])
-            return _framed(f"{_one(a)} {words} {_one(b)}", rng)
-    return _framed(_everything(scene, rng), rng)
+            return _framed(f"{_one(a)} {words} {_one(b)}", scene, rng)
+    return _framed(_everything(scene, rng), scene, rng)
 
 
 def long_caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -193,5 +195,5 @@ def _everything(scene: Scene, rng: np.random.Generator) -> str:
     return enumerate_phrases([phrases[i] for i in order])
 
 
-def _framed(words: str, rng: np.random.Generator) -> str:
-    return pick(rng, FRAMES).format(words)
+def _framed(words: str, scene: Scene, rng: np.random.Generator) -> str:
+    return pick(rng, FRAMES if scene.ground is None else FRAMES[:-1]).format(words)

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from openjanus.worlds.emoji.absence import absent_things, doubtful_things
 from openjanus.worlds.emoji.captions import (
     Things,
     clear_relations,
@@ -29,17 +30,8 @@ from openjanus.worlds.emoji.cells import Cell
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS
 from openjanus.worlds.emoji.draws import pick
 from openjanus.worlds.emoji.fetch import FORMAT_VERSION, Progress, default_folder, holds, tell
-from openjanus.worlds.emoji.packages import npm_pack
-from openjanus.worlds.emoji.questions import absent_things, doubtful_things
+from openjanus.worlds.emoji.packages import EMOJIBASE, npm_pack
 from openjanus.worlds.emoji.scenes import Scene, SceneObject, relations
-
-EMOJIBASE: Final[dict[str, str]] = {
-    "package": "emojibase-data",
-    "version": "17.0.0",
-    "sha256": "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
-    "licence": "MIT",
-    "author": "Miles Johnson",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -47,8 +47,10 @@ class Concept:
 
 
 def indefinite_article(word: str) -> str:
-    """ "an" before a vowel letter, else "a" (right for every word of this world)."""
-    return "an" if word[0] in "aeiou" else "a"
+    """ "an" before a vowel, else "a": by letter, but for beginnings that sound otherwise."""
+    if word.startswith(("uni", "use", "euro", "one-")):
+        return "a"
+    return "an" if word[0] in "aeiou" or word.startswith("hour") else "a"
 
 
 def _concept(

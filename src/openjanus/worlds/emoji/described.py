@@ -7,16 +7,15 @@ from typing import Final
 
 import numpy as np
 
+from openjanus.worlds.emoji.asked_scenes import scene_of_things
 from openjanus.worlds.emoji.captions import FRAMES, RELATION_WORDS, Things
-from openjanus.worlds.emoji.cells import MAX_COUNT
-from openjanus.worlds.emoji.concepts import TINTABLE
 from openjanus.worlds.emoji.prompts import OPENING, read_phrase
-from openjanus.worlds.emoji.sampling import scene_of_things
 from openjanus.worlds.emoji.scenes import Scene, Tag
 from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.vocabulary import COUNT_WORDS, WorldName, world
 
 _FORMS: Final = (
-    "write one to four things such as 'a dog', 'a red car' or 'two apples', joined by commas and "
+    "write things such as 'a dog', 'a red car' or 'two apples', joined by commas and "
     "'and', or two kinds joined by 'left of', 'right of', 'above' or 'below'"
 )
 _OPENINGS: Final = (OPENING, *(frame.removesuffix("{}") for frame in FRAMES if frame[-2:] == "{}"))
@@ -51,8 +50,12 @@ class Description:
                 return "free"
 
 
-def read_description(words: str) -> Description:
+def read_description(words: str, name: WorldName = "v0") -> Description:
     """Read what a scene is to show.
+
+    Args:
+        words: Such as "a red car left of two dogs".
+        name: The world whose things they name.
 
     Raises:
         ValueError: The words are not of a form that is known, name what this world does not have,
@@ -65,20 +68,23 @@ def read_description(words: str) -> Description:
             break
     relation, left, right = _split(told)
     parts = [left, right] if relation is not None else told.replace(" and ", ", ").split(", ")
-    things = tuple(read_phrase(part, words, forms=_FORMS) for part in parts)
+    things = tuple(read_phrase(part, words, forms=_FORMS, name=name) for part in parts)
     concepts = [some.concept for some in things]
-    for name in concepts:
-        if concepts.count(name) > 1:
+    for concept in concepts:
+        if concepts.count(concept) > 1:
             raise ValueError(
-                f"all things of one kind look alike in a scene, {name!r} stands twice in "
+                f"all things of one kind look alike in a scene, {concept!r} stands twice in "
                 f"{words!r}: count them, or name two kinds"
             )
     for some in things:
-        if some.colour is not None and some.concept not in TINTABLE:
+        if some.colour is not None and some.concept not in world(name).tintable:
             raise ValueError(f"a {some.concept} takes no colour, as in {words!r}: leave it out")
     total = sum(some.count for some in things)
-    if total > MAX_COUNT:
-        raise ValueError(f"a scene shows one to four things, {words!r} are {total}: ask for fewer")
+    most = world(name).max_count
+    if total > most:
+        raise ValueError(
+            f"a scene shows one to {COUNT_WORDS[most]} things, {words!r} are {total}: ask for fewer"
+        )
     if relation is not None and max(some.count for some in things) > 2:
         raise ValueError(
             f"a relation joins at most two things to two, got {words!r}: ask for fewer, or join "
@@ -106,10 +112,11 @@ def described_scene(description: Description, rng: np.random.Generator, sprites:
         sprites: The artwork.
 
     Raises:
-        ValueError: No layout was found that shows the relation.
+        ValueError: No layout was found that shows them so.
     """
     things, relation = description.things, description.relation
     scene = scene_of_things(things, relation, rng, sprites, tag=description.tag)
     if scene is None:
-        raise ValueError(f"no layout shows these things {relation} each other: try another seed")
+        told = "together" if relation is None else f"{relation} each other"
+        raise ValueError(f"no layout shows these things {told}: try another seed")
     return scene

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from openjanus.worlds.emoji.absence import absent_things, doubtful_things
 from openjanus.worlds.emoji.captions import (
     Things,
     clear_relations,
@@ -24,7 +25,6 @@ from openjanus.worlds.emoji.cells import colour_cell, is_held_out
 from openjanus.worlds.emoji.commands import typed
 from openjanus.worlds.emoji.concepts import ALSO_SHOWN, COLOURS, CONCEPTS, NUMBER_WORDS
 from openjanus.worlds.emoji.draws import pick
-from openjanus.worlds.emoji.questions import absent_things, doubtful_things
 from openjanus.worlds.emoji.scenes import Scene, relations
 
 WHOLE: Final = (

@@ -173,7 +173,7 @@ def fetch_emoji(folder: str | Path | None = None, *, progress: Progress | None =
     with tempfile.TemporaryDirectory() as scratch:
         for artwork in ARTWORK:
             tell(progress, f"fetching {artwork.package} {artwork.version}")
-            icons, chars = _read_icons(_npm_pack(artwork, Path(scratch)))
+            icons, chars = read_icons(pack_artwork(artwork, Path(scratch)))
             for concept in tqdm(CONCEPTS.values(), desc=artwork.vendor, leave=False, disable=None):
                 icon = chars.get(concept.code_point)
                 if icon is None:
@@ -181,7 +181,7 @@ def fetch_emoji(folder: str | Path | None = None, *, progress: Progress | None =
                 sprites.append(render_svg(icon_svg(icons, icon), SPRITE_SIDE))
                 names.append([concept.name, artwork.vendor])
     folder.mkdir(parents=True, exist_ok=True)
-    _save_sprites(folder, names, sprites, recipe)
+    save_sprites(folder, names, sprites, recipe)
     tell(progress, f"wrote {len(sprites)} sprites to {folder}")
     return folder
 
@@ -200,7 +200,7 @@ def fetch_icon(code_point: str, *, progress: Progress | None = None) -> dict[str
     with tempfile.TemporaryDirectory() as scratch:
         for artwork in ARTWORK:
             tell(progress, f"fetching {artwork.package} {artwork.version}")
-            icons, chars = _read_icons(_npm_pack(artwork, Path(scratch)))
+            icons, chars = read_icons(pack_artwork(artwork, Path(scratch)))
             found[artwork.vendor] = render_svg(icon_svg(icons, chars[code_point]), SPRITE_SIDE)
     return found
 
@@ -320,9 +320,10 @@ def _recipe() -> dict[str, Any]:
     }
 
 
-def _save_sprites(
+def save_sprites(
     folder: Path, names: list[list[str]], sprites: list[np.ndarray], recipe: dict[str, Any]
 ) -> None:
+    """Write `sprites.npz`, and then `sprites.json`, which names concept and vendor of each."""
     stack = np.zeros((len(sprites), SPRITE_SIDE, SPRITE_SIDE, 4), dtype=np.uint8)
     for row, sprite in zip(stack, sprites, strict=True):
         row[: sprite.shape[0], : sprite.shape[1]] = sprite
@@ -339,11 +340,13 @@ def _save_sprites(
     (folder / "sprites.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _npm_pack(artwork: Artwork, folder: Path) -> Path:
+def pack_artwork(artwork: Artwork, folder: Path) -> Path:
+    """Fetch a pinned package's tarball into a folder, as `packages.npm_pack` does."""
     return npm_pack(artwork.package, artwork.version, artwork.sha256, folder)
 
 
-def _read_icons(tarball: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def read_icons(tarball: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """An icon set's `icons.json` and `chars.json`."""
     with tarfile.open(tarball) as archive:
         found = []
         for name in ("package/icons.json", "package/chars.json"):

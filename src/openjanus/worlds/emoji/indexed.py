@@ -10,9 +10,11 @@ from typing import Final
 import numpy as np
 
 from openjanus.worlds.emoji.fetch import shipped_folder
+from openjanus.worlds.emoji.fetch_wide import wide_folder
 from openjanus.worlds.emoji.sampling import Split, check_tidiness, sample_scene
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, TAGS, Scene, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.vocabulary import WORLDS, WorldName
 
 VIRTUAL_LENGTH: Final = 1_000_000
 """Length of a source that is not told another; scenes by index go on for ever."""
@@ -37,7 +39,8 @@ class SceneSource:
     `slots`.
 
     Args:
-        folder: Where `fetch_emoji` wrote; None takes the shipped sprites. Read once a process.
+        folder: Where `fetch_emoji` wrote, or `fetch_wide`; None takes the shipped sprites, of the
+            wide world those in the cache folder. Read once a process.
         sprites: The artwork itself, instead of a folder.
         seed: Names the stream of scenes.
         split: "train" shows no held-out cell, "held_out" one in each scene.
@@ -47,13 +50,16 @@ class SceneSource:
         two_sizes: Whether things on the grid have two sizes and two grounds, see `sample_scene`.
         slots: Whether such things lie in fixed places too, see `sample_scene`.
         vendors: Whose artwork is shown; None shows all.
+        world: "v0", or "wide": some five hundred concepts, one to six things of many sizes, some in
+            front of others, on plain and on painted grounds. Keeps to no grid.
         length: How many items iteration sees. `scene`, `picture` and `key` take any index.
 
     Raises:
         FileNotFoundError: The folder holds no sprites.
         ValueError: Unknown or weightless tags, tags that the split lacks, a size or length
-            below 1, a grid below 8 or for "held_out", two sizes without a grid, slots without
-            two sizes, unknown vendors, or both a folder and sprites.
+            below 1, a grid below 8 or for "held_out" or the wide world, two sizes without a grid,
+            slots without two sizes, unknown vendors, both a folder and sprites, or artwork of
+            another world.
     """
 
     name = "emoji"
@@ -73,12 +79,13 @@ class SceneSource:
         two_sizes: bool = False,
         slots: bool = False,
         vendors: Sequence[str] | None = None,
+        world: WorldName = "v0",
     ) -> None:
-        if grid is not None and (grid < LEAST_GRID or split != "train"):
-            raise ValueError(
-                f"grid must be at least {LEAST_GRID}, and is for split train alone, got {grid} "
-                f"for {split}: leave it out"
-            )
+        if world not in WORLDS:
+            raise ValueError(f"world must be one of {', '.join(WORLDS)}, got {world!r}")
+        check_tidiness(grid, split, world, two_sizes=two_sizes, slots=slots)
+        if grid is not None and grid < LEAST_GRID:
+            raise ValueError(f"grid must be at least {LEAST_GRID}, got {grid}: take 12")
         if folder is not None and sprites is not None:
             raise ValueError("a source takes a folder or sprites, got both: leave one out")
         if size < 1 or length < 1:
@@ -89,18 +96,20 @@ class SceneSource:
             tags = ALL_TAGS if split == "train" else COMBINING_TAGS
         _check_tags(tags, split)
         if sprites is None:
-            sprites = _read_sprites(_folder(folder), None if vendors is None else tuple(vendors))
-        elif vendors is not None:
-            sprites = sprites.by_vendors(vendors)
+            sprites = read_artwork(folder, world, vendors)
+        else:
+            _check_world(sprites, world)
+            sprites = sprites if vendors is None else sprites.by_vendors(vendors)
         self.sprites = sprites
         self.seed = seed
         self.split: Split = split
         self.size = size
         self.length = length
-        check_tidiness(grid, two_sizes=two_sizes, slots=slots)
         self.grid = grid
         self.two_sizes = two_sizes
         self.slots = slots
+        if world != "v0":
+            self.name = f"{self.name}-{world}"
         self._tags = tuple(tags)
         self._edges = np.cumsum(list(tags.values())) / sum(tags.values())
 
@@ -153,8 +162,47 @@ def _check_tags(tags: Mapping[Tag, float], split: Split) -> None:
         raise ValueError(f"weights of tags must be >= 0 and one > 0, got {dict(tags)}")
 
 
-def _folder(folder: str | Path | None) -> Path:
-    return shipped_folder() if folder is None else Path(folder)
+def read_artwork(
+    folder: str | Path | None, world: WorldName, vendors: Sequence[str] | None = None
+) -> Sprites:
+    """A world's artwork, read once a process.
+
+    Args:
+        folder: Where it lies; None is the world's own place.
+        world: Whose it is.
+        vendors: Whose artwork alone; None is everybody's.
+
+    Raises:
+        FileNotFoundError: It was not fetched.
+        ValueError: It is of another world, or damaged; or unknown vendors.
+    """
+    sprites = _read_sprites(_folder(folder, world), None if vendors is None else tuple(vendors))
+    _check_world(sprites, world)
+    return sprites
+
+
+def _check_world(sprites: Sprites, world: WorldName) -> None:
+    if sprites.world.name != world:
+        raise ValueError(
+            f"artwork of world {sprites.world.name} cannot show world {world}: give the option "
+            "world that fits it, or another folder"
+        )
+
+
+def _folder(folder: str | Path | None, world: WorldName) -> Path:
+    """Where a world's artwork lies.
+
+    Raises:
+        FileNotFoundError: The wide world's was not fetched.
+    """
+    if world == "v0":
+        return shipped_folder() if folder is None else Path(folder)
+    place = wide_folder() if folder is None else Path(folder)
+    if not (place / "sprites.json").is_file():
+        raise FileNotFoundError(
+            f"{place} holds no artwork of the wide world: run openjanus data fetch emoji --wide"
+        )
+    return place
 
 
 @lru_cache(maxsize=4)

@@ -1,9 +1,9 @@
 """The judge: a small detector that finds, names and colours the things of a drawing.
 
 A convolutional network in the manner of CenterNet (Zhou et al., 2019): on a grid of 16 x 16 places
-it tells how surely the middle of a thing is there, which of the 66 concepts it is, where its box
-lies and which of the ten colours it is painted in, if any. `judge_training` trains it; GenEval's
-rules (`openjanus.eval.geneval`) turn what it finds into verdicts.
+it tells how surely the middle of a thing is there, which of its world's concepts it is, where its
+box lies and which of the ten colours it is painted in, if any. `judge_training` trains it;
+GenEval's rules (`openjanus.eval.geneval`) turn what it finds into verdicts.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from openjanus.eval.geneval import Detection, Verdict, judge
 from openjanus.eval.record import weights_hash
 from openjanus.weights.shards import save_tensors
-from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS
+from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.prompts import metadata_for_prompt
+from openjanus.worlds.emoji.vocabulary import WorldName, world
 
 FORMAT_VERSION: Final = 1
 WEIGHTS_NAME: Final = "judge.safetensors"
@@ -46,27 +47,33 @@ SCORE_FLOOR: Final = 0.02
 """Calibrated scores below this are not reported."""
 SAME_PLACE: Final = 0.4
 """Two finds whose boxes overlap (intersection over union) more than this are one thing: the
-surest name counts. Things of this world never overlap."""
+surest name counts. Things of this world overlap by a quarter at most."""
 RARE: Final = -4.0
 """Where the centre map starts, as a logit: middles are rare."""
 CHUNK: Final = 64
 """Pictures looked at in one go."""
 
-NAMES: Final = tuple(CONCEPTS)
 NATURAL: Final = len(COLOURS)
 """Index of things in their own colours, after those of the ten tints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeConfig:
-    """Widths of the network, by resolution."""
+    """Widths of the network, by resolution, and what it knows."""
 
     widths: tuple[int, int, int, int] = (32, 48, 80, 112)
     """Channels at a half, a quarter, an eighth and a sixteenth of the input's side."""
+    world: WorldName = "v0"
+    """Whose concepts it names."""
 
     def __post_init__(self) -> None:
         if len(self.widths) != 4 or min(self.widths) < 1:
             raise ValueError(f"widths must be four numbers above 0, got {self.widths}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it can name, in the order of its outputs."""
+        return tuple(world(self.world).concepts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +142,7 @@ class Maps:
     centre: Tensor
     """(B, g, g): whether the middle of a thing is here."""
     concept: Tensor
-    """(B, 66, g, g)."""
+    """(B, concepts, g, g)."""
     colour: Tensor
     """(B, 11, g, g): the ten tints, then `NATURAL`."""
     box: Tensor
@@ -168,7 +175,7 @@ class JudgeNetwork(nn.Module):
             ConvUnit(sixteenth, eighth, 1, norm=norm, relu=False),
         )
         self.joint = Residual(eighth, norm=norm)
-        self.sizes = (1, len(NAMES), len(COLOURS) + 1, 4)
+        self.sizes = (1, len(config.names), len(COLOURS) + 1, 4)
         self.heads = nn.Conv2d(eighth, sum(self.sizes), 1)
 
     def init_weights(self, generator: torch.Generator) -> None:
@@ -239,6 +246,7 @@ class Judge:
         self.network = network.eval().requires_grad_(False)
         self.calibration = calibration
         self.record = dict(record)
+        self.names = network.config.names
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Judge:
@@ -266,9 +274,10 @@ class Judge:
                 f"{place}: format_version {record['format_version']} is newer than "
                 f"{FORMAT_VERSION}: install a newer openjanus (pip install -U openjanus)"
             )
-        if tuple(record["concepts"]) != NAMES or tuple(record["colours"]) != COLOURS:
+        config = JudgeConfig(widths=tuple(record["widths"]), world=record.get("world", "v0"))
+        if tuple(record["concepts"]) != config.names or tuple(record["colours"]) != COLOURS:
             raise ValueError(f"{place} knows other concepts or colours: train the judge anew")
-        network = empty_network(JudgeConfig(widths=tuple(record["widths"])), norm=False)
+        network = empty_network(config, norm=False)
         weights = load_safetensors(weights_file.read_bytes())
         try:
             network.load_state_dict({name: x.float() for name, x in weights.items()}, strict=True)
@@ -287,7 +296,8 @@ class Judge:
         record = {
             "format_version": FORMAT_VERSION,
             "widths": list(self.network.config.widths),
-            "concepts": list(NAMES),
+            "world": self.network.config.world,
+            "concepts": list(self.names),
             "colours": list(COLOURS),
             "calibration": asdict(self.calibration),
         }
@@ -322,7 +332,7 @@ class Judge:
         scores = self.calibration(peaks.score)
         return [
             Detection(
-                class_name=NAMES[int(concept)],
+                class_name=self.names[int(concept)],
                 score=float(score),
                 box=(float(x0), float(y0), float(x1), float(y1)),
                 colour=None if colour == NATURAL else COLOURS[int(colour)],
@@ -356,9 +366,10 @@ def judge_drawings(
             f"every drawing needs its request, got {len(pictures)} drawings and "
             f"{len(requests)} requests"
         )
-    lines = [metadata_for_prompt(r) if isinstance(r, str) else r for r in requests]
     if referee is None:
         referee = Judge.load()
+    known = referee.network.config.world
+    lines = [metadata_for_prompt(r, known) if isinstance(r, str) else r for r in requests]
     found = referee.look(pictures)
     return [judge(detections, line) for detections, line in zip(found, lines, strict=True)]
 
@@ -370,7 +381,7 @@ class Peaks:
     score: np.ndarray
     """(n,) raw, in [0, 1]."""
     concept: np.ndarray
-    """(n,) indices into `NAMES`."""
+    """(n,) indices into the judge's names."""
     colour: np.ndarray
     """(n,) indices into `COLOURS`, or `NATURAL`."""
     box: np.ndarray

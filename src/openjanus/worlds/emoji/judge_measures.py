@@ -14,14 +14,15 @@ from typing import Any, Final
 import numpy as np
 
 from openjanus.eval.geneval import TAGS, judge
+from openjanus.worlds.emoji.asked_scenes import scene_for_cell
 from openjanus.worlds.emoji.captions import metadata_for_cell
-from openjanus.worlds.emoji.cells import MAX_COUNT, Cell, evaluation_cells
-from openjanus.worlds.emoji.concepts import ALSO_SHOWN, COLOURS, CONCEPTS
+from openjanus.worlds.emoji.cells import Cell, evaluation_cells
+from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.draws import pick
 from openjanus.worlds.emoji.judge import Judge, overlap
-from openjanus.worlds.emoji.sampling import scene_for_cell
 from openjanus.worlds.emoji.scenes import OPPOSITE, Scene, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.vocabulary import WorldName, world
 
 Redraw = Callable[[np.ndarray], np.ndarray]
 """uint8 (B, S, S, 3) pictures -> the same after the image tokenizer and back."""
@@ -47,22 +48,24 @@ def trials(tag: Tag, n: int, seed: int, sprites: Sprites) -> list[Trial]:
 
     Trial i of a tag is a function of (seed, i) and the sprites alone.
     """
-    cells = evaluation_cells(tag)
+    name = sprites.world.name
+    cells = evaluation_cells(tag, name)
     made = []
     for i in range(n):
         rng = np.random.default_rng([seed, i, TAGS.index(tag)])
         cell = cells[i % len(cells)]
         scene = scene_for_cell(cell, rng, sprites)
-        wrong = metadata_for_cell(minimally_wrong(cell, rng))
+        wrong = metadata_for_cell(minimally_wrong(cell, rng, name))
         made.append(Trial(scene=scene, right=metadata_for_cell(cell), wrong=wrong))
     return made
 
 
-def minimally_wrong(cell: Cell, rng: np.random.Generator) -> Cell:
-    """A cell that differs from another in one respect, the one that its tag is about."""
+def minimally_wrong(cell: Cell, rng: np.random.Generator, name: WorldName = "v0") -> Cell:
+    """A cell that differs from another of its world in one respect, that which its tag is about."""
+    known = world(name)
     match cell.tag:
         case "counting":
-            counts = [n for n in (cell.count - 1, cell.count + 1) if n <= MAX_COUNT]
+            counts = [n for n in (cell.count - 1, cell.count + 1) if n <= known.max_count]
             return dataclasses.replace(cell, count=pick(rng, counts))
         case "colors":
             others = [colour for colour in COLOURS if colour != cell.colours[0]]
@@ -73,9 +76,10 @@ def minimally_wrong(cell: Cell, rng: np.random.Generator) -> Cell:
             assert cell.relation is not None
             return dataclasses.replace(cell, relation=OPPOSITE[cell.relation])
         case _:
-            shown = {*cell.concepts, *(ALSO_SHOWN.get(name) for name in cell.concepts)}
+            shown = set(cell.concepts)
+            shown.update(other for x in cell.concepts for other in known.also_shown.get(x, ()))
             concepts = list(cell.concepts)
-            absent = [name for name in CONCEPTS if name not in shown]
+            absent = [concept for concept in known.concepts if concept not in shown]
             concepts[int(rng.integers(len(concepts)))] = pick(rng, absent)
             return dataclasses.replace(cell, concepts=tuple(concepts))
 
@@ -168,7 +172,7 @@ def matched(boxes: np.ndarray, concepts: np.ndarray, scene: Scene) -> tuple[np.n
     Returns:
         (n,) index of each find's thing or -1, and (n,) the overlap with it (0 without).
     """
-    names = tuple(CONCEPTS)
+    names = tuple(world(scene.world).concepts)
     owners = np.full(len(boxes), -1)
     overlaps = np.zeros(len(boxes))
     for i, (box, concept) in enumerate(zip(boxes, concepts, strict=True)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openjanus.worlds.emoji.concepts import COLOURS
-from openjanus.worlds.emoji.judge import GRID, NAMES, NATURAL, Maps
+from openjanus.worlds.emoji.judge import GRID, NATURAL, Maps
 from openjanus.worlds.emoji.scenes import Scene, SceneObject
+from openjanus.worlds.emoji.vocabulary import WorldName, world
 
 SPREAD: Final = 0.15
 """Deviation of a thing's bump on the centre map, in its own width and height."""
@@ -51,11 +53,12 @@ def targets_of(scenes: Sequence[Scene]) -> Targets:
     colour = np.full(centre.shape, -1, dtype=np.int64)
     box = np.zeros((len(scenes), 4, GRID, GRID), dtype=np.float32)
     for i, scene in enumerate(scenes):
+        index = _index(scene.world)
         for thing in scene.objects:
             bump, values, place = _bump(thing)
             near = (bump > NEAR_MIDDLE) & (bump >= centre[i])
             near[place] = True
-            concept[i][near] = NAMES.index(thing.concept)
+            concept[i][near] = index[thing.concept]
             tint = thing.colour
             colour[i][near] = NATURAL if tint is None else COLOURS.index(tint)
             box[i][:, near] = values[:, near]
@@ -67,6 +70,12 @@ def targets_of(scenes: Sequence[Scene]) -> Targets:
         colour=torch.from_numpy(colour),
         box=torch.from_numpy(box),
     )
+
+
+@cache
+def _index(name: WorldName) -> dict[str, int]:
+    """Places of a world's concepts among a judge's names."""
+    return {concept: i for i, concept in enumerate(world(name).concepts)}
 
 
 _PLACES: Final = (np.arange(GRID) + 0.5) / GRID

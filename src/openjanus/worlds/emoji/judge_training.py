@@ -44,6 +44,7 @@ from openjanus.worlds.emoji.judge_measures import (
 from openjanus.worlds.emoji.judge_pool import ReconstructionPool, redraw_with
 from openjanus.worlds.emoji.judge_targets import augmented, false_coloured, judge_loss, targets_of
 from openjanus.worlds.emoji.scenes import Tag
+from openjanus.worlds.emoji.vocabulary import WORLDS
 
 TRAIN_TAGS: Final[dict[Tag, float]] = {
     "single_object": 0.5,
@@ -123,6 +124,11 @@ class JudgeTrainer:
             raise ValueError(
                 f"the judge learns from split 'train' at the tokenizer's {size} px, got "
                 f"{source.split!r} at {source.size} px"
+            )
+        if source.sprites.world.name != network.world:
+            raise ValueError(
+                f"a judge of world {network.world} cannot learn from scenes of world "
+                f"{source.sprites.world.name}: give both the same"
             )
         self.source = source
         self.config = config
@@ -248,7 +254,12 @@ def finished(trainer: JudgeTrainer) -> Judge:
     config, source = trainer.config, trainer.source
     redraw = redraw_with(trainer.pool.vq, bf16=config.bf16)
     network = folded(trainer.network)
-    others = SceneSource(sprites=source.sprites, seed=CALIBRATION_SEED, size=source.size)
+    others = SceneSource(
+        sprites=source.sprites,
+        seed=CALIBRATION_SEED,
+        size=source.size,
+        world=source.sprites.world.name,
+    )
     scenes = [others.scene(i) for i in range(config.calibration_scenes)]
     pictures = [others.picture(i) for i in range(config.calibration_scenes)]
     half = len(pictures) // 2
@@ -275,6 +286,7 @@ def finished(trainer: JudgeTrainer) -> Judge:
     }
     training = asdict(config) | {
         "picture_size": source.size,
+        "sprites_sha256": source.sprites.sha256(),
         "steps": trainer.step,
         "seconds": round(trainer.elapsed, 1),
         "parameters": sum(weight.numel() for weight in network.parameters()),
@@ -361,8 +373,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
     parser.add_argument("--per-tag", type=int, default=defaults.per_tag)
     parser.add_argument(
-        "--sprites", type=Path, help="folder of fetch_emoji; the shipped artwork if left out"
+        "--sprites", type=Path, help="folder of the artwork; the world's own if left out"
     )
+    parser.add_argument("--world", choices=WORLDS, default="v0", help="whose scenes it judges")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/training.pt")
     options = parser.parse_args(arguments)
     try:
@@ -387,8 +400,10 @@ def _trained(options: argparse.Namespace, config: JudgeTrainConfig) -> Judge:
     """
     vq = load_vq(options.vq, options.vq_preset)
     size = vq.config.image_size
-    source = SceneSource(options.sprites, seed=TRAIN_SEED, tags=TRAIN_TAGS, size=size)
-    trainer = JudgeTrainer(vq, source, config, JudgeConfig())
+    source = SceneSource(
+        options.sprites, seed=TRAIN_SEED, tags=TRAIN_TAGS, size=size, world=options.world
+    )
+    trainer = JudgeTrainer(vq, source, config, JudgeConfig(world=options.world))
     checkpoint = options.out / "training.pt"
     if options.resume:
         trainer.load(checkpoint)

@@ -7,6 +7,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
+
+EMOJIBASE: Final[dict[str, str]] = {
+    "package": "emojibase-data",
+    "version": "17.0.0",
+    "sha256": "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+    "licence": "MIT",
+    "author": "Miles Johnson",
+}
+"""What emoji are called, in many languages, and their groups."""
 
 
 def npm_pack(package: str, version: str, sha256: str, folder: Path) -> Path:

@@ -7,20 +7,23 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from openjanus.worlds.emoji.captions import Things
-from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, NUMBER_WORDS
+from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.scenes import RELATIONS
+from openjanus.worlds.emoji.vocabulary import COUNT_WORDS, WorldName, world
 
 OPENING: Final = "a photo of "
-_SINGULAR: Final = {concept.name: concept.name for concept in CONCEPTS.values()}
-_PLURAL: Final = {concept.plural: concept.name for concept in CONCEPTS.values()}
 _FORMS: Final = (
-    "write 'a photo of' a thing, a coloured thing, two to four things, or two single things "
+    "write 'a photo of' a thing, a coloured thing, two or more things, or two single things "
     "joined by 'and' or one of 'left of', 'right of', 'above', 'below'"
 )
 
 
-def metadata_for_prompt(prompt: str) -> dict[str, Any]:
+def metadata_for_prompt(prompt: str, name: WorldName = "v0") -> dict[str, Any]:
     """What a prompt such as "a photo of a red apple" asks for, as a line of GenEval metadata.
+
+    Args:
+        prompt: In GenEval's form.
+        name: The world whose things it names.
 
     Raises:
         ValueError: The prompt is not of GenEval's form, or names what this world does not have.
@@ -33,7 +36,7 @@ def metadata_for_prompt(prompt: str) -> dict[str, Any]:
         if found:
             relation, parts = (None if joint == "and" else joint), [left, right]
             break
-    phrases = [read_phrase(part, prompt, forms=_FORMS) for part in parts]
+    phrases = [read_phrase(part, prompt, forms=_FORMS, name=name) for part in parts]
     include = [_entry(phrase) for phrase in phrases]
     coloured = [phrase.colour is not None for phrase in phrases]
     if len(phrases) == 1:
@@ -63,27 +66,30 @@ def _entry(phrase: Things) -> dict[str, Any]:
     return entry
 
 
-def read_phrase(words: str, prompt: str, *, forms: str) -> Things:
+def read_phrase(words: str, prompt: str, *, forms: str, name: WorldName = "v0") -> Things:
     """Read "an apple", "a pair of red skis", "three cars" or "two green apples".
 
     Args:
         words: The phrase, in lower case.
         prompt: What it is part of, for messages.
         forms: What may be written, for messages.
+        name: The world whose things it names.
 
     Raises:
         ValueError: No article or number, or something that this world does not have.
     """
+    numbers = COUNT_WORDS[: world(name).max_count + 1]
+    concepts = world(name).concepts.values()
     first, _, rest = words.partition(" ")
     if first in ("a", "an", "one"):
         count = 1
-    elif first in NUMBER_WORDS[2:]:
-        count = NUMBER_WORDS.index(first)
+    elif first in numbers[2:]:
+        count = numbers.index(first)
     else:
         raise ValueError(f"{words!r} of {prompt!r} has no article or number: {forms}")
     for pair in ("pair of ", "pairs of "):
         rest = rest.removeprefix(pair)
-    nouns = _SINGULAR if count == 1 else _PLURAL
+    nouns = {x.name if count == 1 else x.plural: x.name for x in concepts}
     if rest in nouns:
         return Things(concept=nouns[rest], count=count, colour=None)
     colour, _, noun = rest.partition(" ")

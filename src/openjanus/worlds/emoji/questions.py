@@ -1,41 +1,38 @@
 """Questions about scenes with short canonical answers, for training and for exams.
 
-Kinds: existence ("yes" or "no"), counting ("one" to "four"), colour, relation (half of them ask
-where a thing is, half what is there) and naming. Beside them, `describe` asks for a caption, and
-there are kinds for practice, which no exam asks.
+Kinds: existence ("yes" or "no"), counting ("one" to "four", in the wide world to "six"), colour,
+relation (half of them ask where a thing is, half what is there) and naming. Beside them, `describe`
+asks for a caption, and there are kinds for practice, which no exam asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations
 from typing import Final, Literal, get_args
 
 import numpy as np
 
+from openjanus.worlds.emoji.absence import Negatives, absent_things, doubtful_things
+from openjanus.worlds.emoji.asked_scenes import scene_for_cell
 from openjanus.worlds.emoji.captions import Things, caption, clear_relations, phrase, things_of
 from openjanus.worlds.emoji.cells import (
-    MAX_COUNT,
     Cell,
-    count_cell,
     held_out_cells,
-    is_held_out,
-    pair_cell,
-    relation_cell,
 )
-from openjanus.worlds.emoji.concepts import (
-    ALSO_SHOWN,
-    COLOURS,
-    CONCEPTS,
-    NUMBER_WORDS,
-    TINTABLE,
-)
+from openjanus.worlds.emoji.concepts import ALSO_SHOWN, COLOURS
 from openjanus.worlds.emoji.draws import pick
-from openjanus.worlds.emoji.sampling import Split, sample_scene, scene_for_cell
+from openjanus.worlds.emoji.sampling import Split, sample_scene
 from openjanus.worlds.emoji.scenes import RELATIONS, Scene, Tag, relations
 from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.vocabulary import (
+    COUNT_WORDS,
+    World,
+    WorldName,
+    concept_named,
+    world,
+)
 
 QuestionKind = Literal["existence", "counting", "colour", "relation", "naming"]
 QUESTION_KINDS: Final[tuple[QuestionKind, ...]] = get_args(QuestionKind)
@@ -45,11 +42,8 @@ PracticeKind = Literal["total", "by_colour"]
 make unlikely. And what the thing of a colour is: to tell a tinted thing by its shape."""
 PRACTICE_KINDS: Final[tuple[PracticeKind, ...]] = get_args(PracticeKind)
 
-Negatives = Literal["random", "popular", "adversarial"]
-"""POPE's three ways to choose a thing that is not there: any; one of those most frequent in
-training; one of the same COCO supercategory as something that is there."""
-
-NUM_POPULAR: Final = 15
+ABSENT_LOOKED_AT: Final = 32
+"""Absent things of the wide world among which one is asked for; to look at all takes too long."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,10 +147,10 @@ def exam(
 ) -> list[tuple[Scene, Question]]:
     """Scenes and one question about each, every answer as frequent as every other.
 
-    Answers come in turn: yes, no; one to four; the ten colours; left, right, above, below on even
-    turns and the concepts on odd ones; the concepts. In the held-out split each scene is made for
-    a held-out cell, the very one asked for where the answer is a colour, a count above one or a
-    relation; naming is limited to the concepts that have a held-out colour or count.
+    Answers come in turn: yes, no; one to four (or six); the ten colours; left, right, above, below
+    on even turns and the concepts on odd ones; the concepts. In the held-out split each scene is
+    made for a held-out cell, the very one asked for where the answer is a colour, a count above one
+    or a relation; naming is limited to the concepts that have a held-out colour or count.
 
     Args:
         kind: What to ask.
@@ -174,25 +168,6 @@ def exam(
     return [_exam_question(kind, i, seed, sprites, split, negatives) for i in range(n)]
 
 
-@cache
-def popular_concepts() -> tuple[str, ...]:
-    """An estimate of the concepts most frequent in training scenes.
-
-    All are drawn alike and scenes with held-out cells are thrown away, so those of which few
-    cells are held out come up more often. They are only about 7 % more frequent than the mean
-    (counted over 140,000 scenes of every tag; the 15 truly most frequent, 8 %): in this world
-    popular negatives are hardly harder than random ones.
-    """
-    lost = dict.fromkeys(CONCEPTS, 0)
-    for a, b in permutations(CONCEPTS, 2):
-        lost[a] += len(CONCEPTS) * is_held_out(pair_cell(a, b))
-        lost[a] += sum(is_held_out(relation_cell(a, way, b)) for way in RELATIONS)
-    for name in CONCEPTS:
-        counts = range(2, MAX_COUNT + 1)
-        lost[name] += len(CONCEPTS) * sum(is_held_out(count_cell(name, n)) for n in counts)
-    return tuple(sorted(CONCEPTS, key=lambda name: lost[name])[:NUM_POPULAR])
-
-
 def _questions(
     scene: Scene,
     rng: np.random.Generator,
@@ -203,11 +178,12 @@ def _questions(
 ) -> tuple[list[Question], ...]:
     """Every question of a kind about a scene, in pools that are to be equally likely."""
     shown = things_of(scene)
+    known = world(scene.world)
     match kind:
         case "existence":
-            return _existence(shown, rng, negatives, unseen_pairs=unseen_pairs)
+            return _existence(shown, rng, negatives, known, unseen_pairs=unseen_pairs)
         case "counting":
-            return (_counting(shown, rng),)
+            return (_counting(shown, rng, known),)
         case "colour":
             return (_colour(shown, rng),)
         case "relation":
@@ -224,61 +200,38 @@ def _existence(
     shown: Sequence[Things],
     rng: np.random.Generator,
     negatives: Negatives,
+    known: World,
     *,
     unseen_pairs: bool,
 ) -> tuple[list[Question], list[Question]]:
     present = {things.concept for things in shown}
-    absent = set(absent_things(present, negatives, unseen_pairs=unseen_pairs))
+    names = tuple(known.concepts)
+    few = known.name == "wide" and negatives == "random"
+    among = {pick(rng, names) for _ in range(ABSENT_LOOKED_AT)} if few else None
+    absent = set(
+        absent_things(present, negatives, known.name, among=among, unseen_pairs=unseen_pairs)
+    )
     frame = pick(rng, EXISTENCE)
 
     def questions(names: set[str], answer: str) -> list[Question]:
         return [
             Question(kind="existence", text=frame.format(phrase(name)), answer=answer)
-            for name in CONCEPTS  # not the set itself, whose order changes from run to run
+            for name in known.concepts  # not the set itself, whose order changes from run to run
             if name in names
         ]
 
     return questions(present, "yes"), questions(absent, "no")
 
 
-def absent_things(
-    present: Collection[str], negatives: Negatives = "random", *, unseen_pairs: bool = False
-) -> list[str]:
-    """Concepts that are surely not in a picture, in the world's order.
-
-    Args:
-        present: Those that are.
-        negatives: Which to take.
-        unseen_pairs: Whether to take those whose pair with something present is held out.
-    """
-    match negatives:
-        case "random":
-            absent = set(CONCEPTS)
-        case "popular":
-            absent = set(popular_concepts())
-        case "adversarial":
-            groups = {CONCEPTS[name].group for name in present}
-            absent = {name for name in CONCEPTS if CONCEPTS[name].group in groups}
-    absent -= {*present} | doubtful_things(present)
-    if not unseen_pairs:
-        absent = {a for a in absent if not any(is_held_out(pair_cell(a, b)) for b in present)}
-    return [name for name in CONCEPTS if name in absent]  # a set's order changes from run to run
-
-
-def doubtful_things(present: Collection[str]) -> set[str]:
-    """Concepts that the pictures of others show too."""
-    return {ALSO_SHOWN[name] for name in present if name in ALSO_SHOWN}
-
-
-def _counting(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]:
+def _counting(shown: Sequence[Things], rng: np.random.Generator, known: World) -> list[Question]:
     frame = pick(rng, COUNTING)
-    doubtful = doubtful_things({things.concept for things in shown})
+    doubtful = doubtful_things({things.concept for things in shown}, known.name)
     found = []
     for things in shown:
         if things.concept in doubtful:
             continue
-        text = frame.format(CONCEPTS[things.concept].counted)
-        answer = NUMBER_WORDS[things.count]
+        text = frame.format(concept_named(things.concept).counted)
+        answer = COUNT_WORDS[things.count]
         found.append(Question(kind="counting", text=text, answer=answer))
     return found
 
@@ -297,7 +250,7 @@ def _relation(scene: Scene, rng: np.random.Generator) -> tuple[list[Question], l
     what_frame = pick(rng, WHAT_IS_THERE)
     where, what = [], []
     for a, relation, b in clear_relations(scene):
-        verb = "are" if CONCEPTS[a.concept].pair else "is"
+        verb = "are" if concept_named(a.concept).pair else "is"
         text = frame.format(verb, a.concept, b.concept)
         answer = relation.removesuffix(" of")
         where.append(Question(kind="relation", text=text[0].upper() + text[1:], answer=answer))
@@ -318,7 +271,7 @@ def _naming(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]
 def _total(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]:
     if any(things.concept in ALSO_SHOWN for things in shown):
         return []  # a racket with its ball may be two things
-    answer = NUMBER_WORDS[sum(things.count for things in shown)]
+    answer = COUNT_WORDS[sum(things.count for things in shown)]
     return [Question(kind="total", text=pick(rng, TOTAL), answer=answer)]
 
 
@@ -334,7 +287,7 @@ def _by_colour(shown: Sequence[Things], rng: np.random.Generator) -> list[Questi
 
 def subject(things: Things) -> tuple[str, str]:
     """(verb, noun) of some things: ("is", "car"), ("are", "scissors"), ("are", "cars")."""
-    known = CONCEPTS[things.concept]
+    known = concept_named(things.concept)
     if things.count > 1:
         return "are", known.plural
     return ("are" if known.pair else "is"), known.name
@@ -365,53 +318,55 @@ def _exam_question(
     # would be a third as many.
     sort = get_args(Negatives).index(negatives)
     rng = np.random.default_rng([EXAM_STREAM, seed, i, QUESTION_KINDS.index(kind), sort])
-    answer, pool = _wanted(kind, i, split)
-    cells = _exam_cells(kind, answer)
+    known = sprites.world
+    answer, pool = _wanted(kind, i, split, known)
+    cells = _exam_cells(kind, answer, known.name)
     while True:
         if split == "held_out":
             scene = scene_for_cell(pick(rng, pick(rng, cells)), rng, sprites)
         else:
-            scene = sample_scene(rng, pick(rng, _train_tags(kind, answer)), sprites)
+            scene = sample_scene(rng, pick(rng, _train_tags(kind, answer, known)), sprites)
         pools = _questions(scene, rng, kind, negatives, unseen_pairs=True)
         fitting = [question for question in pools[pool] if question.answer == answer]
         if fitting:
             return scene, pick(rng, fitting)
 
 
-def _wanted(kind: QuestionKind, i: int, split: Split) -> tuple[str, int]:
+def _wanted(kind: QuestionKind, i: int, split: Split, known: World) -> tuple[str, int]:
     """Which answer question i of an exam has, and from which of the pools of its kind it is."""
     match kind:
         case "existence":
             return ("yes", "no")[i % 2], i % 2
         case "counting":
-            return NUMBER_WORDS[1 + i % MAX_COUNT], 0
+            return COUNT_WORDS[1 + i % known.max_count], 0
         case "colour":
             return COLOURS[i % len(COLOURS)], 0
         case "relation":
             if i % 2 == 0:
                 return RELATIONS[i // 2 % len(RELATIONS)].removesuffix(" of"), 0
-            return tuple(CONCEPTS)[i // 2 % len(CONCEPTS)], 1
+            return tuple(known.concepts)[i // 2 % len(known.concepts)], 1
         case "naming":
-            names = _held_out_names() if split == "held_out" else tuple(CONCEPTS)
+            held_out = split == "held_out"
+            names = _held_out_names(known.name) if held_out else tuple(known.concepts)
             return names[i % len(names)], 0
 
 
 @cache
-def _held_out_names() -> tuple[str, ...]:
-    cells = held_out_cells("colors") + held_out_cells("counting")
+def _held_out_names(name: WorldName) -> tuple[str, ...]:
+    cells = held_out_cells("colors", name) + held_out_cells("counting", name)
     named = {cell.concepts[0] for cell in cells}
-    return tuple(name for name in CONCEPTS if name in named)
+    return tuple(concept for concept in world(name).concepts if concept in named)
 
 
 @cache
-def _exam_cells(kind: QuestionKind, answer: str) -> tuple[tuple[Cell, ...], ...]:
+def _exam_cells(kind: QuestionKind, answer: str, name: WorldName) -> tuple[tuple[Cell, ...], ...]:
     """Held-out cells, tag by tag, whose scenes can have an answer."""
     if kind == "counting" and answer == "one":
         tags: tuple[Tag, ...] = ("two_object", "colors")
     else:
         tags = EXAM_TAGS[kind]
     found = (
-        tuple(cell for cell in held_out_cells(tag) if _can_answer(cell, kind, answer))
+        tuple(cell for cell in held_out_cells(tag, name) if _can_answer(cell, kind, answer))
         for tag in tags
     )
     return tuple(cells for cells in found if cells)
@@ -422,7 +377,7 @@ def _can_answer(cell: Cell, kind: QuestionKind, answer: str) -> bool:
         case "existence":
             return True
         case "counting":
-            return NUMBER_WORDS[cell.count] == answer
+            return COUNT_WORDS[cell.count] == answer
         case "colour":
             return answer in cell.colours
         case "relation":
@@ -433,11 +388,11 @@ def _can_answer(cell: Cell, kind: QuestionKind, answer: str) -> bool:
             return answer == cell.concepts[0]
 
 
-def _train_tags(kind: QuestionKind, answer: str) -> tuple[Tag, ...]:
+def _train_tags(kind: QuestionKind, answer: str, known: World) -> tuple[Tag, ...]:
     match kind:
         case "counting":
             return ("colors", "two_object", "free") if answer == "one" else ("counting", "free")
         case "naming":
-            return ("single_object", "colors") if answer in TINTABLE else ("single_object",)
+            return ("single_object", "colors") if answer in known.tintable else ("single_object",)
         case _:
             return (*EXAM_TAGS[kind], "free")

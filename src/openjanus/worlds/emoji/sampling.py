@@ -6,17 +6,14 @@ scenes take a minute or two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations, product
+from dataclasses import replace
+from itertools import combinations
 from typing import Final, Literal
 
 import numpy as np
 
-from openjanus.worlds.emoji.captions import Things
+from openjanus.worlds.emoji.asked_scenes import scene_for_cell
 from openjanus.worlds.emoji.cells import (
-    MAX_COUNT,
-    Cell,
     attribution_cell,
     cells_of,
     colour_cell,
@@ -24,45 +21,25 @@ from openjanus.worlds.emoji.cells import (
     held_out_cells,
     is_held_out,
     pair_cell,
-    relation_cell,
 )
-from openjanus.worlds.emoji.concepts import COLOURS, TINTABLE
+from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.draws import below, pick
-from openjanus.worlds.emoji.scenes import OPPOSITE, Box, Scene, SceneObject, Tag, relations
+from openjanus.worlds.emoji.grounds import Rgb
+from openjanus.worlds.emoji.layout import (
+    BACKGROUNDS,
+    LAYOUT_TRIES,
+    background_for,
+    lay_out,
+    relations_are_seen,
+    scene_on,
+)
+from openjanus.worlds.emoji.scenes import Scene, SceneObject, Tag, relations
 from openjanus.worlds.emoji.slots import largest_side, place_in_slots
-from openjanus.worlds.emoji.sprites import Rgb, Sprites
+from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.vocabulary import WorldName
+from openjanus.worlds.emoji.wide_layout import Group, wide_counts
 
 Split = Literal["train", "held_out"]
-
-MARGIN: Final = 0.02
-"""Between a thing and the edge of the picture."""
-
-GAP: Final = 0.04
-"""At least so much, on one axis, lies between any two things."""
-
-SIZES: Final = {1: (0.5, 0.85), 2: (0.33, 0.45), 3: (0.30, 0.42), 4: (0.30, 0.42)}
-"""Range of a thing's longer side, by the number of things."""
-
-BACKGROUNDS: Final[tuple[Rgb, ...]] = (
-    (252, 252, 252),
-    (226, 228, 232),
-    (250, 238, 214),
-    (206, 228, 246),
-    (214, 240, 214),
-    (250, 220, 226),
-    (228, 218, 244),
-    (196, 236, 232),
-    (150, 156, 166),
-    (120, 160, 196),
-    (134, 176, 140),
-    (196, 170, 136),
-    (188, 142, 160),
-    (92, 104, 124),
-)
-"""Pale and mid colours; a scene's background is one of them, jittered."""
-
-JITTER: Final = 6
-"""Largest change of a background's channel."""
 
 TIDY_BACKGROUNDS: Final[tuple[Rgb, ...]] = (
     (252, 252, 252),
@@ -75,9 +52,6 @@ TIDY_BACKGROUNDS: Final[tuple[Rgb, ...]] = (
 
 TOUCH: Final = 1e-9
 """Rounding that is no overlap."""
-
-CONTRAST: Final = 95.0
-"""Least RGB distance of a background from the mean colour of each thing."""
 
 FREE_COUNTS: Final = (
     (1,),
@@ -100,22 +74,8 @@ FREE_COUNTS: Final = (
 """Things a concept, in scenes of the tag `free`; each line has the same chance to be tried, and
 scenes of many concepts, which touch many cells, are rejected more often."""
 
-LAYOUT_TRIES: Final = 8
-"""Layouts tried for the same things before other things are drawn."""
-
-
-RELATED_TRIES: Final = 1000
-"""Layouts tried for things in a relation that was asked for."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Group:
-    """Some things of one concept, before they have places."""
-
-    concept: str
-    vendor: str
-    colour: str | None
-    count: int = 1
+GROUP_TRIES: Final = 12
+"""Draws of one concept beside others before all are drawn anew, in the wide world."""
 
 
 def sample_scene(
@@ -133,11 +93,11 @@ def sample_scene(
     Args:
         rng: Source of everything random.
         tag: The kind of scene.
-        sprites: The artwork: names, shapes and mean colours.
+        sprites: The artwork: its world, names, shapes, outlines and mean colours.
         split: "train" gives only scenes that touch no held-out cell; "held_out" gives a scene for
             a held-out cell of the tag, each with the same chance.
         grid: Places a side of a grid on which things begin, whole numbers of which they are
-            large; on one of a few grounds. None is free of it. Only for "train".
+            large; on one of a few grounds. None is free of it. Only for "train" of world v0.
         two_sizes: On a grid: lone things are two thirds of the picture large and others five
             twelfths, on the first or the last of those grounds. The fewer looks a thing has, the
             sooner they are learnt.
@@ -147,11 +107,9 @@ def sample_scene(
         ValueError: A grid for "held_out", two sizes without a grid, slots without two sizes, or
             "held_out" for a tag that has no held-out cell.
     """
-    check_tidiness(grid, two_sizes=two_sizes, slots=slots)
+    check_tidiness(grid, split, sprites.world.name, two_sizes=two_sizes, slots=slots)
     if split == "held_out":
-        if grid is not None:
-            raise ValueError("scenes of split held_out keep to no grid: leave it out")
-        cells = held_out_cells(tag)
+        cells = held_out_cells(tag, sprites.world.name)
         if not cells:
             raise ValueError(f"tag {tag!r} combines nothing, so nothing is held out: draw 'train'")
         return scene_for_cell(cells[below(rng, len(cells))], rng, sprites)
@@ -160,7 +118,9 @@ def sample_scene(
         if groups is None:
             continue
         for _ in range(LAYOUT_TRIES):
-            objects = _lay_out(groups, rng, sprites)
+            objects = lay_out(groups, rng, sprites, seen=True)
+            if objects is None:
+                continue
             if slots and grid is not None:
                 objects = place_in_slots(objects, grid, rng)
             elif grid is not None:
@@ -169,85 +129,29 @@ def sample_scene(
                     continue
             if tag == "position" and len(relations(objects[0].box, objects[1].box)) != 1:
                 continue
-            if _relations_are_seen(objects):
+            if relations_are_seen(objects):
                 known = _grounds(grid, two_sizes=two_sizes)
-                background = _background(objects, rng, sprites, known, jittered=grid is None)
-                return Scene(objects=objects, background=background, tag=tag)
+                background = background_for(objects, rng, sprites, known, jittered=grid is None)
+                return scene_on(objects, background, tag, rng, sprites)
 
 
-def check_tidiness(grid: int | None, *, two_sizes: bool, slots: bool) -> None:
-    """Refuse options of `sample_scene` that lack what they narrow.
+def check_tidiness(
+    grid: int | None, split: Split, world: WorldName, *, two_sizes: bool, slots: bool
+) -> None:
+    """Refuse options of `sample_scene` that lack what they narrow, or are not for its scenes.
 
     Raises:
-        ValueError: Two sizes without a grid, or slots without two sizes.
+        ValueError: Two sizes without a grid, slots without two sizes, or a grid for the wide
+            world or for "held_out".
     """
     if two_sizes and grid is None:
         raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
     if slots and not two_sizes:
         raise ValueError("slots are places for things of two sizes: set two_sizes too")
-
-
-def scene_for_cell(cell: Cell, rng: np.random.Generator, sprites: Sprites) -> Scene:
-    """Draw a scene that shows just what a cell's prompt asks for.
-
-    Other cells that it touches may be held out too; where the layout decides, layouts that touch
-    none are preferred.
-    """
-    colours = cell.colours if cell.colours else (None,) * len(cell.concepts)
-    groups = [
-        _Group(concept=concept, vendor=pick(rng, sprites.vendors), colour=colour, count=cell.count)
-        for concept, colour in zip(cell.concepts, colours, strict=True)
-    ]
-    tries = 0
-    while True:
-        objects = _lay_out(groups, rng, sprites)
-        if cell.relation is not None:
-            if relations(objects[0].box, objects[1].box) != {cell.relation}:
-                continue
-        elif tries < LAYOUT_TRIES and not _relations_are_seen(objects):
-            tries += 1
-            continue
-        return Scene(objects=objects, background=_background(objects, rng, sprites), tag=cell.tag)
-
-
-def scene_of_things(
-    things: Sequence[Things],
-    relation: str | None,
-    rng: np.random.Generator,
-    sprites: Sprites,
-    *,
-    tag: Tag,
-) -> Scene | None:
-    """Draw a scene of just these things, whatever is held out.
-
-    Args:
-        things: Of different concepts, one to four in all.
-        relation: Of all the first things seen from all the second, the only others; or None.
-        rng: Source of everything random.
-        sprites: The artwork.
-        tag: What the scene is called.
-
-    Returns:
-        The scene, or None where `RELATED_TRIES` layouts do not show the relation.
-    """
-    groups = [
-        _Group(
-            concept=some.concept,
-            vendor=pick(rng, sprites.vendors),
-            colour=some.colour,
-            count=some.count,
-        )
-        for some in things
-    ]
-    for _ in range(RELATED_TRIES):
-        objects = _lay_out(groups, rng, sprites)
-        first, second = objects[: groups[0].count], objects[groups[0].count :]
-        held = [relations(a.box, b.box) for a, b in product(first, second)]
-        # Of two things it is the only relation; corners of four cannot but hold another as well.
-        exact = len(held) == 1
-        if relation is None or all({relation} == r if exact else relation in r for r in held):
-            return Scene(objects=objects, background=_background(objects, rng, sprites), tag=tag)
-    return None
+    if grid is not None and world != "v0":
+        raise ValueError(f"scenes of world {world} keep to no grid, got {grid}: leave it out")
+    if grid is not None and split == "held_out":
+        raise ValueError(f"scenes of split held_out keep to no grid, got {grid}: leave it out")
 
 
 def touches_held_out(scene: Scene) -> bool:
@@ -255,7 +159,7 @@ def touches_held_out(scene: Scene) -> bool:
     return any(map(is_held_out, cells_of(scene)))
 
 
-def _draw_groups(rng: np.random.Generator, tag: Tag, sprites: Sprites) -> list[_Group] | None:
+def _draw_groups(rng: np.random.Generator, tag: Tag, sprites: Sprites) -> list[Group] | None:
     """Draw what a training scene shows, or None where the draw touches a held-out cell."""
     match tag:
         case "single_object":
@@ -263,30 +167,42 @@ def _draw_groups(rng: np.random.Generator, tag: Tag, sprites: Sprites) -> list[_
         case "two_object" | "position":
             counts, tinted = (1, 1), False
         case "counting":
-            counts, tinted = (2 + below(rng, MAX_COUNT - 1),), False
+            counts, tinted = (2 + below(rng, sprites.world.max_count - 1),), False
         case "colors":
             counts, tinted = (1,), True
         case "color_attr":
             counts, tinted = (1, 1), True
         case "free":
-            counts, tinted = pick(rng, FREE_COUNTS), None
-    groups: list[_Group] = []
+            wide = sprites.world.name == "wide"
+            counts, tinted = wide_counts(rng) if wide else pick(rng, FREE_COUNTS), None
+    # Of many concepts, one that clashes is drawn again alone: of six, few draws would do at once.
+    tries = GROUP_TRIES if sprites.world.name == "wide" else 1
+    groups: list[Group] = []
     for count in counts:
-        has_colour = rng.random() < 0.5 if tinted is None else tinted
-        concept = pick(rng, TINTABLE if has_colour else sprites.concepts)
-        colour = pick(rng, COLOURS) if has_colour else None
-        group = _Group(
-            concept=concept, vendor=pick(rng, sprites.vendors), colour=colour, count=count
-        )
-        if not _group_is_seen(group, groups):
+        for _ in range(tries):
+            group = _draw_group(rng, count, tinted, sprites)
+            if _group_is_seen(group, groups):
+                groups.append(group)
+                break
+        else:
             return None
-        groups.append(group)
     if tag == "color_attr" and groups[0].colour == groups[1].colour:
         return None
     return groups
 
 
-def _group_is_seen(group: _Group, others: list[_Group]) -> bool:
+def _draw_group(
+    rng: np.random.Generator, count: int, tinted: bool | None, sprites: Sprites
+) -> Group:
+    """Some things of any concept; None tints half of them."""
+    has_colour = rng.random() < 0.5 if tinted is None else tinted
+    concept = pick(rng, sprites.tintable if has_colour else sprites.concepts)
+    colour = pick(rng, COLOURS) if has_colour else None
+    vendor = pick(rng, sprites.vendors_of(concept))
+    return Group(concept=concept, vendor=vendor, colour=colour, count=count)
+
+
+def _group_is_seen(group: Group, others: list[Group]) -> bool:
     """Whether a group, beside others, is a concept of its own and touches no held-out cell."""
     concept, colour = group.concept, group.colour
     if group.count > 1 and is_held_out(count_cell(concept, group.count)):
@@ -301,40 +217,6 @@ def _group_is_seen(group: _Group, others: list[_Group]) -> bool:
         if is_held_out(attribution_cell(concept, colour, other.concept, other.colour)):
             return False
     return True
-
-
-def _relations_are_seen(objects: Iterable[SceneObject]) -> bool:
-    """Whether no relation between things of different concepts is held out, either way."""
-    for a, b in combinations(objects, 2):
-        if a.concept == b.concept:
-            continue
-        for relation in relations(a.box, b.box):
-            if is_held_out(relation_cell(a.concept, relation, b.concept)):
-                return False
-            if is_held_out(relation_cell(b.concept, OPPOSITE[relation], a.concept)):
-                return False
-    return True
-
-
-def _lay_out(
-    groups: list[_Group], rng: np.random.Generator, sprites: Sprites
-) -> tuple[SceneObject, ...]:
-    """Give each thing a size and a place; the things of a group are about equally large."""
-    total = sum(group.count for group in groups)
-    smallest, largest = SIZES[total]
-    owners: list[_Group] = []
-    sides: list[tuple[float, float]] = []
-    for group in groups:
-        longer = smallest + (largest - smallest) * rng.random()
-        aspect = sprites.aspect(group.concept, group.vendor)
-        for _ in range(group.count):
-            owners.append(group)
-            sides.append((longer * min(1.0, aspect), longer * min(1.0, 1 / aspect)))
-    boxes = _place(sides, rng)
-    return tuple(
-        SceneObject(concept=group.concept, vendor=group.vendor, colour=group.colour, box=box)
-        for group, box in zip(owners, boxes, strict=True)
-    )
 
 
 def _tidied(
@@ -367,80 +249,7 @@ def _tidied(
     return tuple(moved) if apart else None
 
 
-def _place(sides: list[tuple[float, float]], rng: np.random.Generator) -> list[Box]:
-    """Places for one to four things that keep `MARGIN` and `GAP`.
-
-    The picture is cut across into two bands, and a band with two things is cut again the other
-    way; each cut and each thing lies anywhere that it can. A coin turns the whole by 90 degrees.
-
-    Args:
-        sides: (width, height) of each, within `SIZES`.
-        rng: Source of everything random.
-
-    Returns:
-        Boxes in the order of `sides`.
-    """
-    order = list(range(len(sides)))
-    for i in range(len(order) - 1, 0, -1):
-        j = below(rng, i + 1)
-        order[i], order[j] = order[j], order[i]
-    turned = rng.random() < 0.5
-    along, across = (1, 0) if turned else (0, 1)
-    first = (len(order) + (rng.random() < 0.5)) // 2
-    bands = [band for band in (order[:first], order[first:]) if band]
-    boxes: list[Box] = [(0.0, 0.0, 0.0, 0.0)] * len(sides)
-    heights = [max(sides[i][across] for i in band) for band in bands]
-    for band, (top, bottom) in zip(bands, _cut(heights, rng), strict=True):
-        spans = _cut([sides[i][along] for i in band], rng)
-        for i, (left, right) in zip(band, spans, strict=True):
-            width, height = sides[i][along], sides[i][across]
-            x = left + (right - left - width) * rng.random()
-            y = top + (bottom - top - height) * rng.random()
-            if turned:
-                boxes[i] = (y, x, y + height, x + width)
-            else:
-                boxes[i] = (x, y, x + width, y + height)
-    return boxes
-
-
-def _cut(sizes: list[float], rng: np.random.Generator) -> list[tuple[float, float]]:
-    """Cut [0, 1], less its margins, into a span for each of one or two sizes, a gap between."""
-    low, high = MARGIN, 1 - MARGIN
-    if len(sizes) == 1:
-        return [(low, high)]
-    cut = low + sizes[0] + (high - low - sizes[0] - GAP - sizes[1]) * rng.random()
-    return [(low, cut), (cut + GAP, high)]
-
-
 def _grounds(grid: int | None, *, two_sizes: bool) -> tuple[Rgb, ...]:
     if grid is None:
         return BACKGROUNDS
     return (TIDY_BACKGROUNDS[0], TIDY_BACKGROUNDS[-1]) if two_sizes else TIDY_BACKGROUNDS
-
-
-def _background(
-    objects: tuple[SceneObject, ...],
-    rng: np.random.Generator,
-    sprites: Sprites,
-    known: tuple[Rgb, ...] = BACKGROUNDS,
-    *,
-    jittered: bool = True,
-) -> Rgb:
-    """One of the known colours that stands out from everything, or else the one that does best."""
-    means = {sprites.mean_colour(x.concept, x.vendor, x.colour) for x in objects}
-    start = below(rng, len(known))
-    best, best_contrast = known[start], -1.0
-    for colour in known[start:] + known[:start]:
-        contrast = min(_distance(colour, mean) for mean in means)
-        if contrast > best_contrast:
-            best, best_contrast = colour, contrast
-            if contrast >= CONTRAST:
-                break
-    if not jittered:
-        return best
-    red, green, blue = (min(255, channel + below(rng, 2 * JITTER + 1) - JITTER) for channel in best)
-    return red, green, blue
-
-
-def _distance(a: tuple[float, float, float], b: tuple[float, float, float]) -> float:
-    return ((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 + (a[2] - b[2]) ** 2) ** 0.5

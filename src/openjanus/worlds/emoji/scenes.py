@@ -9,10 +9,13 @@ from typing import Final, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from openjanus.worlds.emoji.sprites import Rgb, Sprites
+from openjanus.worlds.emoji.grounds import Ground, Rgb, paint
+from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.vocabulary import WorldName
 
 Tag = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr", "free"]
-"""GenEval's six tags, and `free`: one to four things, repeated or not, tinted or not."""
+"""GenEval's six tags, and `free`: one to four things, repeated or not, tinted or not (in the wide
+world, one to six)."""
 
 TAGS: Final[tuple[Tag, ...]] = get_args(Tag)
 GENEVAL_TAGS: Final[tuple[Tag, ...]] = TAGS[:-1]
@@ -39,6 +42,8 @@ class SceneObject:
     colour: str | None
     """Its tint; None leaves the natural colours, of which nothing is ever said."""
     box: Box
+    visible: float = 1.0
+    """Share of its area that nothing hides, found at the points of its outline."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,9 +51,13 @@ class Scene:
     """A scene, known exactly. Things of one concept share their vendor and colour."""
 
     objects: tuple[SceneObject, ...]
+    """Later ones in front."""
     background: Rgb
     """0 to 255."""
     tag: Tag
+    ground: Ground | None = None
+    """What is painted in place of a plain background."""
+    world: WorldName = "v0"
 
 
 def relations(box_a: Box, box_b: Box) -> set[str]:
@@ -87,8 +96,11 @@ def render(scene: Scene, size: int, sprites: Sprites) -> np.ndarray:
     Returns:
         (size, size, 3) uint8.
     """
-    canvas = np.empty((size, size, 3), dtype=np.uint8)
-    canvas[:] = scene.background
+    if scene.ground is None:
+        canvas = np.empty((size, size, 3), dtype=np.uint8)
+        canvas[:] = scene.background
+    else:
+        canvas = paint(scene.ground, size)
     for thing in scene.objects:
         x0, y0, x1, y1 = thing.box
         left, top = round(x0 * size), round(y0 * size)

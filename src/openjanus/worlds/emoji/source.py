@@ -25,6 +25,7 @@ from openjanus.worlds.emoji.questions import (
 from openjanus.worlds.emoji.sampling import Split
 from openjanus.worlds.emoji.scenes import Scene, SceneObject, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.vocabulary import WorldName
 
 DESCRIBE_SHARE: Final = 0.25
 """Share of understanding samples that ask for a caption."""
@@ -68,6 +69,7 @@ class EmojiPictures(SceneSource):
         two_sizes: bool = False,
         slots: bool = False,
         vendors: Sequence[str] | None = None,
+        world: WorldName = "v0",
         dense: bool = False,
     ) -> None:
         super().__init__(
@@ -82,6 +84,7 @@ class EmojiPictures(SceneSource):
             two_sizes=two_sizes,
             slots=slots,
             vendors=vendors,
+            world=world,
         )
         self.dense = dense
 
@@ -189,6 +192,7 @@ class EmojiScenes(SceneSource):
         two_sizes: bool = False,
         slots: bool = False,
         vendors: Sequence[str] | None = None,
+        world: WorldName = "v0",
         least_questions: int = 1,
         most_questions: int = 6,
         practice: bool = False,
@@ -233,10 +237,11 @@ class EmojiScenes(SceneSource):
             two_sizes=two_sizes,
             slots=slots,
             vendors=vendors,
+            world=world,
         )
         self.kind: Literal["und", "gen"] = kind
         self.form: Literal["chat", "plain"] = form
-        self.name = f"emoji-{kind}-{form}"
+        self.name = f"{self.name}-{kind}-{form}"
         self.num_questions = (least_questions, most_questions)
         self.describes = asks is None
         every = (*QUESTION_KINDS, *(PRACTICE_KINDS if practice else ()))

@@ -13,10 +13,9 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from openjanus.worlds.emoji.concepts import TINTABLE
 from openjanus.worlds.emoji.fetch import FORMAT_VERSION, shipped_folder
-
-Rgb = tuple[int, int, int]
+from openjanus.worlds.emoji.grounds import Rgb
+from openjanus.worlds.emoji.vocabulary import World, WorldName, world
 
 TINTS: Final[Mapping[str, tuple[Rgb, Rgb, Rgb]]] = MappingProxyType(
     {
@@ -35,21 +34,43 @@ TINTS: Final[Mapping[str, tuple[Rgb, Rgb, Rgb]]] = MappingProxyType(
 """Shadow, body and light of each of the ten colours, RGB 0 to 255."""
 
 
+DRAWN_KEPT: Final = 4096
+"""Sprites kept ready to be drawn, 64 kB each; the first world has 2,148 in all."""
+
+TINTED_KEPT: Final = 64
+"""Tinted sprites kept as they are: a scene asks for the mean colour first and then for the look."""
+
+LATTICE: Final = 24
+"""Points a side at which outlines are known."""
+
+
 class Sprites:
-    """Every sprite of the world, by concept and vendor, tinted on demand and kept.
+    """Every sprite of a world, by concept and vendor, tinted on demand and kept.
 
     Args:
         images: (H, W, 4) uint8 RGBA with straight alpha, trimmed to what is visible, keyed by
-            (concept, vendor). Every concept must come from every vendor.
+            (concept, vendor). Every concept of `v0` must come from every vendor.
+        world_name: Whose artwork it is.
 
     Raises:
-        ValueError: An array is not (H, W, 4) uint8, or a concept lacks a vendor.
+        ValueError: An array is not (H, W, 4) uint8, or a concept lacks a vendor, or the wide world
+            has no such concept.
     """
 
-    def __init__(self, images: Mapping[tuple[str, str], np.ndarray]) -> None:
+    def __init__(
+        self, images: Mapping[tuple[str, str], np.ndarray], world_name: WorldName = "v0"
+    ) -> None:
+        self.world: World = world(world_name)
         self.concepts = tuple(dict.fromkeys(concept for concept, _ in images))
         self.vendors = tuple(dict.fromkeys(vendor for _, vendor in images))
-        if len(images) != len(self.concepts) * len(self.vendors) or not images:
+        known = self.world.concepts
+        if world_name != "v0" and not (images and set(self.concepts) <= set(known)):
+            raise ValueError(
+                f"the world {world_name} has {len(known)} concepts, these sprites have others: "
+                "fetch them with this version"
+            )
+        complete = len(images) == len(self.concepts) * len(self.vendors)
+        if not images or (world_name == "v0" and not complete):
             raise ValueError(
                 f"every concept must come from every vendor, got {len(images)} sprites for "
                 f"{len(self.concepts)} concepts and {len(self.vendors)} vendors"
@@ -60,9 +81,17 @@ class Sprites:
                     f"a sprite must be (H, W, 4) uint8, {key} is {image.shape} {image.dtype}"
                 )
         self._images = dict(images)
+        self._vendors_of: dict[str, tuple[str, ...]] = {}
+        for concept, vendor in images:
+            self._vendors_of[concept] = (*self._vendors_of.get(concept, ()), vendor)
+        self.tintable = tuple(
+            name for name in self.world.tintable if world_name == "v0" or name in self._vendors_of
+        )
         self._aspects = {key: image.shape[1] / image.shape[0] for key, image in images.items()}
         self._drawn: dict[tuple[str, str, str | None], Image.Image] = {}
         self._means: dict[tuple[str, str, str | None], tuple[float, float, float]] = {}
+        self._outlines: dict[tuple[str, str], np.ndarray] = {}
+        self._tinted: dict[tuple[str, str, str], np.ndarray] = {}
 
     @classmethod
     def load(cls, folder: str | Path | None = None) -> Sprites:
@@ -101,7 +130,8 @@ class Sprites:
                 for (concept, vendor), sprite, (height, width) in zip(
                     record["names"], stack, shapes, strict=True
                 )
-            }
+            },
+            record.get("recipe", {}).get("world", "v0"),
         )
 
     def sha256(self) -> str:
@@ -121,7 +151,22 @@ class Sprites:
         unknown = [vendor for vendor in vendors if vendor not in self.vendors]
         if unknown or not vendors:
             raise ValueError(f"vendors must be some of {', '.join(self.vendors)}, got {unknown}")
-        return Sprites({key: self._images[key] for key in self._images if key[1] in vendors})
+        return Sprites(
+            {key: self._images[key] for key in self._images if key[1] in vendors}, self.world.name
+        )
+
+    def vendors_of(self, concept: str) -> tuple[str, ...]:
+        """Who draws a concept."""
+        return self._vendors_of[concept]
+
+    def outline(self, concept: str, vendor: str) -> np.ndarray:
+        """(LATTICE, LATTICE) bool: where a sprite covers what is behind it."""
+        key = (concept, vendor)
+        if key not in self._outlines:
+            alpha = Image.fromarray(np.ascontiguousarray(self._images[key][..., 3]))
+            small = alpha.resize((LATTICE, LATTICE), Image.Resampling.BOX)
+            self._outlines[key] = np.asarray(small) >= 128
+        return self._outlines[key]
 
     def aspect(self, concept: str, vendor: str) -> float:
         """Width over height of a sprite."""
@@ -137,17 +182,24 @@ class Sprites:
         image = self._images[concept, vendor]
         if colour is None:
             return image
-        if colour not in TINTS or concept not in TINTABLE:
+        if colour not in TINTS or concept not in self.world.tintable:
             raise ValueError(
                 f"a tint must be one of {', '.join(TINTS)}, on anything but a person: "
                 f"got {colour!r} on {concept!r}"
             )
-        return tint(image, colour)
+        key = (concept, vendor, colour)
+        if key not in self._tinted:
+            if len(self._tinted) >= TINTED_KEPT:
+                del self._tinted[next(iter(self._tinted))]  # the oldest
+            self._tinted[key] = tint(image, colour)
+        return self._tinted[key]
 
     def drawn(self, concept: str, vendor: str, colour: str | None = None) -> Image.Image:
         """The sprite with premultiplied alpha (Pillow mode "RGBa"), ready to be resized."""
         key = (concept, vendor, colour)
         if key not in self._drawn:
+            if len(self._drawn) >= DRAWN_KEPT:
+                del self._drawn[next(iter(self._drawn))]  # the oldest
             self._drawn[key] = Image.fromarray(self.rgba(*key)).convert("RGBa")
         return self._drawn[key]
 

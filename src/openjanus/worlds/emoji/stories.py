@@ -14,12 +14,13 @@ from typing import Final, Literal
 import numpy as np
 
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Sample, Turn
+from openjanus.worlds.emoji.asked_scenes import scene_for_cell
 from openjanus.worlds.emoji.captions import phrase
 from openjanus.worlds.emoji.cells import MAX_COUNT, Cell
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, TINTABLE
 from openjanus.worlds.emoji.draws import below, pick
 from openjanus.worlds.emoji.indexed import SCENE, VIRTUAL_LENGTH, WORDS, SceneSource
-from openjanus.worlds.emoji.sampling import scene_for_cell, touches_held_out
+from openjanus.worlds.emoji.sampling import touches_held_out
 from openjanus.worlds.emoji.scenes import OPPOSITE, RELATIONS, Scene, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
 

@@ -28,15 +28,17 @@ from openjanus.eval.geneval import TAGS, overall, tag_scores
 from openjanus.eval.stats import bootstrap_interval, bootstrap_macro_interval
 from openjanus.eval.task import Prediction, Request
 from openjanus.pipeline import Janus
+from openjanus.worlds.emoji.absence import Negatives
 from openjanus.worlds.emoji.captions import metadata_for_cell
-from openjanus.worlds.emoji.cells import evaluation_cells
-from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, NUMBER_WORDS
+from openjanus.worlds.emoji.cells import Cell, evaluation_cells
+from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.judge import Judge, judge_drawings
 from openjanus.worlds.emoji.judge_measures import as_record, measure
-from openjanus.worlds.emoji.questions import QUESTION_KINDS, Negatives, QuestionKind, exam
-from openjanus.worlds.emoji.scenes import RELATIONS, render
+from openjanus.worlds.emoji.questions import QUESTION_KINDS, QuestionKind, exam
+from openjanus.worlds.emoji.scenes import RELATIONS, Tag, render
 from openjanus.worlds.emoji.sheet import contact_sheet
 from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.vocabulary import COUNT_WORDS, World
 
 NEGATIVES: Final[tuple[Negatives, ...]] = ("random", "popular", "adversarial")
 SEED_BLOCK: Final = 16
@@ -105,7 +107,17 @@ class EmojiTask:
         DrawingConfig(**self.drawing)  # its rules
         self.batch_size = batch_size
         self.sprites = Sprites.load(folder) if sprites is None else sprites
-        self.referee = Judge.load() if referee is None else referee
+        self.referee = self.default_judge() if referee is None else referee
+        shown = self.sprites.world.name
+        if self.referee is not None and self.referee.network.config.world != shown:
+            raise ValueError(
+                f"a judge of world {self.referee.network.config.world} cannot judge world {shown}: "
+                "give the judge and the artwork of one world"
+            )
+
+    def default_judge(self) -> Judge | None:
+        """Who judges unless another is given; without a judge nothing is drawn."""
+        return Judge.load()
 
     def settings(self, janus: Janus) -> dict[str, Any]:
         """Options on which a score depends, which judge judges, and whose artwork is shown."""
@@ -116,7 +128,7 @@ class EmojiTask:
             "judge_scenes": self.judge_scenes,
             "drawing": own | self.drawing,
             "answers": {"temperature": 0.0, "max_new_tokens": ANSWER_TOKENS},
-            "judge_sha256": self.referee.sha256(),
+            "judge_sha256": None if self.referee is None else self.referee.sha256(),
             "sprites_sha256": self.sprites.sha256(),
         }
 
@@ -128,13 +140,14 @@ class EmojiTask:
             seed: Of the drawings and the questions.
         """
         asked = self.questions if limit is None else min(limit, self.questions)
-        return [*self._drawing_requests(limit, seed), *self._question_requests(asked, seed)]
+        drawn = [] if self.referee is None else self._drawing_requests(limit, seed)
+        return [*drawn, *self._question_requests(asked, seed)]
 
     def _drawing_requests(self, per_tag: int | None, seed: int) -> list[Request]:
         """One request a cell, in order of the cells' hashes, for as many drawings as it gets."""
         made: list[Request] = []
         for number, tag in enumerate(TAGS):
-            cells = evaluation_cells(tag)
+            cells = self.cells(tag)
             total = -(-self.drawings_per_tag // len(cells)) * len(cells)
             if per_tag is not None:
                 total = min(total, per_tag)
@@ -160,6 +173,10 @@ class EmojiTask:
                     )
                 )
         return made
+
+    def cells(self, tag: Tag) -> Sequence[Cell]:
+        """What is drawn in a tag."""
+        return evaluation_cells(tag)
 
     def _question_requests(self, n: int, seed: int) -> list[Request]:
         """Questions of every kind with their pictures, then the same ones for the blind."""
@@ -197,6 +214,7 @@ class EmojiTask:
 
     def _draw(self, janus: Janus, batch: Sequence[Request], folder: Path) -> list[Prediction]:
         """Draw, keep the pictures in GenEval's layout of folders, and apply its rules."""
+        assert self.referee is not None  # or nothing would have been asked for
         drawings = janus.draw_batch(
             [request.prompt for request in batch],
             n=batch[0].data["n"],
@@ -247,6 +265,7 @@ class EmojiTask:
                 {"type": "text", "text": request.prompt},
             ]
             conversations.append([{"role": "user", "content": parts}])
+        answers = possible_answers(self.sprites.world)
         replies = janus.chat_batch(conversations, max_new_tokens=ANSWER_TOKENS, temperature=0.0)
         return [
             {
@@ -257,7 +276,7 @@ class EmojiTask:
                 "answer": request.data["answer"],
                 "reply": reply.text,
                 "correct": exact_match(reply.text, request.data["answer"]),
-                "parsed": normalise(reply.text) in ANSWERS[request.data["kind"]],
+                "parsed": normalise(reply.text) in answers[request.data["kind"]],
             }
             for request, reply in zip(batch, replies, strict=True)
         ]
@@ -267,12 +286,13 @@ class EmojiTask:
     ) -> dict[str, Any]:
         """Scores, intervals, baselines, the ceiling and the judge's own figures."""
         drawn = [p for p in predictions if p["key"].startswith("drawing/")]
-        seen = [p for p in predictions if p["key"].startswith("understanding/")]
-        blind = [p for p in predictions if p["key"].startswith("blind/")]
+        answered = _understanding(predictions, seed)
+        if self.referee is None:
+            return answered
         per_tag = min(
             self.judge_scenes, sum(len(p["correct"]) for p in drawn if p["tag"] == TAGS[0])
         )
-        measures = self._measure_judge(janus, per_tag)
+        measures = self._measure_judge(janus, self.referee, per_tag)
         ceilings = {
             tag: 1 - figures["false_rejections"]
             for tag, figures in measures["reconstructions"].items()
@@ -280,26 +300,21 @@ class EmojiTask:
         self._write_sheet(drawn, folder)
         return {
             "drawing": drawing_scores(drawn, seed) | {"ceiling": round(overall(ceilings), 4)},
-            "understanding": {
-                **_accuracies(seen),
-                "blind": _accuracies(blind),
-                "n": len(seen),
-            },
+            "understanding": answered["understanding"],
             "judge": measures,
             "details": {
                 "single_object": "seen concepts",
                 "drawings": dict(Counter(p["tag"] for p in drawn for _ in p["correct"])),
                 "cells": dict(Counter(p["tag"] for p in drawn)),
                 "ceiling": {tag: round(value, 4) for tag, value in ceilings.items()},
-                "questions": dict(Counter(p["kind"] for p in seen)),
-                "majority": _by_kind(seen, lambda ps: majority_score([p["answer"] for p in ps])),
-                "understanding_ci": _by_kind(seen, lambda ps: _question_interval(ps, seed)),
-                "existence": _pope(seen),
+                **answered["details"],
             },
-            "parse_failure_rate": round(sum(not p["parsed"] for p in seen) / len(seen), 4),
+            "parse_failure_rate": answered["parse_failure_rate"],
         }
 
-    def _measure_judge(self, janus: Janus, per_tag: int) -> dict[str, dict[str, dict[str, float]]]:
+    def _measure_judge(
+        self, janus: Janus, referee: Judge, per_tag: int
+    ) -> dict[str, dict[str, dict[str, float]]]:
         """Balanced verdicts on renders, and on what the model's tokenizer makes of them."""
 
         def redraw(pictures: np.ndarray) -> np.ndarray:
@@ -311,7 +326,7 @@ class EmojiTask:
         return {
             shown: as_record(
                 measure(
-                    self.referee,
+                    referee,
                     self.sprites,
                     size=janus.config.gen_image_size,
                     per_tag=per_tag,
@@ -343,15 +358,16 @@ def framed(picture: np.ndarray, *, correct: bool) -> np.ndarray:
     return frame
 
 
-_NAMES: Final = frozenset(CONCEPTS)
-ANSWERS: Final[dict[QuestionKind, frozenset[str]]] = {
-    "existence": frozenset({"yes", "no"}),
-    "counting": frozenset(NUMBER_WORDS[1:]),
-    "colour": frozenset(COLOURS),
-    "relation": _NAMES | {relation.removesuffix(" of") for relation in RELATIONS},
-    "naming": _NAMES,
-}
-"""What an answer of a kind may be; anything else is a parse failure, and wrong."""
+def possible_answers(known: World) -> dict[QuestionKind, frozenset[str]]:
+    """What an answer of a kind may be; anything else is a parse failure, and wrong."""
+    names = frozenset(known.concepts)
+    return {
+        "existence": frozenset({"yes", "no"}),
+        "counting": frozenset(COUNT_WORDS[1 : known.max_count + 1]),
+        "colour": frozenset(COLOURS),
+        "relation": names | {relation.removesuffix(" of") for relation in RELATIONS},
+        "naming": names,
+    }
 
 
 def question_shares(kind: QuestionKind, n: int) -> list[tuple[Negatives, int]]:
@@ -379,6 +395,22 @@ def drawing_scores(drawn: Sequence[Prediction], seed: int) -> dict[str, Any]:
         "tags": {tag: round(score, 4) for tag, score in scores.items()},
         "ci": {name: [round(edge, 4) for edge in edges] for name, edges in intervals.items()},
         "n": sum(len(values) for values, _ in groups.values()),
+    }
+
+
+def _understanding(predictions: Sequence[Prediction], seed: int) -> dict[str, Any]:
+    """Accuracies of questions with and without their pictures, baselines and intervals."""
+    seen = [p for p in predictions if p["key"].startswith("understanding/")]
+    blind = [p for p in predictions if p["key"].startswith("blind/")]
+    return {
+        "understanding": {**_accuracies(seen), "blind": _accuracies(blind), "n": len(seen)},
+        "details": {
+            "questions": dict(Counter(p["kind"] for p in seen)),
+            "majority": _by_kind(seen, lambda ps: majority_score([p["answer"] for p in ps])),
+            "understanding_ci": _by_kind(seen, lambda ps: _question_interval(ps, seed)),
+            "existence": _pope(seen),
+        },
+        "parse_failure_rate": round(sum(not p["parsed"] for p in seen) / len(seen), 4),
     }
 
 
