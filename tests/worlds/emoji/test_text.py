@@ -22,6 +22,7 @@ from openjanus.worlds.emoji.text import (
     told_question,
     world_question,
 )
+from openjanus.worlds.emoji.vocabulary import world
 
 NOUNS = {c.name: c.name for c in CONCEPTS.values()} | {c.plural: c.name for c in CONCEPTS.values()}
 NAMED = re.compile(
@@ -55,6 +56,33 @@ def concepts_in(text: str) -> list[str]:
 )
 def test_prose_that_meets_a_held_out_cell(text: str, met: bool) -> None:
     assert meets_held_out(text) is met
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("six {}s", "count/penguin/6"),
+        ("a red {}", "colour/penguin/red"),
+        ("a {} and a dog", "pair/dog/penguin"),
+        ("a {} eats a key", "pair/key/penguin"),
+    ],
+)
+def test_prose_of_the_wide_world_meets_its_cells(text: str, cell: str) -> None:
+    assert meets_held_out(text.format("penguin"), "wide") is is_held_out(cell)
+    assert meets_held_out(text.format("penguin")) is False  # no thing of the first world
+
+
+def test_text_of_the_wide_world_keeps_to_it(wide_sprites: Sprites, tmp_path: Path) -> None:
+    source = EmojiText(sprites=wide_sprites, world="wide", parts={"captions": 1.0, "told": 1.0})
+    assert source.key(0) == "emoji-text-wide/train/0/0"
+    said = " ".join(turn.text for i in range(60) for turn in source[i].turns)
+    assert any(f" {concept} " in said for concept in set(world("wide").concepts) - set(CONCEPTS))
+    write_prose(tmp_path)
+    names = [name for name in world("wide").concepts if name not in CONCEPTS]
+    met = [f"{a}: a {b}" for a in names[:20] for b in names[20:40]]
+    (tmp_path / "glosses.jsonl").write_text("".join(json.dumps(x) + "\n" for x in met))
+    kept = load_prose(tmp_path, name="wide").glosses
+    assert 0 < len(kept) < len(load_prose(tmp_path).glosses)
 
 
 def write_prose(folder: Path, version: int = 1) -> None:

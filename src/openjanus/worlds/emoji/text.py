@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -36,6 +37,7 @@ from openjanus.worlds.emoji.questions import QuestionKind, ask
 from openjanus.worlds.emoji.sampling import Split
 from openjanus.worlds.emoji.scenes import OPPOSITE, Scene, Tag
 from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.vocabulary import COUNT_WORDS, WorldName, world
 
 GROUP_NAMES: Final = {
     "vehicle": "a vehicle",
@@ -64,16 +66,30 @@ HELD_OUT_PROSE_MODULUS: Final = 50
 
 _SPATIAL: Final = frozenset(("left", "right", "above", "below", "over", "under", "beneath"))
 
-_NOUNS: Final = {
-    word: concept.name for concept in CONCEPTS.values() for word in (concept.plural, concept.name)
-}
 
-_NUMBERS: Final = {NUMBER_WORDS[n]: n for n in range(2, MAX_COUNT + 1)}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lexicon:
+    """The words by which a text may name a world's cells."""
 
-_LONGEST_FIRST: Final = sorted(
-    {*_NOUNS, *_NUMBERS, *COLOURS, *_SPATIAL}, key=lambda word: (-len(word), word)
-)
-_WORDS: Final = re.compile(rf"\b(?:{'|'.join(_LONGEST_FIRST)})\b")
+    nouns: Mapping[str, str]
+    """Concepts by singular and plural."""
+    numbers: Mapping[str, int]
+    words: re.Pattern[str]
+    """Any of these, a colour or a spatial word; of two that begin alike, the longer."""
+
+
+@cache
+def _lexicon(name: WorldName) -> _Lexicon:
+    known = world(name)
+    nouns = {word: x.name for x in known.concepts.values() for word in (x.plural, x.name)}
+    numbers = {COUNT_WORDS[n]: n for n in range(2, known.max_count + 1)}
+    every = {*nouns, *numbers, *COLOURS, *_SPATIAL}
+    longest_first = sorted(every, key=lambda word: (-len(word), word))
+    return _Lexicon(
+        nouns=nouns,
+        numbers=numbers,
+        words=re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,12 +102,15 @@ class Prose:
     """(what is said, the reply)."""
 
 
-def load_prose(folder: str | Path | None = None, *, split: Split = "train") -> Prose:
+def load_prose(
+    folder: str | Path | None = None, *, split: Split = "train", name: WorldName = "v0"
+) -> Prose:
     """Read what `fetch_text` wrote, and drop what meets a held-out cell.
 
     Args:
         folder: Where it lies; `fetch.default_folder()` when None.
         split: The pieces to train on, or those held out (`is_held_out_prose`).
+        name: The world whose held-out cells no piece meets.
 
     Raises:
         FileNotFoundError: No text was fetched into the folder.
@@ -113,13 +132,13 @@ def load_prose(folder: str | Path | None = None, *, split: Split = "train") -> P
         glosses=tuple(
             text
             for text in glosses
-            if is_held_out_prose(text) == (split == "held_out") and not meets_held_out(text)
+            if is_held_out_prose(text) == (split == "held_out") and not meets_held_out(text, name)
         ),
         dialogues=tuple(
             (said, reply)
             for said, reply in dialogues
             if is_held_out_prose(said) == (split == "held_out")
-            and not meets_held_out(f"{said} {reply}")
+            and not meets_held_out(f"{said} {reply}", name)
         ),
     )
 
@@ -129,27 +148,29 @@ def is_held_out_prose(text: str) -> bool:
     return int(hashlib.sha256(text.encode()).hexdigest(), 16) % HELD_OUT_PROSE_MODULUS == 0
 
 
-def meets_held_out(text: str) -> bool:
-    """Whether the words of a held-out cell meet in a text, in whatever sense.
+def meets_held_out(text: str, name: WorldName = "v0") -> bool:
+    """Whether the words of a world's held-out cell meet in a text, in whatever sense.
 
     A thing and a colour, two things (with their colours), or a thing and a number meet when both
     are words of the text. Two things meet in a relation when any spatial word stands with them:
     no prose is worth telling which.
     """
-    words = set(_WORDS.findall(text.lower()))
-    things = {_NOUNS[word] for word in words if word in _NOUNS}
+    lexicon = _lexicon(name)
+    words = set(lexicon.words.findall(text.lower()))
+    things = {lexicon.nouns[word] for word in words if word in lexicon.nouns}
     if not things or len(words) < 2:
         return False
     colours = words & set(COLOURS)
     if len(things) > 1 and words & _SPATIAL:
         return True
-    return any(map(is_held_out, _met_cells(things, colours, words & set(_NUMBERS))))
+    numbers = {lexicon.numbers[word] for word in words if word in lexicon.numbers}
+    return any(map(is_held_out, _met_cells(things, colours, numbers)))
 
 
-def _met_cells(things: set[str], colours: set[str], numbers: set[str]) -> Iterable[str]:
+def _met_cells(things: set[str], colours: set[str], numbers: set[int]) -> Iterable[str]:
     for thing in things:
         yield from (colour_cell(thing, colour) for colour in colours)
-        yield from (count_cell(thing, _NUMBERS[number]) for number in numbers)
+        yield from (count_cell(thing, number) for number in numbers)
     for a, b in permutations(things, 2):
         yield pair_cell(a, b)
         for colour_a in colours:
@@ -213,7 +234,8 @@ class EmojiText(SceneSource):
         parts: Weight of each of `PARTS`; None takes `DEFAULT_PARTS`.
         prose: Fetched prose; None reads that of the split from the folder where a part needs it.
 
-    Everything else is as in `SceneSource`; nothing is shown, so size, grid and vendors are none
+    Everything else is as in `SceneSource`, the wide world's words too, of which part `words` asks
+    only those of the first; nothing is shown, so size, grid and vendors are none
     of its options.
 
     Raises:
@@ -232,10 +254,19 @@ class EmojiText(SceneSource):
         split: Split = "train",
         tags: Mapping[Tag, float] | None = None,
         length: int = VIRTUAL_LENGTH,
+        world: WorldName = "v0",
         parts: Mapping[Part, float] | None = None,
         prose: Prose | None = None,
     ) -> None:
-        super().__init__(folder, sprites=sprites, seed=seed, split=split, tags=tags, length=length)
+        super().__init__(
+            folder,
+            sprites=sprites,
+            seed=seed,
+            split=split,
+            tags=tags,
+            length=length,
+            world=world,
+        )
         parts = DEFAULT_PARTS if parts is None else parts
         unknown = [part for part in parts if part not in PARTS]
         if unknown or not parts or min(parts.values()) < 0 or sum(parts.values()) <= 0:
@@ -244,7 +275,9 @@ class EmojiText(SceneSource):
                 f"got {dict(parts)}"
             )
         needs_prose = parts.get("glosses", 0) > 0 or parts.get("dialogues", 0) > 0
-        self._prose = load_prose(folder, split=split) if needs_prose and prose is None else prose
+        if needs_prose and prose is None:
+            prose = load_prose(folder, split=split, name=world)
+        self._prose = prose
         for part in ("glosses", "dialogues"):
             if parts.get(part, 0) > 0 and not getattr(self._prose, part):
                 raise ValueError(
