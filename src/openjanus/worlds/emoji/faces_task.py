@@ -215,6 +215,7 @@ class FacesTask(EmojiTask):
             vendors=self.vendors,
         )
         true = [source.picture(index) for index in range(self.references)]
+        assert self.referee is not None, "the first world has a judge of its own"
         distance = frechet_distance(
             gaussian_of(judge_features(self.referee, pictures)),
             gaussian_of(judge_features(self.referee, true)),
