@@ -50,21 +50,30 @@ def test_a_packaged_model_is_small_and_documented(folder: Path) -> None:
 STOPPED = {"stage3d": 995}
 """Runs that were gone on from before their end, and where."""
 
+RUNS = [
+    *(
+        ("nano-v0", "nano", stage)
+        for stage in (
+            *("text", "stage1", "stage2", "stage3", "words", "stage3b", "stage3c"),
+            *("stage3d", "match", "stage3e", "align"),
+        )
+    ),
+    *(("nano-v1", "nano-v1", run) for run in ("pixels", "draw")),
+]
+"""Version, family of recipes, run."""
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        *("text", "stage1", "stage2", "stage3", "words", "stage3b", "stage3c"),
-        *("stage3d", "match", "stage3e", "align"),
-    ],
-)
-def test_each_stage_left_its_configuration_and_metrics(stage: str) -> None:
-    folder = NANOS[-1] / "training" / stage
+
+@pytest.mark.parametrize(("version", "family", "stage"), RUNS)
+def test_each_stage_left_its_configuration_and_metrics(
+    version: str, family: str, stage: str
+) -> None:
+    folder = packaged_models()[version] / "training" / stage
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    parsed = parse_typed(JanusTrainConfig, config, stage)
-    recipe = load_recipe(f"nano/{stage}")
-    assert isinstance(recipe, JanusTrainConfig)
-    assert parsed.stage == recipe.stage
+    recipe = load_recipe(f"{family}/{stage}")
+    parsed = parse_typed(type(recipe), config, stage)
+    if isinstance(recipe, JanusTrainConfig):
+        assert isinstance(parsed, JanusTrainConfig)
+        assert parsed.stage == recipe.stage
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == sorted(set(steps))

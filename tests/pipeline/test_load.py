@@ -201,5 +201,5 @@ def test_build() -> None:
     assert all(parameter.is_meta for parameter in model.parameters())
     small = build(preset("tiny"), device="cpu", dtype=torch.bfloat16)
     assert next(small.parameters()).dtype == torch.bfloat16
-    with pytest.raises(KeyError, match="did you mean 'nano-v0'"):
+    with pytest.raises(KeyError, match="did you mean 'nano-v1' or 'nano-v0'"):
         build("nano-v")
