@@ -58,7 +58,7 @@ RUNS = [
             *("stage3d", "match", "stage3e", "align"),
         )
     ),
-    *(("nano-v1", "nano-v1", run) for run in ("pixels", "draw")),
+    *(("nano-v1", "nano-v1", run) for run in ("pixels", "draw", "align")),
 ]
 """Version, family of recipes, run."""
 
