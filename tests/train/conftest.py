@@ -61,11 +61,20 @@ def make_trainer(tiny_config, processor) -> Callable[..., JanusTrainer]:
 @pytest.fixture
 def cut_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """One process may be one of several: the model stays whole."""
-    monkeypatch.setattr("openjanus.train.sharding.init_device_mesh", lambda *_: None)
+    monkeypatch.setattr("openjanus.train.parallel.init_device_mesh", lambda *_: None)
     monkeypatch.setattr("openjanus.train.sharding.fully_shard", lambda module, **_: module)
 
 
-ENTRY = "import sys; from openjanus.cli import main; sys.exit(main())"
+ENTRY = """
+import sys
+from pathlib import Path
+from openjanus.cli import main
+
+code = main()
+names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+left = [name for name in names if "gloo" in name or "tcpstore" in name]
+sys.exit(f"threads that outlive the run: {left}" if left and not code else code)
+"""
 
 
 def start_process(

@@ -7,6 +7,7 @@ two threads must not be in one group's calls at once.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from openjanus.data.stream import ALONE as WHOLE
@@ -38,6 +40,18 @@ class OtherProcessFailed(ValueError):
     """The first process could not do what all wait for; it tells why itself."""
 
 
+@dataclass(slots=True)
+class Ties:
+    """What the processes of a run talk over; empty once they have parted, whoever holds it."""
+
+    loop: dist.ProcessGroup | None = None
+    """For numbers and objects of the training loop."""
+    data: dist.ProcessGroup | None = None
+    """For the thread that prepares samples."""
+    mesh: DeviceMesh | None = None
+    """For what a model is cut along."""
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """All processes of a run, as one of them sees them. The default is a process alone."""
@@ -46,10 +60,8 @@ class World:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Of this process."""
-    group: dist.ProcessGroup | None = None
-    """For numbers and objects of the training loop; None where there is one process."""
-    data_group: dist.ProcessGroup | None = None
-    """For the thread that prepares samples."""
+    ties: Ties = field(default_factory=Ties)
+    """To the other processes; empty where there is one."""
     beat_s: float = LONGEST_BEAT_S
     """Seconds between signs of life of the first process, while the others wait for it."""
 
@@ -58,11 +70,22 @@ class World:
         """Whether this process writes what is written once."""
         return self.rank == 0
 
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """For numbers and objects of the training loop; None where there is one process."""
+        return self.ties.loop
+
+    def mesh(self) -> DeviceMesh:
+        """All processes in a row, for what is cut over them; the same one each time."""
+        if self.ties.mesh is None:
+            self.ties.mesh = init_device_mesh(self.device.type, (self.size,))
+        return self.ties.mesh
+
     def share(self) -> Share:
         """This process's part of every step, for the streams of samples."""
         if self.size == 1:
             return WHOLE
-        return Share(self.rank, self.size, lambda value: _gather(value, self.size, self.data_group))
+        return Share(self.rank, self.size, lambda value: _gather(value, self.size, self.ties.data))
 
     def gather(self, value: T) -> list[T]:
         """What every process gave, by rank."""
@@ -207,24 +230,10 @@ def open_world(device: str, *, name: str, timeout_s: float) -> Iterator[World]:
     if chosen.type == "cuda":
         chosen = choose_device(f"cuda:{local}")
         torch.cuda.set_device(chosen)
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
-    timeout = timedelta(seconds=timeout_s)
+    ties = Ties()
     try:
-        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
-        # torchrun keeps its store over a restart: addresses of those who are gone are still in it.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        dist.init_process_group(
-            backend,
-            store=dist.PrefixStore(f"{name}/{attempt}", store),
-            rank=rank,
-            world_size=size,
-            timeout=timeout,
-            device_id=chosen if backend == "nccl" else None,
-        )
-        groups = [dist.new_group(backend="gloo", timeout=timeout) for _ in range(2)]
-        group, data_group = (each for each in groups if isinstance(each, dist.ProcessGroup))
-        beat_s = min(LONGEST_BEAT_S, timeout_s / 4)
-        yield World(rank, size, chosen, group, data_group, beat_s)
+        _join(ties, name, rank, size, chosen, timedelta(seconds=timeout_s))
+        yield World(rank, size, chosen, ties, min(LONGEST_BEAT_S, timeout_s / 4))
     except RuntimeError as error:
         if not _is_lost(error):
             raise
@@ -234,7 +243,42 @@ def open_world(device: str, *, name: str, timeout_s: float) -> Iterator[World]:
             "what that one said; the run goes on from its newest checkpoint by the same command "
             "with --run.resume true, with any number of processes"
         ) from error
+    _part(ties)
+
+
+def _join(
+    ties: Ties, name: str, rank: int, size: int, device: torch.device, timeout: timedelta
+) -> None:
+    """Meet the other processes."""
+    store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+    # torchrun keeps its store over a restart: addresses of those who are gone are still in it.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(f"{name}/{attempt}", store),
+        rank=rank,
+        world_size=size,
+        timeout=timeout,
+        device_id=device if backend == "nccl" else None,
+    )
+    groups = [dist.new_group(backend="gloo", timeout=timeout) for _ in range(2)]
+    ties.loop, ties.data = (each for each in groups if isinstance(each, dist.ProcessGroup))
+
+
+def _part(ties: Ties) -> None:
+    """Take the groups down, threads and all.
+
+    A group lives on in whatever refers to it, and a thread of gloo that frees its last tensor when
+    Python has ended brings the process down. Cycles of trainers hold groups; so does the mesh,
+    which the caches of DTensor keep to the end.
+    """
     dist.destroy_process_group()
+    ties.loop = ties.data = None
+    if ties.mesh is not None:
+        ties.mesh._pg_registry.clear()
+        ties.mesh = None
+    gc.collect()
 
 
 LOST = ("closed by peer", "reset by peer", "timed out", "timeout", "broken pipe", "refused")

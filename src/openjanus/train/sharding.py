@@ -12,7 +12,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.utils.checkpoint import checkpoint
@@ -53,7 +52,7 @@ def shard_model(root: nn.Module, model: JanusModel, world: World, *, bf16: bool)
             weights are gathered in fp32 and autocast goes on choosing per operation, as with one
             process: the numbers are the same, and there is no memory to save.
     """
-    mesh = init_device_mesh(world.device.type, (world.size,))
+    mesh = world.mesh()
     policy = MixedPrecisionPolicy()
     if bf16 and world.device.type == "cuda":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
