@@ -1,6 +1,6 @@
 """LoRA of the nano on a thing that it never saw: whether it learns it, and what it forgets.
 
-    python scripts/learn_concept.py RUNS OUTPUT [--seed 0] [--adapter DIR]
+    python scripts/learn_concept.py RUNS OUTPUT [--base nano-v1] [--seed 0] [--adapter DIR]
 
 Trains `nano/lora-concept` in RUNS/lora-concept (or goes on with it, or takes it as it is), then
 measures the nano and the nano with the adapter: 40 drawings on ten unseen prompts, judged by
@@ -185,11 +185,11 @@ def paired(before: Sequence[bool], after: Sequence[bool], seed: int) -> dict[str
 
 
 def measure(
-    adapter: Path | None, output: Path, name: str, seed: int, per_kind: int
+    base: str, adapter: Path | None, output: Path, name: str, seed: int, per_kind: int
 ) -> dict[str, Any]:
     """Draw and answer with a model, but for what it did already."""
     output.mkdir(parents=True, exist_ok=True)
-    janus = openjanus.load("nano", device="cpu", dtype="float32", adapter=adapter)
+    janus = openjanus.load(base, device="cpu", dtype="float32", adapter=adapter)
     checks = output / "judge.json"  # one for both: the tokenizer is the same
     judge = ArtworkJudge(sprites_with_newcomer(), limit=math.inf)
     if checks.is_file():
@@ -247,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("runs", type=Path, help="folder that the run's lies in")
     parser.add_argument("output", type=Path)
+    parser.add_argument("--base", default="nano-v1", help="packaged weights that learn it")
     parser.add_argument("--seed", type=int, default=0, help="of drawings and questions")
     parser.add_argument("--adapter", type=Path, help="measure this one, and train nothing")
     parser.add_argument("--questions", type=int, default=QUESTIONS_PER_KIND, help="of each kind")
@@ -255,12 +256,12 @@ def main() -> None:
     run = args.runs / "lora-concept"
     adapter = args.adapter
     if adapter is None and args.only != "before":
-        options = ["--run.dir", str(run)]
+        options = ["--run.dir", str(run), "--init", f"[shipped/{args.base}]"]
         if not is_complete(load_recipe(RECIPE, options)):
             run_recipe(RECIPE, [*options, "--run.resume", str(bool(checkpoint_steps(run)))])
         adapter = run / "final" / "adapter"
     results = {
-        name: measure(which, args.output, name, args.seed, args.questions)
+        name: measure(args.base, which, args.output, name, args.seed, args.questions)
         for name, which in (("before", None), ("after", adapter))
         if args.only in (None, name)
     }

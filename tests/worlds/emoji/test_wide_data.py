@@ -65,7 +65,10 @@ def test_only_plain_backgrounds_are_called_plain(wide_sprites: Sprites) -> None:
     ("options", "message"),
     [
         ({"world": "narrow"}, "world must be one of v0, wide, got 'narrow'"),
-        ({"world": "wide", "grid": 12}, "scenes of world wide keep to no grid, got 12"),
+        (
+            {"world": "wide", "grid": 12},
+            "scenes of world wide keep to no grid but in slots, got 12",
+        ),
         ({}, "artwork of world wide cannot show world v0"),
         ({"world": "wide", "vendors": ["nobody"]}, "vendors must be some of first, second"),
     ],

@@ -17,6 +17,7 @@ from openjanus.worlds.emoji.cells import (
     held_out_cells,
     is_held_out,
 )
+from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.grounds import GROUND_KINDS
 from openjanus.worlds.emoji.sampling import sample_scene, touches_held_out
 from openjanus.worlds.emoji.scenes import (
@@ -28,6 +29,7 @@ from openjanus.worlds.emoji.scenes import (
     relations,
     render,
 )
+from openjanus.worlds.emoji.slots import largest_side
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.vocabulary import world
 from openjanus.worlds.emoji.wide_layout import (
@@ -206,9 +208,33 @@ def test_cells_can_be_drawn(tag: Tag, wide_sprites: Sprites) -> None:
         assert len(scene.objects) == cell.count * len(cell.concepts)
 
 
-def test_the_wide_world_keeps_to_no_grid(wide_sprites: Sprites) -> None:
-    with pytest.raises(ValueError, match="scenes of world wide keep to no grid"):
-        sample_scene(np.random.default_rng(0), "free", wide_sprites, grid=12)
+@pytest.mark.parametrize("two_sizes", [False, True])
+def test_the_wide_world_keeps_to_no_grid_but_in_slots(
+    two_sizes: bool, wide_sprites: Sprites
+) -> None:
+    with pytest.raises(ValueError, match="scenes of world wide keep to no grid but in slots"):
+        sample_scene(np.random.default_rng(0), "free", wide_sprites, grid=12, two_sizes=two_sizes)
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_scenes_of_the_wide_world_in_slots(tag: Tag, wide_sprites: Sprites) -> None:
+    scenes = [
+        sample_scene(
+            np.random.default_rng(n), tag, wide_sprites, grid=12, two_sizes=True, slots=True
+        )
+        for n in range(100)
+    ]
+    assert {s.world for s in scenes} == {"wide"}
+    assert len({x.concept for s in scenes for x in s.objects} - set(CONCEPTS)) > 20
+    assert not any(map(touches_held_out, scenes))
+    for scene in scenes:
+        assert scene.ground is None
+        assert 1 <= len(scene.objects) <= 4
+        side = largest_side(len(scene.objects), 12) / 12
+        for thing in scene.objects:
+            x0, y0, x1, y1 = thing.box
+            assert max(x1 - x0, y1 - y0) == pytest.approx(side)
+            assert thing.visible == 1.0
 
 
 def test_artwork_of_the_wide_world_may_lack_vendors_but_not_names(wide_sprites: Sprites) -> None:

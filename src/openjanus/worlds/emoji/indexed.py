@@ -51,15 +51,15 @@ class SceneSource:
         slots: Whether such things lie in fixed places too, see `sample_scene`.
         vendors: Whose artwork is shown; None shows all.
         world: "v0", or "wide": some five hundred concepts, one to six things of many sizes, some in
-            front of others, on plain and on painted grounds. Keeps to no grid.
+            front of others, on plain and on painted grounds. Keeps to a grid in slots alone.
         length: How many items iteration sees. `scene`, `picture` and `key` take any index.
 
     Raises:
         FileNotFoundError: The folder holds no sprites.
         ValueError: Unknown or weightless tags, tags that the split lacks, a size or length
-            below 1, a grid below 8 or for "held_out" or the wide world, two sizes without a grid,
-            slots without two sizes, unknown vendors, both a folder and sprites, or artwork of
-            another world.
+            below 1, a grid below 8, for "held_out", or for the wide world without slots, two sizes
+            without a grid, slots without two sizes, unknown vendors, both a folder and sprites,
+            or artwork of another world.
     """
 
     name = "emoji"

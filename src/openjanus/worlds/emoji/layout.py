@@ -164,11 +164,13 @@ def scene_on(
     tag: Tag,
     rng: np.random.Generator,
     sprites: Sprites,
+    *,
+    plain: bool = False,
 ) -> Scene:
-    """A scene of these things; in the wide world most have a painted ground."""
+    """A scene of these things; in the wide world most have a painted ground, but for plain ones."""
     name: WorldName = sprites.world.name
     ground: Ground | None = None
-    if name == "wide" and rng.random() < PAINTED_SHARE:
+    if name == "wide" and not plain and rng.random() < PAINTED_SHARE:
         known = tuple(c for c in BACKGROUNDS if _distance(c, background) >= SECOND_GROUND)
         second = background_for(objects, rng, sprites, known)
         ground = draw_ground(rng, (background, second))

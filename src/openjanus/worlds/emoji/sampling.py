@@ -34,7 +34,7 @@ from openjanus.worlds.emoji.layout import (
     scene_on,
 )
 from openjanus.worlds.emoji.scenes import Scene, SceneObject, Tag, relations
-from openjanus.worlds.emoji.slots import largest_side, place_in_slots
+from openjanus.worlds.emoji.slots import MOST, largest_side, place_in_slots
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.vocabulary import WorldName
 from openjanus.worlds.emoji.wide_layout import Group, wide_counts
@@ -97,11 +97,13 @@ def sample_scene(
         split: "train" gives only scenes that touch no held-out cell; "held_out" gives a scene for
             a held-out cell of the tag, each with the same chance.
         grid: Places a side of a grid on which things begin, whole numbers of which they are
-            large; on one of a few grounds. None is free of it. Only for "train" of world v0.
+            large; on one of a few grounds. None is free of it. Only for "train"; in the wide
+            world only with slots.
         two_sizes: On a grid: lone things are two thirds of the picture large and others five
             twelfths, on the first or the last of those grounds. The fewer looks a thing has, the
             sooner they are learnt.
-        slots: With two sizes: things lie in fixed places too, see `slots.ARRANGEMENTS`.
+        slots: With two sizes: things lie in fixed places too, see `slots.ARRANGEMENTS`; at most
+            four, whatever the world.
 
     Raises:
         ValueError: A grid for "held_out", two sizes without a grid, slots without two sizes, or
@@ -114,7 +116,7 @@ def sample_scene(
             raise ValueError(f"tag {tag!r} combines nothing, so nothing is held out: draw 'train'")
         return scene_for_cell(cells[below(rng, len(cells))], rng, sprites)
     while True:
-        groups = _draw_groups(rng, tag, sprites)
+        groups = _draw_groups(rng, tag, sprites, most=MOST if slots else sprites.world.max_count)
         if groups is None:
             continue
         for _ in range(LAYOUT_TRIES):
@@ -132,7 +134,8 @@ def sample_scene(
             if relations_are_seen(objects):
                 known = _grounds(grid, two_sizes=two_sizes)
                 background = background_for(objects, rng, sprites, known, jittered=grid is None)
-                return scene_on(objects, background, tag, rng, sprites)
+                plain = grid is not None
+                return scene_on(objects, background, tag, rng, sprites, plain=plain)
 
 
 def check_tidiness(
@@ -148,8 +151,11 @@ def check_tidiness(
         raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
     if slots and not two_sizes:
         raise ValueError("slots are places for things of two sizes: set two_sizes too")
-    if grid is not None and world != "v0":
-        raise ValueError(f"scenes of world {world} keep to no grid, got {grid}: leave it out")
+    if grid is not None and world != "v0" and not slots:
+        raise ValueError(
+            f"scenes of world {world} keep to no grid but in slots, got {grid}: set slots and "
+            "two_sizes too, or leave it out"
+        )
     if grid is not None and split == "held_out":
         raise ValueError(f"scenes of split held_out keep to no grid, got {grid}: leave it out")
 
@@ -159,7 +165,9 @@ def touches_held_out(scene: Scene) -> bool:
     return any(map(is_held_out, cells_of(scene)))
 
 
-def _draw_groups(rng: np.random.Generator, tag: Tag, sprites: Sprites) -> list[Group] | None:
+def _draw_groups(
+    rng: np.random.Generator, tag: Tag, sprites: Sprites, *, most: int
+) -> list[Group] | None:
     """Draw what a training scene shows, or None where the draw touches a held-out cell."""
     match tag:
         case "single_object":
@@ -167,14 +175,14 @@ def _draw_groups(rng: np.random.Generator, tag: Tag, sprites: Sprites) -> list[G
         case "two_object" | "position":
             counts, tinted = (1, 1), False
         case "counting":
-            counts, tinted = (2 + below(rng, sprites.world.max_count - 1),), False
+            counts, tinted = (2 + below(rng, most - 1),), False
         case "colors":
             counts, tinted = (1,), True
         case "color_attr":
             counts, tinted = (1, 1), True
         case "free":
-            wide = sprites.world.name == "wide"
-            counts, tinted = wide_counts(rng) if wide else pick(rng, FREE_COUNTS), None
+            few = most <= MOST
+            counts, tinted = pick(rng, FREE_COUNTS) if few else wide_counts(rng), None
     # Of many concepts, one that clashes is drawn again alone: of six, few draws would do at once.
     tries = GROUP_TRIES if sprites.world.name == "wide" else 1
     groups: list[Group] = []

@@ -27,6 +27,9 @@ ARRANGEMENTS: Final[dict[int, tuple[tuple[Slot, ...], ...]]] = {
 }
 """By the number of things: beside or above each other, a triangle, a square."""
 
+MOST: Final = max(ARRANGEMENTS)
+"""Things that a scene of slots may have."""
+
 DIGITS: Final = 9
 ROUNDING: Final = 1e-6
 
@@ -65,7 +68,9 @@ def place_in_slots(
         width, height = round((x1 - x0) * scale, DIGITS), round((y1 - y0) * scale, DIGITS)
         left = _nearest(centres[column] - width * grid / 2) / grid
         top = _nearest(centres[row] - height * grid / 2) / grid
-        placed.append(replace(thing, box=(left, top, left + width, top + height)))
+        # Whatever hid a part of it before lies elsewhere now.
+        box = (left, top, left + width, top + height)
+        placed.append(replace(thing, box=box, visible=1.0))
     return tuple(placed)
 
 
