@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -259,6 +260,8 @@ def main() -> None:
         options = ["--run.dir", str(run), "--init", f"[shipped/{args.base}]"]
         if not is_complete(load_recipe(RECIPE, options)):
             run_recipe(RECIPE, [*options, "--run.resume", str(bool(checkpoint_steps(run)))])
+        if not is_complete(load_recipe(RECIPE, options)):
+            sys.exit(f"{run} was stopped: the same command goes on with it")
         adapter = run / "final" / "adapter"
     results = {
         name: measure(args.base, which, args.output, name, args.seed, args.questions)

@@ -84,3 +84,15 @@ def test_the_command_prints_it(capsys: Any, monkeypatch: Any) -> None:
     assert main([*command, "--mfu", "0.5", "--run.steps", "7"]) == 0
     told = capsys.readouterr().out
     assert "steps      7\n" in told and "at 50% of 312 TFLOP/s" in told
+
+
+def test_of_adapters_only_what_is_trained_is_counted(tmp_path: Path) -> None:
+    told = describe_recipe(
+        "finetune/lora", ["--run.dir", str(tmp_path / "lora"), "--preset", "janus-pro-1b"]
+    )
+    assert "adapters of rank" in told
+    rows = {line.split()[0]: line.split()[1:] for line in told.splitlines() if line.strip()}
+    total, trained = (int(number.replace(",", "")) for number in rows["language_model"])
+    assert 0 < trained < total / 20
+    weights, gradients = (float(rows[name][2]) for name in ("weights,", "gradients,"))
+    assert gradients < weights / 20

@@ -25,9 +25,9 @@ from openjanus.train.estimate import (
 from openjanus.train.recipes import read_configs
 from openjanus.train.runs import TrainConfig
 from openjanus.train.siglip_config import SiglipTrainConfig
-from openjanus.train.stages import freeze_for_stage
 from openjanus.train.start import beside
 from openjanus.train.text_tokenizer_config import TokenizerTrainConfig
+from openjanus.train.trained import mark_trained
 from openjanus.train.vq_config import VQTrainConfig
 from openjanus.weights.formats import detect_format
 
@@ -99,13 +99,16 @@ def _janus_table(
     mfu: float,
 ) -> str:
     model = build_model(architecture)
-    freeze_for_stage(model, config.stage, train_gen_embed=config.train_gen_embed)
+    mark_trained(model, config)
     sizes = part_sizes(model)
     rows = [(part, f"{size.total:,}", f"{size.trained:,}") for part, size in sizes.items()]
     total = sum(size.total for size in sizes.values())
     rows.append(("all", f"{total:,}", f"{sum(size.trained for size in sizes.values()):,}"))
+    what = (
+        f"stage {config.stage}" if config.lora is None else f"adapters of rank {config.lora.rank}"
+    )
     blocks = [
-        f"{name}: stage {config.stage}, told from shapes; no weights and no data were read",
+        f"{name}: {what}, told from shapes; no weights and no data were read",
         _columns(("part", "parameters", "trained"), rows),
         _steps(config, model.config.num_gen_image_tokens),
         _memory(model, config),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from openjanus.config import DecoderConfig, SharedEncoderConfig, SiglipConfig, VQConfig
@@ -269,12 +270,12 @@ def estimate_flops(model: JanusModel, config: JanusTrainConfig) -> dict[str, flo
         "und": positions * work.shares["und"] / model.config.num_und_image_tokens,
         "gen": positions * work.shares["gen"] / model.config.num_gen_image_tokens,
     }
-    factor = 6 if sizes["language_model"].trained else 4
     layers = sum(
-        parameter.numel()
+        _passes(parameter) * parameter.numel()
         for name, parameter in model.named_parameters()
         if name.startswith(DECODER_LAYERS) and parameter.ndim == 2
     )
+    word_head = _passes(model.language_model.lm_head.weight)
     queries = language.num_attention_heads * language.head_size
     attended = work.row_length / 2  # causal: half of the row on average
     encoder_factor = 3 if _is_trained(sizes, "und_encoder") else 1
@@ -285,14 +286,19 @@ def estimate_flops(model: JanusModel, config: JanusTrainConfig) -> dict[str, flo
     aligned = {"und_aligner": pictures["und"] * model.config.num_und_image_tokens}
     aligned["gen_aligner"] = pictures["gen"] * model.config.num_gen_image_tokens
     return {
-        "decoder layers": factor * layers * positions,
+        "decoder layers": layers * positions,
         "attention": 3 * 4 * attended * queries * language.num_hidden_layers * positions,
-        "lm_head": factor * language.vocab_size * language.hidden_size * words,
+        "lm_head": word_head * language.vocab_size * language.hidden_size * words,
         "gen_head": 0 if one_head else 6 * sizes["gen_head"].total * positions * work.shares["gen"],
         "aligners": sum(6 * sizes[part].total * n for part, n in aligned.items() if part in sizes),
         "und_encoder": encoder_factor * door_flops["und"] * pictures["und"],
         "vq encoder": door_flops["gen"] * pictures["gen"],
     }
+
+
+def _passes(weight: Tensor) -> int:
+    """Operations a parameter and position: forward, input's gradient, its own where trained."""
+    return 6 if weight.requires_grad else 4
 
 
 def _is_trained(sizes: Mapping[Part, PartSize], part: Part) -> bool:

@@ -13,9 +13,11 @@ from openjanus.model.janus import JanusModel
 from openjanus.train.checkpoint import SHARDS, SavedShards, Shards
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.ema import Ema
+from openjanus.train.lora import add_lora
 from openjanus.train.optim import Optimizers
 from openjanus.train.parallel import ALONE, World
 from openjanus.train.sharding import free_gathered, whole_of
+from openjanus.train.stages import freeze_for_stage
 
 
 def hash_frozen(model: JanusModel, world: World = ALONE) -> str:
@@ -32,6 +34,22 @@ def hash_frozen(model: JanusModel, world: World = ALONE) -> str:
             if world.is_main:
                 digest.update(name, whole)
     return world.gather(digest.hexdigest())[0]
+
+
+def mark_trained(model: JanusModel, config: JanusTrainConfig) -> None:
+    """Put in a run's adapters, if it has any, and say which parameters require gradients.
+
+    Raises:
+        ImportError, ValueError: As ``add_lora``.
+    """
+    if config.lora is not None:
+        add_lora(model, config.lora, seed=config.run.seed)
+    freeze_for_stage(
+        model,
+        config.stage,
+        train_gen_embed=config.train_gen_embed,
+        beside=None if config.lora is None else config.lora.whole_doors,
+    )
 
 
 class Trained:

@@ -46,9 +46,8 @@ from openjanus.train.other_face import OtherFace
 from openjanus.train.parallel import ALONE, World
 from openjanus.train.sharding import free_gathered, gather_model
 from openjanus.train.source_config import SourceConfig
-from openjanus.train.stages import freeze_for_stage
 from openjanus.train.step import build_step
-from openjanus.train.trained import Trained, hash_frozen
+from openjanus.train.trained import Trained, hash_frozen, mark_trained
 from openjanus.train.trial import write_trial
 from openjanus.train.validation import Validation
 
@@ -93,14 +92,7 @@ class JanusTrainer:
         self.model = model.train()
         self.processor = processor
         self.config = config
-        if config.lora is not None:
-            add_lora(model, config.lora, seed=config.run.seed)
-        freeze_for_stage(
-            model,
-            config.stage,
-            train_gen_embed=config.train_gen_embed,
-            beside=None if config.lora is None else config.lora.whole_doors,
-        )
+        mark_trained(model, config)
         self.device = world.device
         self._module = build_step(model, config, world)
         if weights is not None:
