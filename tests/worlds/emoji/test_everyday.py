@@ -23,6 +23,7 @@ from openjanus.worlds.emoji.dialogues import dialogue
 from openjanus.worlds.emoji.everyday import EmojiEveryday
 from openjanus.worlds.emoji.sampling import touches_held_out
 from openjanus.worlds.emoji.scenes import Scene, SceneObject
+from openjanus.worlds.emoji.source import EmojiScenes
 from openjanus.worlds.emoji.sprites import Sprites
 
 NOUNS = {c.name: c.name for c in CONCEPTS.values()} | {c.plural: c.name for c in CONCEPTS.values()}
@@ -193,3 +194,10 @@ def test_bad_options(sprites: Sprites) -> None:
 
 def test_the_source_is_installed() -> None:
     assert "emoji-everyday" in source_names()
+
+
+def test_commands_may_be_for_scenes_in_slots(sprites: Sprites) -> None:
+    options: dict[str, Any] = {"sprites": sprites, "grid": 12, "two_sizes": True, "slots": True}
+    commands, scenes = (kind(kind="gen", **options) for kind in (EmojiEveryday, EmojiScenes))
+    assert [commands.scene(i) for i in range(20)] == [scenes.scene(i) for i in range(20)]
+    assert commands.scene(3) != EmojiEveryday(kind="gen", sprites=sprites).scene(3)

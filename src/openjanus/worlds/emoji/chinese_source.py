@@ -88,6 +88,7 @@ class EmojiChinese(SceneSource):
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
         two_sizes: bool = False,
+        slots: bool = False,
         vendors: Sequence[str] | None = None,
         parts: Mapping[ChinesePart, float] | None = None,
         least_questions: int = 1,
@@ -125,6 +126,7 @@ class EmojiChinese(SceneSource):
             length=length,
             grid=grid,
             two_sizes=two_sizes,
+            slots=slots,
             vendors=vendors,
         )
         self.kind: Literal["text", "und"] = kind

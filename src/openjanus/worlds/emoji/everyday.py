@@ -71,6 +71,7 @@ class EmojiEveryday(SceneSource):
         length: int = VIRTUAL_LENGTH,
         grid: int | None = None,
         two_sizes: bool = False,
+        slots: bool = False,
         vendors: Sequence[str] | None = None,
         least_turns: int = 1,
         most_turns: int = 5,
@@ -96,6 +97,7 @@ class EmojiEveryday(SceneSource):
             length=length,
             grid=grid,
             two_sizes=two_sizes,
+            slots=slots,
             vendors=vendors,
         )
         self.kind: Literal["und", "gen"] = kind
