@@ -93,7 +93,7 @@ def test_every_id_is_read_once(
         return original(self, image_ids, **rest)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(SemanticTokenizer, "embed_ids", spy)
-    run(make_engine(semantic_model), [draw(), draw(seed=2)])
+    run(make_engine(semantic_model, look_ahead=1), [draw(), draw(seed=2)])
     # A row a slot, not one for each of its guidance pair; the last id is never fed in.
     assert shapes == [(8, 1)] * (semantic_model.config.num_gen_image_tokens - 1)
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from openjanus.engine.compose_page import ComposePage
 from openjanus.engine.course import Course
+from openjanus.engine.image_page import ImagePage
 from openjanus.engine.page import (
-    ImagePage,
     Page,
     Prefix,
     PrefixCache,
@@ -36,7 +36,7 @@ from openjanus.model.janus import JanusModel
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineOptions:
-    """How much runs at once. Only ``rows_per_page`` can change a result, in its last bits."""
+    """How much runs at once. A result depends on the rows of a step alone, in its last bits."""
 
     rows_per_page: int = 16
     """Rows R of every decode step; a guided drawing takes two."""
@@ -45,11 +45,14 @@ class EngineOptions:
     max_prefill_tokens: int = 4096
     """Prompt tokens prefilled in one step before everybody else's next token (at least one
     prompt is). What guidance leads a composition's picture away from is not counted."""
+    look_ahead: int = 16
+    """Ids of a drawing that a step tries at most; 1 decodes one at a time. Steps of drawings have
+    twice as many rows where that is more than ``rows_per_page``. See ``look_ahead``."""
     prefix_cache_size: int = 8
     """Drawing prompts kept prefilled, unconditional ones included; 0 keeps none."""
 
     def __post_init__(self) -> None:
-        for name in ("rows_per_page", "max_pages", "max_prefill_tokens"):
+        for name in ("rows_per_page", "max_pages", "max_prefill_tokens", "look_ahead"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.rows_per_page % 2 != 0:
@@ -71,7 +74,7 @@ class _Job:
 
 
 class Engine:
-    """Draws and answers, many requests at once, one token of each a step.
+    """Draws and answers, many requests at once, a token or more of each a step.
 
     Not thread-safe: whoever has threads gives it one of its own.
 
@@ -91,7 +94,7 @@ class Engine:
         slots: dict[Mode, int] = {"image": rows // 2, "text": rows, "compose": rows // 2}
         self._scheduler = Scheduler(slots, self.options.max_pages)
         self._pages: dict[int, Page] = {}
-        self._runs_idle: bool | None = None  # tried before the first step
+        self._runs_idle: dict[int, bool] = {}  # by rows of a step; tried before the first
         self._jobs: dict[int, _Job] = {}
         self._prefixes = PrefixCache(self.options.prefix_cache_size)
         self._next_request_id = 0
@@ -216,7 +219,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Seat who waits, then decode one token of everybody who sits.
+        """Seat who waits, then decode everybody who sits.
 
         Returns:
             What happened; empty when there is no work.
@@ -235,9 +238,11 @@ class Engine:
         for page_id in self._scheduler.page_ids:
             seated = self._scheduler.seated(page_id)
             if seated:
-                ids = self._pages[page_id].step(runs_idle=self._must_run_idle())
+                page = self._pages[page_id]
+                ids = page.step(runs_idle=self._must_run_idle(page.num_rows))
                 for slot, request_id in seated:
-                    events += self._take(request_id, ids[slot])
+                    for sampled in ids[slot]:
+                        events += self._take(request_id, sampled)
         return events
 
     def _start(self, seat: Seat) -> tuple[int, int]:
@@ -299,16 +304,17 @@ class Engine:
             rows = self.options.rows_per_page
             if mode == "compose":
                 page = ComposePage(self._model, capacity, rows, self._image_pad_id)
+            elif mode == "image":
+                page = ImagePage(self._model, capacity, rows, self.options.look_ahead)
             else:
-                kind = ImagePage if mode == "image" else TextPage
-                page = kind(self._model, capacity, rows)
+                page = TextPage(self._model, capacity, rows)
             self._pages[page_id] = page
         return self._pages[page_id]
 
-    def _must_run_idle(self) -> bool:
-        if self._runs_idle is None:
-            self._runs_idle = rows_change_bits(self._model, self.options.rows_per_page)
-        return self._runs_idle
+    def _must_run_idle(self, num_rows: int) -> bool:
+        if num_rows not in self._runs_idle:
+            self._runs_idle[num_rows] = rows_change_bits(self._model, num_rows)
+        return self._runs_idle[num_rows]
 
     def _draw_prefix(self, ids: tuple[int, ...]) -> tuple[Prefix, int]:
         """A drawing prompt's prefix, and how many tokens were run for it (0: it was kept)."""

@@ -22,9 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.engine.request import ChatRequest, DrawRequest, Request
+from openjanus.engine.request import ChatRequest, Request
 from openjanus.engine.sampler import SlotSampler
-from openjanus.engine.sampling import guide
 from openjanus.model.attention import KVCache, Run, runs_of
 from openjanus.model.decoder import DecoderLayer
 from openjanus.model.doors import TokenizerEntrance
@@ -104,11 +103,11 @@ def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
     weights = [layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight]
     weights += [layer.mlp.gate_proj.weight, layer.mlp.down_proj.weight]
     weights += model.head_weights()
-    sizes = {*_sizes(num_rows, 2), *(2 * pairs for pairs in _sizes(num_rows // 2, 1))}
+    sizes = {*bucket_sizes(num_rows, 2), *(2 * pairs for pairs in bucket_sizes(num_rows // 2, 1))}
     entrance = getattr(model, "gen_embed", None)  # one vocabulary has none
     if isinstance(entrance, TokenizerEntrance):  # ids come in by products of a row a slot
         weights += _one_of_each_shape(model.vq, model.gen_aligner)
-        sizes |= set(_sizes(num_rows // 2, 1))
+        sizes |= set(bucket_sizes(num_rows // 2, 1))
     generator = torch.Generator().manual_seed(0)
     for weight in weights:
         if weight.dtype not in (torch.bfloat16, torch.float16):
@@ -128,7 +127,7 @@ def _one_of_each_shape(*parts: nn.Module) -> list[Tensor]:
     return list({tuple(layer.weight.shape): layer.weight for layer in layers}.values())
 
 
-def _sizes(number: int, least: int) -> list[int]:
+def bucket_sizes(number: int, least: int) -> list[int]:
     """``number`` and its halves down to ``least``: the sizes of batches that occur."""
     sizes = [number]
     while (half := (sizes[-1] + 1) // 2) >= least and half < sizes[-1]:
@@ -137,12 +136,12 @@ def _sizes(number: int, least: int) -> list[int]:
 
 
 class Page(ABC):
-    """What all kinds of requests share: rows, the noise of each slot, sampling.
+    """What all kinds of requests share: rows of a cache, and the noise of each slot.
 
     Args:
         model: The model.
         capacity: Tokens a row can hold.
-        num_rows: Rows R of every step.
+        num_rows: Rows R of the cache, and of every step unless a page says otherwise.
         rows_per_slot: 2 where a slot is a guidance pair.
         num_ids: Ids that can be sampled: C or V.
     """
@@ -153,6 +152,7 @@ class Page(ABC):
         weight = model.language_model.model.embed_tokens.weight
         device = weight.device
         self.model = model
+        self.num_rows = num_rows
         self.num_slots = num_rows // rows_per_slot
         self._rows_per_slot = rows_per_slot
         self.cache = KVCache.allocate(
@@ -168,14 +168,6 @@ class Page(ABC):
         self._requests: list[Request | None] = [None] * self.num_slots
         self._sampler = SlotSampler(self.num_slots, num_ids, device)
 
-    @abstractmethod
-    def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
-        """(s,) last ids of some slots -> (B, 1, D) inputs of the next step, of all their rows."""
-
-    @abstractmethod
-    def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
-        """(B, D) hidden states of some slots -> (s, ids)."""
-
     def _fork(self, slot: int, part: int, prefix: Prefix) -> None:
         """Copy a prefix into one of a slot's rows: 0 is the conditional one."""
         row = part * self.num_slots + slot
@@ -189,15 +181,31 @@ class Page(ABC):
             self._lengths[row] = None
         self._sampler.leave(slot)
 
-    def step(self, *, runs_idle: bool) -> dict[int, int]:
-        """Decode one token in every slot where somebody sits.
+    @abstractmethod
+    def step(self, *, runs_idle: bool) -> dict[int, list[int]]:
+        """Decode in every slot where somebody sits.
 
         Args:
             runs_idle: Whether idle rows are run: where they could change the bits of the others.
 
         Returns:
-            The sampled id of each.
+            The new ids of each, in order: at least one.
         """
+
+
+class TokenPage(Page):
+    """A page of which every step decodes one token of every slot."""
+
+    @abstractmethod
+    def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
+        """(s,) last ids of some slots -> (B, 1, D) inputs of the next step, of all their rows."""
+
+    @abstractmethod
+    def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
+        """(B, D) hidden states of some slots -> (s, ids)."""
+
+    def step(self, *, runs_idle: bool) -> dict[int, list[int]]:
+        """Decode one token in every slot where somebody sits; see ``Page.step``."""
         seated = [slot for slot, request in enumerate(self._requests) if request is not None]
         slots = self._slots_to_run(seated, runs_idle)
         rows = [
@@ -213,7 +221,8 @@ class Page(ABC):
             runs=runs_of(lengths, rows),
         )
         self._lengths = [None if length is None else length + 1 for length in self._lengths]
-        return self._choose(hidden_states[:, 0], slots, seated)
+        chosen = self._choose(hidden_states[:, 0], slots, seated)
+        return {slot: [one] for slot, one in chosen.items()}
 
     def _choose(self, hidden_states: Tensor, slots: list[int], seated: list[int]) -> dict[int, int]:
         """(B, D) hidden states of the slots that were run -> the next id of each that is seated."""
@@ -226,7 +235,7 @@ class Page(ABC):
         number = self.num_slots
         if not runs_idle:
             least = 2 // self._rows_per_slot  # a product of one row has kernels of its own
-            number = min(n for n in _sizes(number, least) if n >= len(seated))
+            number = min(n for n in bucket_sizes(number, least) if n >= len(seated))
         idle = [slot for slot in range(self.num_slots) if slot not in seated]
         return sorted(seated + idle[: number - len(seated)])
 
@@ -237,56 +246,7 @@ class Page(ABC):
         return ids.tolist()
 
 
-class ImagePage(Page):
-    """Drawings: slot i is the guidance pair of rows i (cond) and R/2 + i (uncond).
-
-    Batch order is [cond, uncond] in halves. A drawing without guidance leaves its second row
-    idle. Only ``gen_head`` runs here.
-    """
-
-    def __init__(self, model: JanusModel, capacity: int, num_rows: int) -> None:
-        super().__init__(model, capacity, num_rows, 2, model.config.codebook_size)
-        self._scale = torch.ones(self.num_slots, device=self._next_ids.device)
-        self._gen_cache = model.allocate_gen_cache(self.num_slots)
-
-    def seat(self, slot: int, request: DrawRequest, cond: Prefix, uncond: Prefix | None) -> int:
-        """Start a drawing in a slot and return its first id; no ``uncond`` means no guidance."""
-        self._requests[slot] = request
-        self._sampler.seat(
-            slot,
-            seed=request.seed,
-            stream=request.image_index,
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p,
-        )
-        self._scale[slot] = request.guidance_scale
-        self._fork(slot, 0, cond)
-        logits = cond.logits.float()
-        if uncond is not None:
-            self._fork(slot, 1, uncond)
-            logits = guide(cond.logits, uncond.logits, self._scale[slot : slot + 1])
-        return self._sample(logits, [slot])[0]
-
-    def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
-        if self._gen_cache is None:
-            return self.model.embed_gen(ids.repeat(2))[:, None]  # the same id feeds both rows
-        # Both rows of a slot have drawn the same ids: what these leave behind is kept once. The
-        # last id has been sampled and not yet been fed in.
-        lengths = [
-            None if self._requests[slot] is None else self._sampler.num_sampled[slot] - 1
-            for slot in slots
-        ]
-        runs = runs_of(lengths, slots)
-        embeds = self.model.embed_gen(ids[:, None], cache=self._gen_cache, runs=runs)  # (s, 1, D)
-        return embeds.repeat(2, 1, 1)  # (B, 1, D)
-
-    def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
-        cond, uncond = self.model.image_logits(hidden_states).chunk(2)
-        return guide(cond, uncond, self._scale[slots])
-
-
-class TextPage(Page):
+class TextPage(TokenPage):
     """Replies: a row each. Only ``lm_head`` runs here."""
 
     def __init__(self, model: JanusModel, capacity: int, num_rows: int) -> None:

@@ -1,0 +1,138 @@
+"""The page of drawings: guidance pairs, and several ids of each in a step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from openjanus.engine.look_ahead import Draft
+from openjanus.engine.page import Page, Prefix, bucket_sizes
+from openjanus.engine.request import DrawRequest
+from openjanus.engine.sampler import SlotSampler
+from openjanus.engine.sampling import guide
+from openjanus.model.attention import runs_of
+from openjanus.model.janus import JanusModel
+
+
+class ImagePage(Page):
+    """Drawings: slot i is the guidance pair of cache rows i (cond) and S + i (uncond), S slots.
+
+    A step has P pairs of places, batch order [cond, uncond] in halves; P is never less than the
+    slots. Everybody gets an equal share of the pairs: its last known id, and guesses of those that
+    come next (``look_ahead``). A place is computed in the shapes that it would have without
+    guesses, so these change no bit either. A drawing without guidance leaves the second place of
+    its pairs idle. Only ``gen_head`` runs here.
+
+    Args:
+        model: The model.
+        capacity: Tokens a row can hold.
+        num_rows: Rows of the cache: a drawing takes two.
+        look_ahead: Ids of a drawing that a step tries at most; 1 is no guess.
+    """
+
+    def __init__(
+        self, model: JanusModel, capacity: int, num_rows: int, look_ahead: int = 1
+    ) -> None:
+        config = model.config
+        super().__init__(model, capacity, num_rows, 2, config.codebook_size)
+        self._look_ahead = look_ahead
+        self._num_pairs = max(self.num_slots, look_ahead)
+        self.num_rows = 2 * self._num_pairs
+        self._num_ids = config.num_gen_image_tokens
+        self._side = round(self._num_ids**0.5)
+        device = self._next_ids.device
+        self._sampler = SlotSampler(self.num_slots, config.codebook_size, device, look_ahead)
+        self._scale = torch.ones(self.num_slots, device=device)
+        self._gen_cache = model.allocate_gen_cache(self.num_slots)
+        self._drafts: dict[int, Draft] = {}
+
+    def seat(self, slot: int, request: DrawRequest, cond: Prefix, uncond: Prefix | None) -> int:
+        """Start a drawing in a slot and return its first id; no ``uncond`` means no guidance."""
+        self._requests[slot] = request
+        self._sampler.seat(
+            slot,
+            seed=request.seed,
+            stream=request.image_index,
+            temperature=request.temperature,
+            top_k=request.top_k,
+            top_p=request.top_p,
+        )
+        self._scale[slot] = request.guidance_scale
+        self._fork(slot, 0, cond)
+        logits = cond.logits.float()
+        if uncond is not None:
+            self._fork(slot, 1, uncond)
+            logits = guide(cond.logits, uncond.logits, self._scale[slot : slot + 1])
+        (first,) = self._sampler.sample(logits, [slot]).tolist()
+        self._drafts[slot] = Draft(self._num_ids, self._side, [first])
+        return first
+
+    def leave(self, slot: int) -> None:
+        """Free a slot."""
+        super().leave(slot)
+        self._drafts.pop(slot, None)
+
+    def step(self, *, runs_idle: bool) -> dict[int, list[int]]:
+        """Decode every drawing: at least one id of each, and more where guesses were right."""
+        seated = [slot for slot, request in enumerate(self._requests) if request is not None]
+        width = min(self._look_ahead, self._num_pairs // len(seated))
+        windows = {slot: self._drafts[slot].window(width) for slot in seated}
+        slots = [slot for slot in seated for _ in windows[slot]]  # of every place
+        offsets = [offset for slot in seated for offset in range(len(windows[slot]))]
+        pairs = self._num_pairs
+        if not runs_idle:
+            pairs = min(n for n in bucket_sizes(pairs, 1) if n >= len(slots))
+        ids = [one for slot in seated for one in windows[slot]]
+        ids += [0] * (pairs - len(ids))
+        hidden_states = self._run(torch.tensor(ids, device=self._next_ids.device), windows)
+        cond, uncond = self.model.image_logits(hidden_states).chunk(2)
+        logits = guide(cond[: len(slots)], uncond[: len(slots)], self._scale[slots])
+        samples = iter(self._sampler.sample_ahead(logits, slots, offsets).tolist())
+        return {
+            slot: self._take(slot, [next(samples) for _ in window])
+            for slot, window in windows.items()
+        }
+
+    def _run(self, ids: Tensor, windows: dict[int, list[int]]) -> Tensor:
+        """(P,) ids, those of the windows first -> (2P, D) hidden states."""
+        rows = [part * self.num_slots + slot for part in range(2) for slot in [*windows, 0]]
+        counts = self._counts(windows, len(ids)) * 2
+        lengths = [self._lengths[row] for row in rows]
+        lengths[len(windows) :: len(windows) + 1] = [None, None]  # what is left over is idle
+        positions = [
+            0 if length is None else length + offset
+            for length, count in zip(lengths, counts, strict=True)
+            for offset in range(count)
+        ]
+        return self.model.language_model.model(
+            self._embed_windows(ids, windows),
+            positions=torch.tensor(positions, device=ids.device)[:, None],
+            cache=self.cache,
+            runs=runs_of(lengths, rows, counts),
+        )[:, 0]
+
+    def _embed_windows(self, ids: Tensor, windows: dict[int, list[int]]) -> Tensor:
+        """(P,) ids -> (2P, 1, D): the same id feeds both places of a pair."""
+        if self._gen_cache is None:
+            return self.model.embed_gen(ids.repeat(2))[:, None]
+        # Both rows of a slot have drawn the same ids: what these leave behind is kept once. The
+        # last known id has not yet been fed in.
+        lengths = [self._sampler.num_sampled[slot] - 1 for slot in windows]
+        runs = runs_of([*lengths, None], [*windows, 0], self._counts(windows, len(ids)))
+        embeds = self.model.embed_gen(ids[:, None], cache=self._gen_cache, runs=runs)  # (P, 1, D)
+        return embeds.repeat(2, 1, 1)
+
+    @staticmethod
+    def _counts(windows: dict[int, list[int]], pairs: int) -> list[int]:
+        """Places that each window takes, and those that are left over."""
+        counts = [len(window) for window in windows.values()]
+        return [*counts, pairs - sum(counts)]
+
+    def _take(self, slot: int, samples: list[int]) -> list[int]:
+        """What is known now of a drawing, and counts as held by its rows."""
+        taken = self._drafts[slot].take(samples)
+        self._sampler.num_sampled[slot] += len(taken)
+        for row in (slot, self.num_slots + slot):
+            length = self._lengths[row]
+            self._lengths[row] = None if length is None else length + len(taken)
+        return taken
