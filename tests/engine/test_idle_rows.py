@@ -73,4 +73,9 @@ def test_results_are_the_same_without_idle_rows(
     monkeypatch.setattr(Decoder, "forward", spy)
     monkeypatch.setattr("openjanus.engine.engine.rows_change_bits", lambda *_: False)
     assert run(Engine(lively_model, image_pad_id=IMAGE_PAD, options=options), requests) == whole
+    assert 16 in batches, "drawings and replies, 8 and 2 rows, were no batch of one"
+    batches.clear()
+    for some in (requests[:3], requests[3:]):
+        engine = Engine(lively_model, image_pad_id=IMAGE_PAD, options=options)
+        run(engine, some)
     assert 16 not in batches and {2, 8} <= set(batches)

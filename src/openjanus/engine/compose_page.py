@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from openjanus.engine.course import Course
-from openjanus.engine.page import Prefix, TokenPage
+from openjanus.engine.page import TokenPage
+from openjanus.engine.prefill import Prefix
 from openjanus.engine.request import ComposeRequest
 from openjanus.engine.sampler import SlotSampler
 from openjanus.engine.sampling import guide

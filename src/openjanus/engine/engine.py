@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,14 +12,17 @@ from torch import Tensor
 from openjanus.engine.compose_page import ComposePage
 from openjanus.engine.course import Course
 from openjanus.engine.image_page import ImagePage
+from openjanus.engine.options import EngineOptions
 from openjanus.engine.page import (
     Page,
-    Prefix,
-    PrefixCache,
+    Plan,
     TextPage,
+    cache_bytes,
+    joined_rows,
     rows_change_bits,
-    run_prefill,
+    run_plans,
 )
+from openjanus.engine.prefill import KeptPrompts, Prefix, PrefixCache, Prompt, run_prompt
 from openjanus.engine.request import (
     ChatRequest,
     ComposeRequest,
@@ -31,36 +36,8 @@ from openjanus.engine.request import (
     TokenEvent,
 )
 from openjanus.engine.scheduler import Mode, Scheduler, Seat, capacity_class
+from openjanus.model.attention import KVCache
 from openjanus.model.janus import JanusModel
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineOptions:
-    """How much runs at once. A result depends on the rows of a step alone, in its last bits."""
-
-    rows_per_page: int = 16
-    """Rows R of every decode step; a guided drawing takes two."""
-    max_pages: int = 8
-    """Batches that exist at once; requests that find no place wait."""
-    max_prefill_tokens: int = 4096
-    """Prompt tokens prefilled in one step before everybody else's next token (at least one
-    prompt is). What guidance leads a composition's picture away from is not counted."""
-    look_ahead: int = 16
-    """Ids of a drawing that a step tries at most; 1 decodes one at a time. Steps of drawings have
-    twice as many rows where that is more than ``rows_per_page``. See ``look_ahead``."""
-    prefix_cache_size: int = 8
-    """Drawing prompts kept prefilled, unconditional ones included; 0 keeps none."""
-
-    def __post_init__(self) -> None:
-        for name in ("rows_per_page", "max_pages", "max_prefill_tokens", "look_ahead"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.rows_per_page % 2 != 0:
-            raise ValueError(
-                f"rows_per_page must be even, got {self.rows_per_page}: guidance takes pairs"
-            )
-        if self.prefix_cache_size < 0:
-            raise ValueError(f"prefix_cache_size must be >= 0, got {self.prefix_cache_size}")
 
 
 @dataclass(slots=True)
@@ -92,11 +69,24 @@ class Engine:
         self._image_pad_id = image_pad_id
         rows = self.options.rows_per_page
         slots: dict[Mode, int] = {"image": rows // 2, "text": rows, "compose": rows // 2}
-        self._scheduler = Scheduler(slots, self.options.max_pages)
+        self._scheduler = Scheduler(
+            slots,
+            self.options.max_pages,
+            cost=lambda _, capacity: rows * cache_bytes(model, capacity),
+            budget=self.options.max_cache_bytes,
+        )
         self._pages: dict[int, Page] = {}
         self._runs_idle: dict[int, bool] = {}  # by rows of a step; tried before the first
         self._jobs: dict[int, _Job] = {}
+        self._opening: tuple[int, Generator[int, None, int]] | None = None
+        self._prefill_budget = self.options.prefill_budget(model)
         self._prefixes = PrefixCache(self.options.prefix_cache_size)
+        self._kept = KeptPrompts(
+            self.options.kept_prompt_tokens,
+            chunk=self.options.prefill_chunk,
+            image_pad_id=image_pad_id,
+            num_image_tokens=model.config.num_und_image_tokens,
+        )
         self._next_request_id = 0
 
     @property
@@ -128,6 +118,7 @@ class Engine:
             ValueError: It does not suit this model; nothing has changed.
         """
         mode, capacity, limit = self._plan(request)
+        self._scheduler.check(mode, capacity)
         request_id = self._next_request_id
         self._next_request_id += 1
         self._scheduler.submit(request_id, mode, capacity)
@@ -136,7 +127,8 @@ class Engine:
 
     def check(self, request: Request) -> None:
         """Raise what ``add`` would raise, and take nothing."""
-        self._plan(request)
+        mode, capacity, _ = self._plan(request)
+        self._scheduler.check(mode, capacity)
 
     def _plan(self, request: Request) -> tuple[Mode, int, int]:
         """Mode, capacity class and number of ids of a request, after checking it."""
@@ -214,57 +206,97 @@ class Engine:
         """Drop a request at once, without any further event; False when it is not here."""
         if self._jobs.pop(request_id, None) is None:
             return False
+        if self._opening is not None and self._opening[0] == request_id:
+            self._opening = None
         self._leave(request_id)
         return True
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Seat who waits, then decode everybody who sits.
+        """Run some of the prompts of who waits, then decode everybody who sits.
 
         Returns:
-            What happened; empty when there is no work.
+            What happened; empty when nothing is to be told, or there is no work.
         """
-        events: list[Event] = []
-        tokens = 0
-        while tokens < self.options.max_prefill_tokens and (seat := self._scheduler.admit()):
-            try:
-                first_id, prefilled = self._start(seat)
-            except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
-                self.cancel(seat.request_id)
-                events.append(FailedEvent(seat.request_id, error))
-                continue
-            tokens += prefilled
-            events += self._take(seat.request_id, first_id)
+        events = self._open_next()
+        seated: list[list[tuple[int, int]]] = []
+        plans: list[Plan] = []
+        # In 16 bits one batch for all pages: each weight is read once. In fp32, where the number of
+        # rows shows in the last bits, a batch a page.
+        joins = len(self._pages) > 1 and not self._must_run_idle(self._most_rows())
         for page_id in self._scheduler.page_ids:
-            seated = self._scheduler.seated(page_id)
-            if seated:
-                page = self._pages[page_id]
-                ids = page.step(runs_idle=self._must_run_idle(page.num_rows))
-                for slot, request_id in seated:
-                    for sampled in ids[slot]:
-                        events += self._take(request_id, sampled)
+            page = self._pages.get(page_id)
+            if page is not None and page.seated:
+                runs_idle = self._must_run_idle(page.num_rows)
+                joins = joins and not runs_idle
+                sitting = set(page.seated)
+                everybody = self._scheduler.seated(page_id)
+                seated.append([(slot, one) for slot, one in everybody if slot in sitting])
+                plans.append(page.plan(runs_idle=runs_idle))
+        batches = [plans] if joins and plans else [[plan] for plan in plans]
+        found = [ids for batch in batches for ids in run_plans(self._model, batch)]
+        for page_seated, ids in zip(seated, found, strict=True):
+            for slot, request_id in page_seated:
+                for sampled in ids[slot]:
+                    events += self._take(request_id, sampled)
         return events
 
-    def _start(self, seat: Seat) -> tuple[int, int]:
-        """Prefill a request that has just been seated: its first id, and the prompt tokens run."""
+    def _open_next(self) -> list[Event]:
+        """Seat requests in order and run their prompts, as many tokens as a step may have."""
+        events: list[Event] = []
+        tokens = 0
+        while tokens < self._prefill_budget:
+            if self._opening is None:
+                seat = self._scheduler.admit()
+                if seat is None:
+                    break
+                self._opening = (seat.request_id, self._open(seat))
+            request_id, pieces = self._opening
+            try:
+                tokens += next(pieces)
+            except StopIteration as end:
+                self._opening = None
+                events += self._take(request_id, end.value)
+            except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
+                self.cancel(request_id)
+                events.append(FailedEvent(request_id, error))
+        return events
+
+    def _open(self, seat: Seat) -> Generator[int, None, int]:
+        """Prefill a request that has been seated: its prompt tokens by pieces, its first id."""
         page = self._page(seat.page_id)
         request = self._jobs[seat.request_id].request
         if isinstance(request, DrawRequest):
             assert isinstance(page, ImagePage)
-            cond, tokens = self._draw_prefix(request.prompt_ids)
+            cond = yield from self._draw_prefix(request.prompt_ids)
             if request.guidance_scale == 1:
-                return page.seat(seat.slot, request, cond, None), tokens
+                return page.seat(seat.slot, request, cond, None)
             assert request.uncond_ids is not None
-            uncond, more = self._draw_prefix(request.uncond_ids)
-            return page.seat(seat.slot, request, cond, uncond), tokens + more
-        cache, last = run_prefill(self._model, self._embed_chat(request))
+            uncond = yield from self._draw_prefix(request.uncond_ids)
+            return page.seat(seat.slot, request, cond, uncond)
+        prompt = Prompt.of(request.input_ids, request.images)
+        version = _weights_version(self._model)
+        begun = self._kept.longest(version, prompt)
+        cache, last = yield from self._run(prompt, begun)
+        self._kept.put(version, prompt, cache)
         prefix = Prefix(cache, self._model.text_logits(last))
         if isinstance(request, ComposeRequest):
             assert isinstance(page, ComposePage)
             course = self._jobs[seat.request_id].course = self._course(seat.request_id)
-            return page.seat(seat.slot, request, course, prefix), prefix.length
+            return page.seat(seat.slot, request, course, prefix)
         assert isinstance(page, TextPage)
-        return page.seat(seat.slot, request, prefix), prefix.length
+        return page.seat(seat.slot, request, prefix)
+
+    def _run(
+        self, prompt: Prompt, begun: tuple[int, KVCache | None] = (0, None)
+    ) -> Generator[int, None, tuple[KVCache, Tensor]]:
+        return run_prompt(
+            self._model,
+            prompt,
+            image_pad_id=self._image_pad_id,
+            chunk=self.options.prefill_chunk,
+            begun=begun,
+        )
 
     def _course(self, request_id: int) -> Course:
         """The beginning of a composition."""
@@ -292,8 +324,7 @@ class Engine:
             return page.begin_picture(seat.slot, None)
         bos_id, *others = job.request.input_ids
         pads = (job.request.pad_id,) * (len(others) + len(job.ids) - 1)  # BOI is yet to be run
-        embeds = self._model.embed_text(self._tensor((bos_id, *pads)))
-        cache, last = run_prefill(self._model, embeds)
+        cache, last = _to_end(self._run(Prompt.of((bos_id, *pads))))
         return page.begin_picture(seat.slot, Prefix(cache, last))
 
     def _page(self, page_id: int) -> Page:
@@ -316,30 +347,21 @@ class Engine:
             self._runs_idle[num_rows] = rows_change_bits(self._model, num_rows)
         return self._runs_idle[num_rows]
 
-    def _draw_prefix(self, ids: tuple[int, ...]) -> tuple[Prefix, int]:
-        """A drawing prompt's prefix, and how many tokens were run for it (0: it was kept)."""
+    def _most_rows(self) -> int:
+        """Rows of the largest batch that pages are joined into, or more."""
+        rows = max(self.options.rows_per_page, 2 * self.options.look_ahead)
+        return rows * joined_rows(self.options.max_pages)
+
+    def _draw_prefix(self, ids: tuple[int, ...]) -> Generator[int, None, Prefix]:
+        """A drawing prompt's prefix: kept, or run."""
         # Weights may be trained or replaced between two requests: what they made before is stale.
         key = (_weights_version(self._model), *ids)
         prefix = self._prefixes.get(key)
-        if prefix is not None:
-            return prefix, 0
-        cache, last = run_prefill(self._model, self._model.embed_text(self._tensor(ids)))
-        prefix = Prefix(cache, self._model.image_logits(last))
-        self._prefixes.put(key, prefix)
-        return prefix, prefix.length
-
-    def _embed_chat(self, request: ChatRequest | ComposeRequest) -> Tensor:
-        """(1, T, D) embeddings of a prompt of words, its pictures in their slots."""
-        input_ids = self._tensor(request.input_ids)
-        if request.images is None or len(request.images) == 0:
-            return self._model.embed_text(input_ids)
-        features = self._model.embed_und(request.images.to(input_ids.device))
-        slots = {"und": (input_ids == self._image_pad_id, features)}
-        return self._model.embed_sequence(input_ids, slots)
-
-    def _tensor(self, ids: tuple[int, ...]) -> Tensor:
-        device = self._model.language_model.model.embed_tokens.weight.device
-        return torch.tensor([ids], dtype=torch.int64, device=device)
+        if prefix is None:
+            cache, last = yield from self._run(Prompt.of(ids))
+            prefix = Prefix(cache, self._model.image_logits(last))
+            self._prefixes.put(key, prefix)
+        return prefix
 
     def _take(self, request_id: int, sampled: int) -> list[Event]:
         """Record a sampled id, say so, and end the request if it was the last."""
@@ -391,6 +413,18 @@ class Engine:
         self._scheduler.release(request_id)
         if seat is not None and seat.page_id in self._pages:  # not where making the page failed
             self._pages[seat.page_id].leave(seat.slot)
+
+
+T = TypeVar("T")
+
+
+def _to_end(pieces: Generator[int, None, T]) -> T:
+    """Run a generator through; what it returns."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value
 
 
 def _weights_version(model: JanusModel) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from openjanus.engine.look_ahead import Draft
-from openjanus.engine.page import Page, Prefix, bucket_sizes
+from openjanus.engine.page import Page, Plan, bucket_sizes
+from openjanus.engine.prefill import Prefix
 from openjanus.engine.request import DrawRequest
 from openjanus.engine.sampler import SlotSampler
 from openjanus.engine.sampling import guide
@@ -72,9 +75,9 @@ class ImagePage(Page):
         super().leave(slot)
         self._drafts.pop(slot, None)
 
-    def step(self, *, runs_idle: bool) -> dict[int, list[int]]:
-        """Decode every drawing: at least one id of each, and more where guesses were right."""
-        seated = [slot for slot, request in enumerate(self._requests) if request is not None]
+    def plan(self, *, runs_idle: bool) -> Plan:
+        """At least one id of every drawing, and more where guesses prove right."""
+        seated = self.seated
         width = min(self._look_ahead, self._num_pairs // len(seated))
         windows = {slot: self._drafts[slot].window(width) for slot in seated}
         slots = [slot for slot in seated for _ in windows[slot]]  # of every place
@@ -84,17 +87,25 @@ class ImagePage(Page):
             pairs = min(n for n in bucket_sizes(pairs, 1) if n >= len(slots))
         ids = [one for slot in seated for one in windows[slot]]
         ids += [0] * (pairs - len(ids))
-        hidden_states = self._run(torch.tensor(ids, device=self._next_ids.device), windows)
-        cond, uncond = self.model.image_logits(hidden_states).chunk(2)
-        logits = guide(cond[: len(slots)], uncond[: len(slots)], self._scale[slots])
-        samples = iter(self._sampler.sample_ahead(logits, slots, offsets).tolist())
-        return {
-            slot: self._take(slot, [next(samples) for _ in window])
-            for slot, window in windows.items()
-        }
 
-    def _run(self, ids: Tensor, windows: dict[int, list[int]]) -> Tensor:
-        """(P,) ids, those of the windows first -> (2P, D) hidden states."""
+        def finish(hidden_states: Tensor) -> dict[int, list[int]]:
+            cond, uncond = self.model.image_logits(hidden_states).chunk(2)
+            logits = guide(cond[: len(slots)], uncond[: len(slots)], self._scale[slots])
+            samples = iter(self._sampler.sample_ahead(logits, slots, offsets).tolist())
+            return {
+                slot: self._take(slot, [next(samples) for _ in window])
+                for slot, window in windows.items()
+            }
+
+        return self._plan_of(torch.tensor(ids, device=self._next_ids.device), windows, finish)
+
+    def _plan_of(
+        self,
+        ids: Tensor,
+        windows: dict[int, list[int]],
+        finish: Callable[[Tensor], dict[int, list[int]]],
+    ) -> Plan:
+        """(P,) ids, those of the windows first -> the plan of 2P places."""
         rows = [part * self.num_slots + slot for part in range(2) for slot in [*windows, 0]]
         counts = self._counts(windows, len(ids)) * 2
         lengths = [self._lengths[row] for row in rows]
@@ -104,12 +115,13 @@ class ImagePage(Page):
             for length, count in zip(lengths, counts, strict=True)
             for offset in range(count)
         ]
-        return self.model.language_model.model(
-            self._embed_windows(ids, windows),
+        return Plan(
+            inputs_embeds=self._embed_windows(ids, windows),
             positions=torch.tensor(positions, device=ids.device)[:, None],
             cache=self.cache,
             runs=runs_of(lengths, rows, counts),
-        )[:, 0]
+            finish=finish,
+        )
 
     def _embed_windows(self, ids: Tensor, windows: dict[int, list[int]]) -> Tensor:
         """(P,) ids -> (2P, 1, D): the same id feeds both places of a pair."""

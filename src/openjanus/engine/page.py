@@ -8,88 +8,35 @@ row stands does not change its bits on a CPU: tests hold that). In 16 bits, wher
 machine has shown that the number of rows changes no bit, idle rows are left out.
 
 Attention is another matter: rows do not share anything there, so idle ones have none, and the
-others attend to what they hold and not to the rest of the capacity. A prefill runs alone, at the
-request's own length.
+others attend to what they hold and not to the rest of the capacity. A prompt runs alone, in chunks
+of its own (``prefill``).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openjanus.engine.prefill import Prefix
 from openjanus.engine.request import ChatRequest, Request
 from openjanus.engine.sampler import SlotSampler
-from openjanus.model.attention import KVCache, Run, runs_of
+from openjanus.model.attention import JoinedCaches, KVCache, Run, runs_of
 from openjanus.model.decoder import DecoderLayer
 from openjanus.model.doors import TokenizerEntrance
 from openjanus.model.janus import JanusModel
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """A prefilled prompt: ready to be forked into rows."""
-
-    cache: KVCache
-    """Of one row and exactly the prompt's length."""
-    logits: Tensor
-    """(1, C) or (1, V): what the head makes of the last hidden state."""
-
-    @property
-    def length(self) -> int:
-        """Tokens of the prompt."""
-        return self.cache.capacity
-
-
-class PrefixCache:
-    """The last few prefilled drawing prompts, by the weights' version and their ids.
-
-    An unconditional prompt depends on its length alone, and the n images of a prompt share its
-    ids, so both are prefilled once.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
-
-    def get(self, ids: tuple[int, ...]) -> Prefix | None:
-        """A prefix, which becomes the most recently used; None when it is not here."""
-        if ids in self._prefixes:
-            self._prefixes.move_to_end(ids)
-        return self._prefixes.get(ids)
-
-    def put(self, ids: tuple[int, ...], prefix: Prefix) -> None:
-        """Keep a prefix and forget the least recently used one past the size."""
-        self._prefixes[ids] = prefix
-        if len(self._prefixes) > self._size:
-            self._prefixes.popitem(last=False)
-
-
-def run_prefill(model: JanusModel, inputs_embeds: Tensor) -> tuple[KVCache, Tensor]:
-    """Run one prompt through the decoder.
-
-    Args:
-        model: The model.
-        inputs_embeds: (1, T, D).
-
-    Returns:
-        A cache of one row and capacity T, and the last hidden state (1, D).
-    """
-    cache = KVCache.allocate(
-        model.config.language,
-        1,
-        inputs_embeds.shape[1],
-        device=inputs_embeds.device,
-        dtype=inputs_embeds.dtype,
-        zeroed=False,
-    )
-    runs = [Run(slice(0, 1), slice(0, 1), 0)]
-    hidden_states = model.language_model.model(inputs_embeds, cache=cache, runs=runs)
-    return cache, hidden_states[:, -1]
+def cache_bytes(model: JanusModel, capacity: int) -> int:
+    """Bytes of the keys and values of one row of so many tokens."""
+    config = model.config.language
+    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_size
+    return numbers * capacity * model.language_model.model.embed_tokens.weight.element_size()
 
 
 def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
@@ -133,6 +80,62 @@ def bucket_sizes(number: int, least: int) -> list[int]:
     while (half := (sizes[-1] + 1) // 2) >= least and half < sizes[-1]:
         sizes.append(half)
     return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A step of one page: what goes through the decoder, and what is made of what comes out."""
+
+    inputs_embeds: Tensor
+    """(B, 1, D)."""
+    positions: Tensor
+    """(B, 1)."""
+    cache: KVCache
+    runs: list[Run]
+    finish: Callable[[Tensor], dict[int, list[int]]]
+    """(B, D) hidden states -> the new ids of every slot, in order: at least one."""
+
+
+def run_plans(model: JanusModel, plans: Sequence[Plan]) -> list[dict[int, list[int]]]:
+    """Run the steps of several pages as one batch, so that the weights are read once.
+
+    Where the number of rows changes bits, give one plan at a time. Otherwise rows are added up to a
+    power of two, so that few shapes occur.
+
+    Args:
+        model: The pages'.
+        plans: Of one page each.
+
+    Returns:
+        What each plan's ``finish`` gives.
+    """
+    decoder = model.language_model.model
+    if len(plans) == 1:
+        (plan,) = plans
+        hidden = decoder(
+            plan.inputs_embeds, positions=plan.positions, cache=plan.cache, runs=plan.runs
+        )
+        return [plan.finish(hidden[:, 0])]
+    sizes = [len(plan.inputs_embeds) for plan in plans]
+    idle = joined_rows(sum(sizes)) - sum(sizes)
+    embeds = torch.cat([plan.inputs_embeds for plan in plans])
+    positions = torch.cat([plan.positions for plan in plans])
+    ends = list(accumulate(sizes))
+    batches = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    hidden = decoder(
+        F.pad(embeds, (0, 0, 0, 0, 0, idle)),
+        positions=F.pad(positions, (0, 0, 0, idle)),
+        cache=JoinedCaches(
+            [(batch, plan.cache, plan.runs) for batch, plan in zip(batches, plans, strict=True)]
+        ),
+        runs=(),
+    )[:, 0]
+    return [plan.finish(hidden[batch]) for batch, plan in zip(batches, plans, strict=True)]
+
+
+def joined_rows(number: int) -> int:
+    """Rows of the batch that so many rows of several pages are run in: a power of two."""
+    return 1 << (number - 1).bit_length()
 
 
 class Page(ABC):
@@ -181,15 +184,17 @@ class Page(ABC):
             self._lengths[row] = None
         self._sampler.leave(slot)
 
+    @property
+    def seated(self) -> list[int]:
+        """Slots whose requests have begun to decode."""
+        return [slot for slot, request in enumerate(self._requests) if request is not None]
+
     @abstractmethod
-    def step(self, *, runs_idle: bool) -> dict[int, list[int]]:
-        """Decode in every slot where somebody sits.
+    def plan(self, *, runs_idle: bool) -> Plan:
+        """What the next step of those who sit here runs through the decoder.
 
         Args:
             runs_idle: Whether idle rows are run: where they could change the bits of the others.
-
-        Returns:
-            The new ids of each, in order: at least one.
         """
 
 
@@ -204,9 +209,9 @@ class TokenPage(Page):
     def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
         """(B, D) hidden states of some slots -> (s, ids)."""
 
-    def step(self, *, runs_idle: bool) -> dict[int, list[int]]:
-        """Decode one token in every slot where somebody sits; see ``Page.step``."""
-        seated = [slot for slot, request in enumerate(self._requests) if request is not None]
+    def plan(self, *, runs_idle: bool) -> Plan:
+        """One token of every slot where somebody sits; see ``Page.plan``."""
+        seated = self.seated
         slots = self._slots_to_run(seated, runs_idle)
         rows = [
             part * self.num_slots + slot for part in range(self._rows_per_slot) for slot in slots
@@ -214,15 +219,14 @@ class TokenPage(Page):
         lengths = [self._lengths[row] for row in rows]
         # An idle row takes position 0 and attends to nothing.
         positions = torch.tensor([[0 if length is None else length] for length in lengths])
-        hidden_states = self.model.language_model.model(
-            self._embed(self._next_ids[slots], slots),
-            positions=positions.to(self._next_ids.device),
-            cache=self.cache,
-            runs=runs_of(lengths, rows),
-        )
-        self._lengths = [None if length is None else length + 1 for length in self._lengths]
-        chosen = self._choose(hidden_states[:, 0], slots, seated)
-        return {slot: [one] for slot, one in chosen.items()}
+
+        def finish(hidden_states: Tensor) -> dict[int, list[int]]:
+            self._lengths = [None if length is None else length + 1 for length in self._lengths]
+            chosen = self._choose(hidden_states, slots, seated)
+            return {slot: [one] for slot, one in chosen.items()}
+
+        embeds = self._embed(self._next_ids[slots], slots)
+        return Plan(embeds, positions.to(embeds.device), self.cache, runs_of(lengths, rows), finish)
 
     def _choose(self, hidden_states: Tensor, slots: list[int], seated: list[int]) -> dict[int, int]:
         """(B, D) hidden states of the slots that were run -> the next id of each that is seated."""
