@@ -14,11 +14,12 @@ from openjanus.engine.course import Course
 from openjanus.engine.image_page import ImagePage
 from openjanus.engine.options import EngineOptions
 from openjanus.engine.page import (
+    MOST_JOINED,
     Page,
     Plan,
     TextPage,
     cache_bytes,
-    joined_rows,
+    join_plans,
     rows_change_bits,
     run_plans,
 )
@@ -221,19 +222,19 @@ class Engine:
         events = self._open_next()
         seated: list[list[tuple[int, int]]] = []
         plans: list[Plan] = []
-        # In 16 bits one batch for all pages: each weight is read once. In fp32, where the number of
-        # rows shows in the last bits, a batch a page.
-        joins = len(self._pages) > 1 and not self._must_run_idle(self._most_rows())
         for page_id in self._scheduler.page_ids:
             page = self._pages.get(page_id)
             if page is not None and page.seated:
                 runs_idle = self._must_run_idle(page.num_rows)
-                joins = joins and not runs_idle
                 sitting = set(page.seated)
                 everybody = self._scheduler.seated(page_id)
                 seated.append([(slot, one) for slot, one in everybody if slot in sitting])
                 plans.append(page.plan(runs_idle=runs_idle))
-        batches = [plans] if joins and plans else [[plan] for plan in plans]
+        batches = [[plan] for plan in plans]
+        # In 16 bits one batch for all pages: each weight is read once. In fp32, where the number of
+        # rows shows in the last bits, a batch a page.
+        if len(plans) > 1 and not self._must_run_idle(MOST_JOINED):
+            batches = join_plans(plans)
         found = [ids for batch in batches for ids in run_plans(self._model, batch)]
         for page_seated, ids in zip(seated, found, strict=True):
             for slot, request_id in page_seated:
@@ -347,11 +348,6 @@ class Engine:
             self._runs_idle[num_rows] = rows_change_bits(self._model, num_rows)
         return self._runs_idle[num_rows]
 
-    def _most_rows(self) -> int:
-        """Rows of the largest batch that pages are joined into, or more."""
-        rows = max(self.options.rows_per_page, 2 * self.options.look_ahead)
-        return rows * joined_rows(self.options.max_pages)
-
     def _draw_prefix(self, ids: tuple[int, ...]) -> Generator[int, None, Prefix]:
         """A drawing prompt's prefix: kept, or run."""
         # Weights may be trained or replaced between two requests: what they made before is stale.
@@ -434,7 +430,10 @@ def _weights_version(model: JanusModel) -> int:
     """
     return hash(
         tuple(
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+            # Packed weights are not written to, and lie at no address of their own.
+            id(weight)
+            if weight.is_mkldnn
+            else (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
             for weight in model.parameters()
         )
     )

@@ -45,33 +45,33 @@ def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
     fp32 is not tried: it always may. In 16 bits the products of a step are made with fewer and
     fewer rows, and compared; another order of summation would show in nearly every element.
     """
-    layer = model.language_model.model.layers[0]
-    assert isinstance(layer, DecoderLayer)
-    weights = [layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight]
-    weights += [layer.mlp.gate_proj.weight, layer.mlp.down_proj.weight]
-    weights += model.head_weights()
+    first = model.language_model.model.layers[0]
+    assert isinstance(first, DecoderLayer)
+    layers = [first.self_attn.q_proj, first.self_attn.k_proj]
+    layers += [first.mlp.gate_proj, first.mlp.down_proj, *model.head_layers()]
     sizes = {*bucket_sizes(num_rows, 2), *(2 * pairs for pairs in bucket_sizes(num_rows // 2, 1))}
     entrance = getattr(model, "gen_embed", None)  # one vocabulary has none
     if isinstance(entrance, TokenizerEntrance):  # ids come in by products of a row a slot
-        weights += _one_of_each_shape(model.vq, model.gen_aligner)
+        layers += _one_of_each_shape(model.vq, model.gen_aligner)
         sizes |= set(bucket_sizes(num_rows // 2, 1))
+    table = model.language_model.model.embed_tokens.weight
+    if table.dtype not in (torch.bfloat16, torch.float16):
+        return True
     generator = torch.Generator().manual_seed(0)
-    for weight in weights:
-        if weight.dtype not in (torch.bfloat16, torch.float16):
-            return True
-        x = torch.randn(num_rows, weight.shape[1], generator=generator).to(weight)
-        whole = F.linear(x, weight)
-        if not all(torch.equal(F.linear(x[:n], weight), whole[:n]) for n in sizes):
+    for layer in layers:
+        x = torch.randn(num_rows, layer.in_features, generator=generator).to(table)
+        whole = layer(x)
+        if not all(torch.equal(layer(x[:n]), whole[:n]) for n in sizes):
             return True
     return False
 
 
-def _one_of_each_shape(*parts: nn.Module) -> list[Tensor]:
-    """Weights of the matrix products in some modules."""
+def _one_of_each_shape(*parts: nn.Module) -> list[nn.Linear]:
+    """Those that make the matrix products in some modules."""
     layers = [
         module for part in parts for module in part.modules() if isinstance(module, nn.Linear)
     ]
-    return list({tuple(layer.weight.shape): layer.weight for layer in layers}.values())
+    return list({(layer.in_features, layer.out_features): layer for layer in layers}.values())
 
 
 def bucket_sizes(number: int, least: int) -> list[int]:
@@ -80,6 +80,10 @@ def bucket_sizes(number: int, least: int) -> list[int]:
     while (half := (sizes[-1] + 1) // 2) >= least and half < sizes[-1]:
         sizes.append(half)
     return sizes
+
+
+MOST_JOINED = 64
+"""Rows of a batch of several pages: with more, products take as long as they have rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +103,8 @@ class Plan:
 def run_plans(model: JanusModel, plans: Sequence[Plan]) -> list[dict[int, list[int]]]:
     """Run the steps of several pages as one batch, so that the weights are read once.
 
-    Where the number of rows changes bits, give one plan at a time. Otherwise rows are added up to a
-    power of two, so that few shapes occur.
+    Rows are added up to a power of two, so that few shapes occur. Where the number of rows changes
+    bits, give one plan at a time.
 
     Args:
         model: The pages'.
@@ -117,7 +121,7 @@ def run_plans(model: JanusModel, plans: Sequence[Plan]) -> list[dict[int, list[i
         )
         return [plan.finish(hidden[:, 0])]
     sizes = [len(plan.inputs_embeds) for plan in plans]
-    idle = joined_rows(sum(sizes)) - sum(sizes)
+    idle = (1 << (sum(sizes) - 1).bit_length()) - sum(sizes)
     embeds = torch.cat([plan.inputs_embeds for plan in plans])
     positions = torch.cat([plan.positions for plan in plans])
     ends = list(accumulate(sizes))
@@ -133,9 +137,22 @@ def run_plans(model: JanusModel, plans: Sequence[Plan]) -> list[dict[int, list[i
     return [plan.finish(hidden[batch]) for batch, plan in zip(batches, plans, strict=True)]
 
 
-def joined_rows(number: int) -> int:
-    """Rows of the batch that so many rows of several pages are run in: a power of two."""
-    return 1 << (number - 1).bit_length()
+def join_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Plans of several pages as few batches, in order, none of more than ``MOST_JOINED`` rows.
+
+    A plan that is larger by itself is a batch of its own.
+    """
+    batches: list[list[Plan]] = []
+    rows = 0
+    for plan in plans:
+        size = len(plan.inputs_embeds)
+        if batches and rows + size <= MOST_JOINED:
+            batches[-1].append(plan)
+            rows += size
+        else:
+            batches.append([plan])
+            rows = size
+    return batches
 
 
 class Page(ABC):
