@@ -158,8 +158,19 @@ class Engine:
 
     def _check_draw(self, request: DrawRequest) -> int:
         """The length of the longer prompt of the guidance pair."""
+        config = self._model.config
+        num_ids, size = config.num_gen_image_tokens, config.codebook_size
+        request.scales(num_ids, round(num_ids**0.5))  # its rule
+        kept = request.prefix_ids
+        if len(kept) >= num_ids:
+            raise ValueError(
+                f"prefix_ids must be fewer than the {num_ids} of a picture, got {len(kept)}: "
+                "leave some to draw"
+            )
+        if kept and (min(kept) < 0 or max(kept) >= size):
+            raise ValueError(f"prefix_ids must be in [0, {size}), got {min(kept)} to {max(kept)}")
         prompts = [request.prompt_ids]
-        if request.guidance_scale != 1:
+        if request.is_guided:
             assert request.uncond_ids is not None  # DrawRequest's own rule
             prompts.append(request.uncond_ids)
         for ids in prompts:
@@ -228,13 +239,14 @@ class Engine:
         tokens = 0
         while tokens < self.options.max_prefill_tokens and (seat := self._scheduler.admit()):
             try:
-                first_id, prefilled = self._start(seat)
+                first_ids, prefilled = self._start(seat)
             except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
                 self.cancel(seat.request_id)
                 events.append(FailedEvent(seat.request_id, error))
                 continue
             tokens += prefilled
-            events += self._take(seat.request_id, first_id)
+            for first_id in first_ids:
+                events += self._take(seat.request_id, first_id)
         for page_id in self._scheduler.page_ids:
             seated = self._scheduler.seated(page_id)
             if seated:
@@ -245,26 +257,27 @@ class Engine:
                         events += self._take(request_id, sampled)
         return events
 
-    def _start(self, seat: Seat) -> tuple[int, int]:
-        """Prefill a request that has just been seated: its first id, and the prompt tokens run."""
+    def _start(self, seat: Seat) -> tuple[list[int], int]:
+        """Prefill a request that has just been seated: its first ids, and the tokens run."""
         page = self._page(seat.page_id)
         request = self._jobs[seat.request_id].request
         if isinstance(request, DrawRequest):
             assert isinstance(page, ImagePage)
-            cond, tokens = self._draw_prefix(request.prompt_ids)
-            if request.guidance_scale == 1:
+            kept = request.prefix_ids
+            cond, tokens = self._draw_prefix(request.prompt_ids, kept)
+            if not request.is_guided:
                 return page.seat(seat.slot, request, cond, None), tokens
             assert request.uncond_ids is not None
-            uncond, more = self._draw_prefix(request.uncond_ids)
+            uncond, more = self._draw_prefix(request.uncond_ids, kept)
             return page.seat(seat.slot, request, cond, uncond), tokens + more
         cache, last = run_prefill(self._model, self._embed_chat(request))
         prefix = Prefix(cache, self._model.text_logits(last))
         if isinstance(request, ComposeRequest):
             assert isinstance(page, ComposePage)
             course = self._jobs[seat.request_id].course = self._course(seat.request_id)
-            return page.seat(seat.slot, request, course, prefix), prefix.length
+            return [page.seat(seat.slot, request, course, prefix)], prefix.length
         assert isinstance(page, TextPage)
-        return page.seat(seat.slot, request, prefix), prefix.length
+        return [page.seat(seat.slot, request, prefix)], prefix.length
 
     def _course(self, request_id: int) -> Course:
         """The beginning of a composition."""
@@ -316,14 +329,20 @@ class Engine:
             self._runs_idle[num_rows] = rows_change_bits(self._model, num_rows)
         return self._runs_idle[num_rows]
 
-    def _draw_prefix(self, ids: tuple[int, ...]) -> tuple[Prefix, int]:
-        """A drawing prompt's prefix, and how many tokens were run for it (0: it was kept)."""
+    def _draw_prefix(self, ids: tuple[int, ...], codes: tuple[int, ...]) -> tuple[Prefix, int]:
+        """A drawing prompt's prefix, with codes behind it, and how many tokens were run for it.
+
+        None were where it was kept.
+        """
         # Weights may be trained or replaced between two requests: what they made before is stale.
-        key = (_weights_version(self._model), *ids)
+        key = (_weights_version(self._model), *ids, *(-1 - code for code in codes))
         prefix = self._prefixes.get(key)
         if prefix is not None:
             return prefix, 0
-        cache, last = run_prefill(self._model, self._model.embed_text(self._tensor(ids)))
+        embeds = self._model.embed_text(self._tensor(ids))
+        if codes:
+            embeds = torch.cat([embeds, self._model.embed_gen(self._tensor(codes))], dim=1)
+        cache, last = run_prefill(self._model, embeds)
         prefix = Prefix(cache, self._model.image_logits(last))
         self._prefixes.put(key, prefix)
         return prefix, prefix.length
