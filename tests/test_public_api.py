@@ -82,7 +82,15 @@ FIELDS = {
     "Turn": ["role", "text"],
     "Usage": ["prompt_tokens", "completion_tokens"],
     "Piece": ["text", "reply"],
-    "EngineOptions": ["rows_per_page", "max_pages", "max_prefill_tokens", "look_ahead", "prefix_cache_size"],
+    "EngineOptions": [
+        *("rows_per_page", "max_pages", "max_prefill_tokens", "look_ahead", "prefix_cache_size"),
+    ],
+        "rows_per_page",
+        "max_pages",
+        "max_prefill_tokens",
+        "look_ahead",
+        "prefix_cache_size",
+    ],
 }
 
 

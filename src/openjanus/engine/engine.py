@@ -45,7 +45,7 @@ class EngineOptions:
     max_prefill_tokens: int = 4096
     """Prompt tokens prefilled in one step before everybody else's next token (at least one
     prompt is). What guidance leads a composition's picture away from is not counted."""
-    look_ahead: int = 16
+    look_ahead: int = 8
     """Ids of a drawing that a step tries at most; 1 decodes one at a time. Steps of drawings have
     twice as many rows where that is more than ``rows_per_page``. See ``look_ahead``."""
     prefix_cache_size: int = 8
