@@ -3,8 +3,8 @@
     python benchmarks/parallel_decoding.py [--prompts N] [--look-ahead W ...] [--guidance G ...]
         [--temperature T] [--model MODEL] [--dtype D] [--threads N] [--seed S] [--output FILE]
 
-Prompts are those of ``best_of.py``: held-out cells, as many of each of GenEval's six tags. Every one
-is drawn by itself, one id a step and with each W, in turn, so that all meet the same machine.
+Prompts are those of ``best_of.py``: held-out cells, as many of each of GenEval's six tags. Each is
+drawn by itself, one id a step and with each W, in turn, so that all meet the same machine.
 `ours` and `theirs` are median seconds a drawing with look-ahead and one id a step, `ratio` the
 median over the prompts of the quotients; `steps` are mean decode steps, `accepted` how often a step
 took so many ids. `equal` counts drawings, and `ids` ids, that are those of one id a step in steps

@@ -85,12 +85,6 @@ FIELDS = {
     "EngineOptions": [
         *("rows_per_page", "max_pages", "max_prefill_tokens", "look_ahead", "prefix_cache_size"),
     ],
-        "rows_per_page",
-        "max_pages",
-        "max_prefill_tokens",
-        "look_ahead",
-        "prefix_cache_size",
-    ],
 }
 
 
