@@ -31,8 +31,8 @@ def test_a_product_that_depends_on_its_rows_is_found(
 ) -> None:
     narrow = copy.deepcopy(lively_model).bfloat16()
 
-    def depends(x: Tensor, weight: Tensor) -> Tensor:
-        return original(x, weight) + (1 if len(x) == 4 else 0)
+    def depends(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return original(x, weight, bias) + (1 if len(x) == 4 else 0)
 
     original = F.linear
     monkeypatch.setattr(F, "linear", depends)

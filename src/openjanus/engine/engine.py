@@ -79,7 +79,7 @@ class Engine:
         self._pages: dict[int, Page] = {}
         self._runs_idle: dict[int, bool] = {}  # by rows of a step; tried before the first
         self._jobs: dict[int, _Job] = {}
-        self._opening: tuple[int, Generator[int, None, int]] | None = None
+        self._opening: tuple[int, Generator[int, None, list[int]]] | None = None
         self._prefill_budget = self.options.prefill_budget(model)
         self._prefixes = PrefixCache(self.options.prefix_cache_size)
         self._kept = KeptPrompts(
@@ -151,8 +151,19 @@ class Engine:
 
     def _check_draw(self, request: DrawRequest) -> int:
         """The length of the longer prompt of the guidance pair."""
+        config = self._model.config
+        num_ids, size = config.num_gen_image_tokens, config.codebook_size
+        request.scales(num_ids, round(num_ids**0.5))  # its rule
+        kept = request.prefix_ids
+        if len(kept) >= num_ids:
+            raise ValueError(
+                f"prefix_ids must be fewer than the {num_ids} of a picture, got {len(kept)}: "
+                "leave some to draw"
+            )
+        if kept and (min(kept) < 0 or max(kept) >= size):
+            raise ValueError(f"prefix_ids must be in [0, {size}), got {min(kept)} to {max(kept)}")
         prompts = [request.prompt_ids]
-        if request.guidance_scale != 1:
+        if request.is_guided:
             assert request.uncond_ids is not None  # DrawRequest's own rule
             prompts.append(request.uncond_ids)
         for ids in prompts:
@@ -257,23 +268,25 @@ class Engine:
                 tokens += next(pieces)
             except StopIteration as end:
                 self._opening = None
-                events += self._take(request_id, end.value)
+                for first_id in end.value:
+                    events += self._take(request_id, first_id)
             except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
                 self.cancel(request_id)
                 events.append(FailedEvent(request_id, error))
         return events
 
-    def _open(self, seat: Seat) -> Generator[int, None, int]:
-        """Prefill a request that has been seated: its prompt tokens by pieces, its first id."""
+    def _open(self, seat: Seat) -> Generator[int, None, list[int]]:
+        """Prefill a request that has been seated: its prompt tokens by pieces, its first ids."""
         page = self._page(seat.page_id)
         request = self._jobs[seat.request_id].request
         if isinstance(request, DrawRequest):
             assert isinstance(page, ImagePage)
-            cond = yield from self._draw_prefix(request.prompt_ids)
-            if request.guidance_scale == 1:
+            kept = request.prefix_ids
+            cond = yield from self._draw_prefix(request.prompt_ids, kept)
+            if not request.is_guided:
                 return page.seat(seat.slot, request, cond, None)
             assert request.uncond_ids is not None
-            uncond = yield from self._draw_prefix(request.uncond_ids)
+            uncond = yield from self._draw_prefix(request.uncond_ids, kept)
             return page.seat(seat.slot, request, cond, uncond)
         prompt = Prompt.of(request.input_ids, request.images)
         version = _weights_version(self._model)
@@ -284,9 +297,9 @@ class Engine:
         if isinstance(request, ComposeRequest):
             assert isinstance(page, ComposePage)
             course = self._jobs[seat.request_id].course = self._course(seat.request_id)
-            return page.seat(seat.slot, request, course, prefix)
+            return [page.seat(seat.slot, request, course, prefix)]
         assert isinstance(page, TextPage)
-        return page.seat(seat.slot, request, prefix)
+        return [page.seat(seat.slot, request, prefix)]
 
     def _run(
         self, prompt: Prompt, begun: tuple[int, KVCache | None] = (0, None)
@@ -348,13 +361,15 @@ class Engine:
             self._runs_idle[num_rows] = rows_change_bits(self._model, num_rows)
         return self._runs_idle[num_rows]
 
-    def _draw_prefix(self, ids: tuple[int, ...]) -> Generator[int, None, Prefix]:
-        """A drawing prompt's prefix: kept, or run."""
+    def _draw_prefix(
+        self, ids: tuple[int, ...], codes: tuple[int, ...]
+    ) -> Generator[int, None, Prefix]:
+        """A drawing prompt's prefix, with codes behind it: kept, or run."""
         # Weights may be trained or replaced between two requests: what they made before is stale.
-        key = (_weights_version(self._model), *ids)
+        key = (_weights_version(self._model), *ids, *(-1 - code for code in codes))
         prefix = self._prefixes.get(key)
         if prefix is None:
-            cache, last = yield from self._run(Prompt.of(ids))
+            cache, last = yield from self._run(Prompt.of(ids, codes=codes))
             prefix = Prefix(cache, self._model.image_logits(last))
             self._prefixes.put(key, prefix)
         return prefix

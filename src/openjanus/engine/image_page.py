@@ -45,12 +45,25 @@ class ImagePage(Page):
         self._side = round(self._num_ids**0.5)
         device = self._next_ids.device
         self._sampler = SlotSampler(self.num_slots, config.codebook_size, device, look_ahead)
-        self._scale = torch.ones(self.num_slots, device=device)
+        self._scale = torch.ones(self.num_slots, self._num_ids, device=device)  # a number an id
         self._gen_cache = model.allocate_gen_cache(self.num_slots)
         self._drafts: dict[int, Draft] = {}
 
-    def seat(self, slot: int, request: DrawRequest, cond: Prefix, uncond: Prefix | None) -> int:
-        """Start a drawing in a slot and return its first id; no ``uncond`` means no guidance."""
+    def seat(
+        self, slot: int, request: DrawRequest, cond: Prefix, uncond: Prefix | None
+    ) -> list[int]:
+        """Start a drawing in a slot.
+
+        Args:
+            slot: Whose.
+            request: What to draw.
+            cond: Its prompt, and behind it the ids that are kept.
+            uncond: What guidance leads away from, with them; None means no guidance.
+
+        Returns:
+            The ids that are kept, and the first that is drawn.
+        """
+        position = len(request.prefix_ids)
         self._requests[slot] = request
         self._sampler.seat(
             slot,
@@ -59,16 +72,23 @@ class ImagePage(Page):
             temperature=request.temperature,
             top_k=request.top_k,
             top_p=request.top_p,
+            position=position,
         )
-        self._scale[slot] = request.guidance_scale
+        scales = request.scales(self._num_ids, self._side)
+        self._scale[slot] = torch.tensor(scales, device=self._scale.device)
         self._fork(slot, 0, cond)
         logits = cond.logits.float()
         if uncond is not None:
             self._fork(slot, 1, uncond)
-            logits = guide(cond.logits, uncond.logits, self._scale[slot : slot + 1])
+            logits = guide(cond.logits, uncond.logits, self._scale[[slot], position])
+        if position > 0 and self._gen_cache is not None:
+            kept = torch.tensor([request.prefix_ids], device=self._scale.device)
+            runs = runs_of([0], [slot])
+            self.model.embed_gen(kept, cache=self._gen_cache, runs=runs)  # for what it leaves there
         (first,) = self._sampler.sample(logits, [slot]).tolist()
-        self._drafts[slot] = Draft(self._num_ids, self._side, [first])
-        return first
+        known = [*request.prefix_ids, first]
+        self._drafts[slot] = Draft(self._num_ids, self._side, known)
+        return known
 
     def leave(self, slot: int) -> None:
         """Free a slot."""
@@ -85,12 +105,17 @@ class ImagePage(Page):
         pairs = self._num_pairs
         if not runs_idle:
             pairs = min(n for n in bucket_sizes(pairs, 1) if n >= len(slots))
+        positions = [
+            self._sampler.num_sampled[slot] + offset
+            for slot, offset in zip(slots, offsets, strict=True)
+        ]
         ids = [one for slot in seated for one in windows[slot]]
         ids += [0] * (pairs - len(ids))
 
         def finish(hidden_states: Tensor) -> dict[int, list[int]]:
             cond, uncond = self.model.image_logits(hidden_states).chunk(2)
-            logits = guide(cond[: len(slots)], uncond[: len(slots)], self._scale[slots])
+            scale = self._scale[slots, positions]
+            logits = guide(cond[: len(slots)], uncond[: len(slots)], scale)
             samples = iter(self._sampler.sample_ahead(logits, slots, offsets).tolist())
             return {
                 slot: self._take(slot, [next(samples) for _ in window])

@@ -31,7 +31,7 @@ class EngineOptions:
     max_cache_bytes: int | None = None
     """Memory for the keys and values of all batches; None sets no limit but ``max_pages``. What is
     kept of prompts comes on top."""
-    look_ahead: int = 16
+    look_ahead: int = 8
     """Ids of a drawing that a step tries at most; 1 decodes one at a time. Steps of drawings have
     twice as many rows where that is more than ``rows_per_page``. See ``look_ahead``."""
     prefix_cache_size: int = 8

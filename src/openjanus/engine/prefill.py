@@ -68,13 +68,17 @@ class Prompt:
     """(I, 3, S, S), in the order of their placeholders."""
     marks: tuple[bytes, ...]
     """A hash of each picture."""
+    codes: tuple[int, ...] = ()
+    """Codebook ids behind the words: the beginning of a drawing."""
 
     @classmethod
-    def of(cls, ids: tuple[int, ...], images: Tensor | None = None) -> Prompt:
+    def of(
+        cls, ids: tuple[int, ...], images: Tensor | None = None, codes: tuple[int, ...] = ()
+    ) -> Prompt:
         """A prompt with its pictures hashed."""
         pictures = () if images is None else tuple(images.detach().cpu().contiguous())
         marks = tuple(hashlib.sha256(_bytes(picture)).digest() for picture in pictures)
-        return cls(ids, images, marks)
+        return cls(ids, images, marks, codes)
 
 
 def _bytes(picture: Tensor) -> bytes:
@@ -171,7 +175,7 @@ def run_prompt(
         A cache of one row and capacity T, and the last hidden state (1, D).
     """
     embeds = model.language_model.model.embed_tokens.weight
-    length = len(prompt.ids)
+    length = len(prompt.ids) + len(prompt.codes)
     cache = KVCache.allocate(
         model.config.language, 1, length, device=embeds.device, dtype=embeds.dtype, zeroed=False
     )
@@ -179,6 +183,9 @@ def run_prompt(
     if source is not None:
         cache.copy_row(source, 0, [0], done)
     features: dict[int, Tensor] = {}
+    codes: Tensor | None = None
+    if prompt.codes:
+        codes = model.embed_gen(torch.tensor([prompt.codes], device=embeds.device))  # (1, C, D)
     num_image_tokens = model.config.num_und_image_tokens
     last: Tensor | None = None
     while done < length:
@@ -199,6 +206,9 @@ def run_prompt(
             inputs = model.embed_sequence(ids, {"und": (mask, torch.stack(rows))})
         else:
             inputs = model.embed_text(ids)
+        if codes is not None and end > len(prompt.ids):
+            part = slice(max(0, done - len(prompt.ids)), end - len(prompt.ids))
+            inputs = torch.cat([inputs, codes[:, part]], dim=1)
         positions = torch.arange(done, end, device=ids.device)[None]
         runs = [Run(slice(0, 1), slice(0, 1), done)]
         hidden = model.language_model.model(inputs, positions=positions, cache=cache, runs=runs)

@@ -254,33 +254,24 @@ class KVCache:
     def _attend_window(self, layer: int, run: Run, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The part of ``attend`` that is a window's: (w, H, 1, K).
 
-        In fp32 each token is attended for by itself, as in a step of its own: several queries in
-        one call change its last bits. In 16 bits, where speed counts more, there is one call.
+        Each token is attended for by itself, as in a step of its own: one call for all of them,
+        with a mask, changes the last bits of nearly all.
         """
         end = run.places.stop
         keys = self.keys[layer, run.rows, :, :end]  # (1, Hkv, end, K), in place
         values = self.values[layer, run.rows, :, :end]
         keys[0, :, run.length :] = k[run.batch, :, 0].transpose(0, 1)  # (Hkv, w, K)
         values[0, :, run.length :] = v[run.batch, :, 0].transpose(0, 1)
-        grouped = q.shape[1] != k.shape[1]
-        queries = q[run.batch]  # (w, H, 1, K)
-        if q.dtype == torch.float32:
-            return torch.cat(
-                [
-                    F.scaled_dot_product_attention(
-                        queries[place : place + 1],
-                        keys[:, :, : position + 1],
-                        values[:, :, : position + 1],
-                        enable_gqa=grouped,
-                    )
-                    for place, position in enumerate(run.places)
-                ]
+        attended = [
+            F.scaled_dot_product_attention(
+                query,
+                keys[:, :, : position + 1],
+                values[:, :, : position + 1],
+                enable_gqa=q.shape[1] != k.shape[1],
             )
-        seen = torch.ones(len(queries), end, dtype=torch.bool, device=q.device).tril(run.length)
-        attended = F.scaled_dot_product_attention(
-            queries.transpose(0, 2), keys, values, attn_mask=seen, enable_gqa=grouped
-        )
-        return attended.transpose(0, 2)
+            for query, position in zip(q[run.batch].split(1), run.places, strict=True)
+        ]
+        return torch.cat(attended)
 
     def copy_row(self, source: KVCache, row: int, targets: list[int], length: int) -> None:
         """Fork: copy the first ``length`` tokens of a row of ``source`` into rows of this cache."""
