@@ -239,8 +239,8 @@ def test_a_window_attends_as_one_token_after_another(
     for place in range(4):
         batch = embeds.roll(-place, 0)  # six rows always: one of them is in use
         expected.append(go([Run(slice(0, 1), slice(1, 2), place)], [place] * 6, batch, after)[0])
-    runs = runs_of([0, None], [1, 0], [4, 2])
-    assert runs == [Run(slice(0, 4), slice(1, 2), 0)] and runs[0].is_window
+    runs = runs_of([0, 1, 2, 3, None, None], [1, 1, 1, 1, 0, 0])
+    assert runs == [Run(slice(place, place + 1), slice(1, 2), place) for place in range(4)]
     found = go(runs, [0, 1, 2, 3, 0, 0], embeds, window)[:4]
     assert torch.equal(found, torch.stack(expected))
     assert torch.equal(window.keys, after.keys) and torch.equal(window.values, after.values)

@@ -13,7 +13,7 @@ from openjanus.engine.prefill import Prefix
 from openjanus.engine.request import DrawRequest
 from openjanus.engine.sampler import SlotSampler
 from openjanus.engine.sampling import guide
-from openjanus.model.attention import runs_of
+from openjanus.model.attention import Run, runs_of
 from openjanus.model.janus import JanusModel
 
 
@@ -22,9 +22,9 @@ class ImagePage(Page):
 
     A step has P pairs of places, batch order [cond, uncond] in halves; P is never less than the
     slots. Everybody gets an equal share of the pairs: its last known id, and guesses of those that
-    come next (``look_ahead``). A place is computed in the shapes that it would have without
-    guesses, so these change no bit either. A drawing without guidance leaves the second place of
-    its pairs idle. Only ``gen_head`` runs here.
+    come next (``look_ahead``), each at its own position of the same row of the cache. A place is
+    computed in the shapes that it would have without guesses, so these change no bit either. A
+    drawing without guidance leaves the second place of its pairs idle. Only ``gen_head`` runs here.
 
     Args:
         model: The model.
@@ -98,72 +98,108 @@ class ImagePage(Page):
     def plan(self, *, runs_idle: bool) -> Plan:
         """At least one id of every drawing, and more where guesses prove right."""
         seated = self.seated
-        width = min(self._look_ahead, self._num_pairs // len(seated))
-        windows = {slot: self._drafts[slot].window(width) for slot in seated}
+        share, rest = divmod(self._num_pairs, len(seated))
+        windows = {
+            slot: self._drafts[slot].window(min(self._look_ahead, share + (place < rest)))
+            for place, slot in enumerate(seated)
+        }
         slots = [slot for slot in seated for _ in windows[slot]]  # of every place
         offsets = [offset for slot in seated for offset in range(len(windows[slot]))]
-        pairs = self._num_pairs
-        if not runs_idle:
-            pairs = min(n for n in bucket_sizes(pairs, 1) if n >= len(slots))
-        positions = [
-            self._sampler.num_sampled[slot] + offset
-            for slot, offset in zip(slots, offsets, strict=True)
-        ]
         ids = [one for slot in seated for one in windows[slot]]
-        ids += [0] * (pairs - len(ids))
 
         def finish(hidden_states: Tensor) -> dict[int, list[int]]:
-            cond, uncond = self.model.image_logits(hidden_states).chunk(2)
-            scale = self._scale[slots, positions]
-            logits = guide(cond[: len(slots)], uncond[: len(slots)], scale)
+            logits = self._guided(hidden_states, slots, offsets)
             samples = iter(self._sampler.sample_ahead(logits, slots, offsets).tolist())
             return {
                 slot: self._take(slot, [next(samples) for _ in window])
                 for slot, window in windows.items()
             }
 
-        return self._plan_of(torch.tensor(ids, device=self._next_ids.device), windows, finish)
+        return self._plan_of(ids, slots, offsets, runs_idle, finish)
 
     def _plan_of(
         self,
-        ids: Tensor,
-        windows: dict[int, list[int]],
+        ids: list[int],
+        slots: list[int],
+        offsets: list[int],
+        runs_idle: bool,
         finish: Callable[[Tensor], dict[int, list[int]]],
     ) -> Plan:
-        """(P,) ids, those of the windows first -> the plan of 2P places."""
-        rows = [part * self.num_slots + slot for part in range(2) for slot in [*windows, 0]]
-        counts = self._counts(windows, len(ids)) * 2
-        lengths = [self._lengths[row] for row in rows]
-        lengths[len(windows) :: len(windows) + 1] = [None, None]  # what is left over is idle
-        positions = [
-            0 if length is None else length + offset
-            for length, count in zip(lengths, counts, strict=True)
-            for offset in range(count)
-        ]
+        """A place for each of some ids, in pairs.
+
+        Args:
+            ids: n of them.
+            slots: The slot of each.
+            offsets: How far each is past the ids that its slot's rows hold.
+            runs_idle: As in ``plan``.
+            finish: The plan's.
+        """
+        count, pairs = len(ids), self._num_pairs
+        if not runs_idle:
+            pairs = min(n for n in bucket_sizes(pairs, 1) if n >= count)
+        idle = pairs - count
+        rows: list[int] = []
+        lengths: list[int | None] = []
+        for part in range(2):
+            for slot, offset in zip(slots, offsets, strict=True):
+                rows.append(part * self.num_slots + slot)
+                held = self._lengths[rows[-1]]
+                lengths.append(None if held is None else held + offset)
+            rows += [0] * idle
+            lengths += [None] * idle
+        # An idle row takes position 0 and attends to nothing.
+        positions = torch.tensor([[0 if length is None else length] for length in lengths])
         return Plan(
-            inputs_embeds=self._embed_windows(ids, windows),
-            positions=torch.tensor(positions, device=ids.device)[:, None],
+            inputs_embeds=self._embed(ids, slots, offsets, idle),
+            positions=positions.to(self._next_ids.device),
             cache=self.cache,
-            runs=runs_of(lengths, rows, counts),
+            runs=self._in_pairs(runs_of(lengths, rows), pairs),
             finish=finish,
         )
 
-    def _embed_windows(self, ids: Tensor, windows: dict[int, list[int]]) -> Tensor:
-        """(P,) ids -> (2P, 1, D): the same id feeds both places of a pair."""
-        if self._gen_cache is None:
-            return self.model.embed_gen(ids.repeat(2))[:, None]
-        # Both rows of a slot have drawn the same ids: what these leave behind is kept once. The
-        # last known id has not yet been fed in.
-        lengths = [self._sampler.num_sampled[slot] - 1 for slot in windows]
-        runs = runs_of([*lengths, None], [*windows, 0], self._counts(windows, len(ids)))
-        embeds = self.model.embed_gen(ids[:, None], cache=self._gen_cache, runs=runs)  # (P, 1, D)
-        return embeds.repeat(2, 1, 1)
+    def _guided(self, hidden_states: Tensor, slots: list[int], offsets: list[int]) -> Tensor:
+        """(2P, D) hidden states of places -> (n, C) logits of what follows each id."""
+        cond, uncond = self.model.image_logits(hidden_states).chunk(2)
+        places = [
+            self._sampler.num_sampled[slot] + offset
+            for slot, offset in zip(slots, offsets, strict=True)
+        ]
+        return guide(cond[: len(slots)], uncond[: len(slots)], self._scale[slots, places])
 
-    @staticmethod
-    def _counts(windows: dict[int, list[int]], pairs: int) -> list[int]:
-        """Places that each window takes, and those that are left over."""
-        counts = [len(window) for window in windows.values()]
-        return [*counts, pairs - sum(counts)]
+    def _in_pairs(self, runs: list[Run], pairs: int) -> list[Run]:
+        """Both runs of a guidance pair as one, where they are as long: fewer calls."""
+        cond = [run for run in runs if run.batch.start < pairs]
+        uncond = {run.batch.start - pairs: run for run in runs if run.batch.start >= pairs}
+        found: list[Run] = []
+        for run in cond:
+            place, row = run.batch.start, run.rows.start
+            other = uncond.get(place)
+            if (
+                other is None
+                or other.length != run.length
+                or (run.batch.stop, other.batch.stop) != (place + 1, pairs + place + 1)
+            ):
+                found.append(run)
+                continue
+            batch = slice(place, pairs + place + 1, pairs)
+            found.append(Run(batch, slice(row, other.rows.stop, self.num_slots), run.length))
+            del uncond[place]
+        return [*found, *uncond.values()]
+
+    def _embed(self, ids: list[int], slots: list[int], offsets: list[int], idle: int) -> Tensor:
+        """Some ids and idle places -> (2P, 1, D): the same id feeds both places of a pair."""
+        fed = torch.tensor([*ids, *[0] * idle], device=self._next_ids.device)  # (P,)
+        if self._gen_cache is None:
+            return self.model.embed_gen(fed.repeat(2))[:, None]
+        # Both rows of a slot have drawn the same ids: what these leave behind is kept once. The
+        # last known id has been sampled and not yet been fed in.
+        lengths = [
+            self._sampler.num_sampled[slot] - 1 + offset
+            for slot, offset in zip(slots, offsets, strict=True)
+        ]
+        runs = runs_of([*lengths, *[None] * idle], [*slots, *[0] * idle])
+        embeds = self.model.embed_gen(fed[:, None], cache=self._gen_cache, runs=runs)  # (P, 1, D)
+        return embeds.repeat(2, 1, 1)
 
     def _take(self, slot: int, samples: list[int]) -> list[int]:
         """What is known now of a drawing, and counts as held by its rows."""

@@ -80,60 +80,42 @@ def document_mask(document_ids: Tensor, branch_ids: Tensor | None = None) -> Ten
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring rows of a batch, neighbours in the cache too, that hold equally many tokens.
+    """Rows of a batch that hold equally many tokens: neighbours, or equally far apart.
 
-    Or a window: several places of the batch that are the next tokens of one row of the cache, each
-    behind the one before it.
+    Several rows of a batch may be the next tokens of one row of the cache, each in a run of its
+    own: a run sees what those before it have written.
     """
 
     batch: slice
-    """Where they stand in the batch; of a window, more places than rows."""
+    """Where they stand in the batch."""
     rows: slice
     """Where they stand in the cache."""
     length: int
     """Tokens that each holds before the step."""
 
-    @property
-    def is_window(self) -> bool:
-        """Whether the places are the next tokens of one row."""
-        return self.batch.stop - self.batch.start > self.rows.stop - self.rows.start
 
-    @property
-    def places(self) -> range:
-        """Positions of a window's tokens in their row."""
-        return range(self.length, self.length + self.batch.stop - self.batch.start)
-
-
-def runs_of(
-    lengths: Sequence[int | None],
-    rows: Sequence[int] | None = None,
-    counts: Sequence[int] | None = None,
-) -> list[Run]:
+def runs_of(lengths: Sequence[int | None], rows: Sequence[int] | None = None) -> list[Run]:
     """The runs of a batch.
 
     Args:
         lengths: Tokens that each row of the batch holds; None is an idle row, which is in no run.
         rows: Where each row of the batch stands in the cache; None is in the batch's order.
-        counts: Places of the batch that each takes: more than one are a window. None is one.
     """
     runs: list[Run] = []
-    place = 0
-    for index, length in enumerate(lengths):
-        row = index if rows is None else rows[index]
-        count = 1 if counts is None else counts[index]
-        if length is not None:
-            run = Run(slice(place, place + count), slice(row, row + 1), length)
-            last = runs[-1] if runs else None
-            if (
-                last is not None
-                and not (last.is_window or run.is_window)
-                and (last.batch.stop, last.rows.stop, last.length) == (place, row, length)
-            ):
-                batch = slice(last.batch.start, run.batch.stop)
-                run = Run(batch, slice(last.rows.start, run.rows.stop), length)
-                runs.pop()
-            runs.append(run)
-        place += count
+    for place, length in enumerate(lengths):
+        if length is None:
+            continue
+        row = place if rows is None else rows[place]
+        run = Run(slice(place, place + 1), slice(row, row + 1), length)
+        last = runs[-1] if runs else None
+        if last is not None and (last.batch.stop, last.rows.stop, last.length) == (
+            place,
+            row,
+            length,
+        ):
+            run = Run(slice(last.batch.start, place + 1), slice(last.rows.start, row + 1), length)
+            runs.pop()
+        runs.append(run)
     return runs
 
 
@@ -228,10 +210,6 @@ class KVCache:
         attended = torch.zeros_like(q)
         num_new = q.shape[2]
         for run in runs:
-            assert num_new == 1 or not run.is_window
-            if run.is_window:
-                attended[run.batch] = self._attend_window(layer, run, q, k, v)
-                continue
             end = run.length + num_new
             keys = self.keys[layer, run.rows, :, :end]  # (rows, Hkv, end, K), in place
             values = self.values[layer, run.rows, :, :end]
@@ -250,28 +228,6 @@ class KVCache:
                 enable_gqa=q.shape[1] != k.shape[1],
             )
         return attended
-
-    def _attend_window(self, layer: int, run: Run, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The part of ``attend`` that is a window's: (w, H, 1, K).
-
-        Each token is attended for by itself, as in a step of its own: one call for all of them,
-        with a mask, changes the last bits of nearly all.
-        """
-        end = run.places.stop
-        keys = self.keys[layer, run.rows, :, :end]  # (1, Hkv, end, K), in place
-        values = self.values[layer, run.rows, :, :end]
-        keys[0, :, run.length :] = k[run.batch, :, 0].transpose(0, 1)  # (Hkv, w, K)
-        values[0, :, run.length :] = v[run.batch, :, 0].transpose(0, 1)
-        attended = [
-            F.scaled_dot_product_attention(
-                query,
-                keys[:, :, : position + 1],
-                values[:, :, : position + 1],
-                enable_gqa=q.shape[1] != k.shape[1],
-            )
-            for query, position in zip(q[run.batch].split(1), run.places, strict=True)
-        ]
-        return torch.cat(attended)
 
     def copy_row(self, source: KVCache, row: int, targets: list[int], length: int) -> None:
         """Fork: copy the first ``length`` tokens of a row of ``source`` into rows of this cache."""

@@ -132,10 +132,7 @@ def _places(runs: Sequence[Run], batch_size: int, count: int) -> Tensor:
     """(B, count) places that the new vectors of each row take; rows in no run are idle, at 0."""
     places = torch.arange(count).repeat(batch_size, 1)
     for run in runs:
-        if run.is_window:
-            places[run.batch, 0] = torch.tensor(run.places)
-        else:
-            places[run.batch] += run.length
+        places[run.batch] += run.length
     return places
 
 
