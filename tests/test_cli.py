@@ -107,6 +107,20 @@ def test_draw_keeps_the_best_of_some_candidates(tmp_path, capsys):
     assert "asked: What colour is the car? (red)" in capsys.readouterr().err
 
 
+def test_draw_keeps_the_first_rows_of_a_picture(tmp_path, picture, capsys):
+    import openjanus
+
+    arguments = ["draw", "a red car", "--model", "tiny", "--seed", "7", "--output", str(tmp_path)]
+    assert main([*arguments, "--from", str(picture), "--keep-rows", "2"]) == 0
+    kept = openjanus.load("tiny").encode_image(picture)[:8].tolist()
+    told = json.loads((tmp_path / "drawing.json").read_text())
+    assert told["options"]["prefix_ids"] == kept
+    assert main([*arguments, "--keep-rows", "2"]) == 2
+    assert "--from and --keep-rows belong together" in capsys.readouterr().err
+    assert main([*arguments, "--from", str(picture), "--keep-rows", "4"]) == 2
+    assert "--keep-rows must be in [1, 3], got 4" in capsys.readouterr().err
+
+
 def test_chat_prints_the_reply(picture, capsys):
     import openjanus
 

@@ -14,9 +14,10 @@ import pytest
 import openjanus
 
 DRAW = (
-    "*, n: int = 1, seed: int | None = None, guidance_scale: float | None = None, "
+    "*, n: int = 1, seed: int | None = None, "
+    "guidance_scale: float | Sequence[float] | None = None, "
     "temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, "
-    "negative_prompt: str | None = None"
+    "negative_prompt: str | None = None, prefix_ids: Tensor | Sequence[int] | None = None"
 )
 BEST = "best_of: int = 1, judge_question: JudgeQuestion | None = None"
 DRAW_BATCH = DRAW.replace("seed: int |", "seed: int | Sequence[int] |")
@@ -56,6 +57,7 @@ SIGNATURES = {
         "guidance_scale: float | None = None) -> Tensor"
     ),
     "save": "(self, folder: Path | str) -> None",
+    "pack": "(self) -> int",
     "export": (
         "(self, folder: Path | str, format: str, *, max_shard_bytes: int = 5000000000) -> None"
     ),
@@ -72,14 +74,19 @@ FIELDS = {
     "Candidates": ["checks", "scores", "chosen", "image_ids"],
     "Check": ["question", "right", "wrong"],
     "Drawing": ["images", "image_ids", "prompt", "seed", "options", "candidates"],
-    "DrawOptions": ["guidance_scale", "temperature", "top_k", "top_p", "negative_prompt"],
+    "DrawOptions": [
+        *("guidance_scale", "temperature", "top_k", "top_p", "negative_prompt", "prefix_ids"),
+    ],
     "PartialDrawing": ["image_index", "image", "image_ids", "seed", "options", "is_complete"],
     "Reply": ["text", "token_ids", "finish_reason", "usage", "seed"],
     "Sample": ["key", "kind", "turns", "images", "target", "targets", "form", "system", "branched"],
     "Turn": ["role", "text"],
     "Usage": ["prompt_tokens", "completion_tokens"],
     "Piece": ["text", "reply"],
-    "EngineOptions": ["rows_per_page", "max_pages", "max_prefill_tokens", "prefix_cache_size"],
+    "EngineOptions": [
+        *("rows_per_page", "max_pages", "max_prefill_tokens", "prefill_chunk"),
+        *("kept_prompt_tokens", "max_cache_bytes", "look_ahead", "prefix_cache_size"),
+    ],
 }
 
 

@@ -88,7 +88,9 @@ def pick(logits: Tensor, request: Request, stream: int, position: int) -> int:
 @torch.no_grad()
 def draw_naively(model: JanusModel, request: DrawRequest) -> tuple[int, ...]:
     """The loop of the paper: no cache, no batch, the whole sequence anew for every id."""
-    ids: list[int] = []
+    ids: list[int] = list(request.prefix_ids)
+    num_ids = model.config.num_gen_image_tokens
+    scales = request.scales(num_ids, round(num_ids**0.5))
 
     def last_logits(prompt: tuple[int, ...]) -> Tensor:
         embeds = model.embed_text(torch.tensor([prompt]))
@@ -96,12 +98,12 @@ def draw_naively(model: JanusModel, request: DrawRequest) -> tuple[int, ...]:
             embeds = torch.cat([embeds, model.embed_gen(torch.tensor([ids]))], dim=1)
         return model.image_logits(model.language_model.model(embeds)[0, -1])
 
-    while len(ids) < model.config.num_gen_image_tokens:
+    while len(ids) < num_ids:
         logits = last_logits(request.prompt_ids)
-        if request.guidance_scale != 1:
+        if (scale := scales[len(ids)]) != 1:
             assert request.uncond_ids is not None
             away = last_logits(request.uncond_ids)
-            logits = away + request.guidance_scale * (logits - away)
+            logits = away + scale * (logits - away)
         ids.append(pick(logits, request, request.image_index, len(ids)))
     return tuple(ids)
 

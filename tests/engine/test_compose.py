@@ -334,10 +334,10 @@ def test_a_picture_that_cannot_be_started_ends_its_request_alone(
     doomed, fine = engine.add(compose()), engine.add(plain)
     events = engine.step()
 
-    def out_of_memory(*_: object) -> Any:
+    def out_of_memory(*_: object, **__: object) -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("openjanus.engine.engine.run_prefill", out_of_memory)
+    monkeypatch.setattr("openjanus.engine.engine.run_prompt", out_of_memory)
     while engine.has_work:
         events += engine.step()
     failed = [event for event in events if isinstance(event, FailedEvent)]

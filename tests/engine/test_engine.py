@@ -133,13 +133,15 @@ def test_even_the_logits_are_bit_equal_at_any_slot(
     lively_model: JanusModel, run: Run, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = step_logits(
-        lively_model, monkeypatch, lambda: run(make_engine(lively_model), [draw(seed=1)])
+        lively_model,
+        monkeypatch,
+        lambda: run(make_engine(lively_model, look_ahead=1), [draw(seed=1)]),
     )
     crowd: list[Request] = [draw(seed=40 + i, prompt=tuple(range(i, i + 12))) for i in range(5)]
     together = step_logits(
         lively_model,
         monkeypatch,
-        lambda: run(make_engine(lively_model), [*crowd, draw(seed=1)]),
+        lambda: run(make_engine(lively_model, look_ahead=1), [*crowd, draw(seed=1)]),
     )
     alone, together = alone[2:], together[12:]  # after the prefills
     for one, many in zip(alone, together, strict=True):
@@ -191,7 +193,7 @@ def test_each_mode_runs_its_own_head(
 ) -> None:
     words = count_calls(monkeypatch, "text_logits")
     ids = count_calls(monkeypatch, "image_logits")
-    run(make_engine(lively_model), [draw()])
+    run(make_engine(lively_model, look_ahead=1), [draw()])
     assert words == []
     num_ids = lively_model.config.num_gen_image_tokens
     assert len(ids) == 2 + num_ids - 1  # the last id is not fed back
@@ -379,6 +381,7 @@ def test_add_refuses_what_the_model_cannot_do(
         ({"rows_per_page": 3}, "rows_per_page must be even, got 3"),
         ({"rows_per_page": 0}, "rows_per_page must be >= 1, got 0"),
         ({"max_pages": 0}, "max_pages must be >= 1"),
+        ({"look_ahead": 0}, "look_ahead must be >= 1, got 0"),
         ({"prefix_cache_size": -1}, "prefix_cache_size must be >= 0"),
     ],
 )

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from openjanus.engine.scheduler import Mode, Scheduler, capacity_class
+from openjanus.engine.scheduler import PATIENCE, Mode, Scheduler, capacity_class
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_modes_and_capacities_do_not_share_pages() -> None:
     assert [scheduler.page_shape(page) for page in scheduler.page_ids] == kinds[:3]
 
 
-def test_a_full_house_queues_in_order_and_nobody_overtakes() -> None:
+def test_a_full_house_queues_in_order() -> None:
     scheduler = Scheduler({"image": 1, "text": 1}, max_pages=1)
     scheduler.submit(0, "image", 64)
     scheduler.submit(1, "text", 64)
@@ -68,27 +68,98 @@ def test_release_of_waiting_and_unknown_requests() -> None:
     assert scheduler.seat(0) is not None
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(40))
 def test_no_slot_is_ever_shared_and_everybody_is_served(seed: int) -> None:
     rng = random.Random(seed)
-    slots: dict[Mode, int] = {"image": 2, "text": 3}
-    scheduler = Scheduler(slots, max_pages=rng.randint(1, 4))
-    waiting, running, served = list(range(60)), set(), []
-    for request_id in waiting:
-        scheduler.submit(request_id, rng.choice(("image", "text")), rng.choice((64, 96)))
-    while scheduler.num_waiting or running:
+    slots: dict[Mode, int] = {"image": 2, "text": 3, "compose": 1}
+    budget = None if seed % 2 else 4 * 96
+    max_pages = rng.randint(1, 4)
+    scheduler = Scheduler(slots, max_pages, cost=lambda _, capacity: capacity, budget=budget)
+    kinds: list[Mode] = ["image", "text", "compose"]
+    modes: dict[int, Mode] = {request_id: rng.choice(kinds) for request_id in range(150)}
+    coming, running = list(modes), set()
+    served: list[int] = []
+    gone: set[int] = set()
+    while coming or scheduler.num_waiting or running:
+        for _ in range(min(len(coming), rng.randint(0, 9))):
+            request_id = coming.pop(0)
+            scheduler.submit(request_id, modes[request_id], rng.choice((64, 96)))
+        waits = scheduler.num_waiting > 0
         while seat := scheduler.admit():
+            assert seat.request_id not in gone
             running.add(seat.request_id)
             served.append(seat.request_id)
-        assert running, "requests wait although everything is free"
+        assert running or not waits, "requests wait although everything is free"
         places = [scheduler.seat(request_id) for request_id in running]
         assert len({(p.page_id, p.slot) for p in places if p}) == len(running)
-        assert len(scheduler.page_ids) <= 4
-        assert sum(len(scheduler.seated(page)) for page in scheduler.page_ids) == len(running)
-        for request_id in rng.sample(sorted(running), rng.randint(1, len(running))):
+        pages = scheduler.page_ids
+        assert len(pages) <= max_pages
+        assert budget is None or sum(scheduler.page_shape(page)[1] for page in pages) <= budget
+        assert sum(len(scheduler.seated(page)) for page in pages) == len(running)
+        for request_id in rng.sample(sorted(running), min(len(running), rng.randint(0, 4))):
             assert scheduler.release(request_id)
             running.discard(request_id)
-    assert served == waiting
+        if rng.random() < 0.3:  # somebody who waits, or has not come, is gone
+            request_id = rng.choice(range(150))
+            if request_id not in running and scheduler.release(request_id):
+                gone.add(request_id)
+    assert len(served) == len(set(served))
+    assert set(served) | gone == set(modes)
+    for mode in slots:
+        alike = [request_id for request_id in served if modes[request_id] == mode]
+        assert alike == sorted(alike), "one of a mode overtook another of it"
+    for place, request_id in enumerate(served):
+        assert sum(other > request_id for other in served[:place]) <= PATIENCE + sum(slots.values())
+
+
+def test_a_flood_of_pictures_leaves_words_a_place_and_the_other_way_round() -> None:
+    sides: list[tuple[Mode, Mode]] = [("image", "text"), ("text", "image")]
+    for flood, late in sides:
+        scheduler = Scheduler({"image": 8, "text": 16}, max_pages=8)
+        for request_id in range(1000):
+            scheduler.submit(request_id, flood, 64)
+        while scheduler.admit():
+            pass
+        assert len(scheduler.page_ids) == 7
+        scheduler.submit(1000, late, 64)
+        seat = scheduler.admit()
+        assert seat is not None
+        assert seat.request_id == 1000
+
+
+def test_who_has_been_overtaken_often_enough_is_next() -> None:
+    scheduler = Scheduler({"image": 2, "text": 1}, max_pages=1)
+    for request_id in range(2):
+        scheduler.submit(request_id, "image", 64)
+        assert scheduler.admit() is not None
+    scheduler.submit(2, "text", 64)
+    running, seated = [0, 1], 0
+    for request_id in range(3, 3 + 2 * PATIENCE):
+        scheduler.release(running.pop(0))
+        scheduler.submit(request_id, "image", 64)
+        seat = scheduler.admit()
+        if seat is None:
+            break
+        seated += 1
+        running.append(seat.request_id)
+    assert seated == PATIENCE
+    scheduler.release(running.pop())
+    seat = scheduler.admit()
+    assert seat is not None
+    assert seat.request_id == 2
+
+
+def test_memory_limits_pages_and_refuses_what_never_fits() -> None:
+    scheduler = Scheduler(
+        {"image": 1, "text": 1}, max_pages=8, cost=lambda _, capacity: 10 * capacity, budget=2000
+    )
+    with pytest.raises(ValueError, match=r"256 tokens a row takes 2,560 bytes .* has 2,000"):
+        scheduler.check("image", 256)
+    scheduler.check("image", 192)
+    for request_id in range(4):
+        scheduler.submit(request_id, "image", 64)
+    seats = [scheduler.admit() for _ in range(4)]
+    assert [seat is not None for seat in seats] == [True, True, False, False]  # 1,280 of 1,750
 
 
 def test_it_needs_no_torch() -> None:

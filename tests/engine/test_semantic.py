@@ -93,7 +93,7 @@ def test_every_id_is_read_once(
         return original(self, image_ids, **rest)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(SemanticTokenizer, "embed_ids", spy)
-    run(make_engine(semantic_model), [draw(), draw(seed=2)])
+    run(make_engine(semantic_model, look_ahead=1), [draw(), draw(seed=2)])
     # A row a slot, not one for each of its guidance pair; the last id is never fed in.
     assert shapes == [(8, 1)] * (semantic_model.config.num_gen_image_tokens - 1)
 
@@ -145,11 +145,11 @@ def test_products_of_the_semantic_decoder_are_tried_as_well(
     suspect = narrow.vq.semantic.get_parameter("blocks.0.mlp.fc1.weight").shape
     original = F.linear
 
-    def exact(x: Tensor, weight: Tensor) -> Tensor:
+    def exact(x: Tensor, weight: Tensor, _: Tensor | None = None) -> Tensor:
         return torch.cat([original(row[None].double(), weight.double()) for row in x])
 
-    def depends(x: Tensor, weight: Tensor) -> Tensor:
-        return exact(x, weight) + (1 if len(x) == 4 and weight.shape == suspect else 0)
+    def depends(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return exact(x, weight, bias) + (1 if len(x) == 4 and weight.shape == suspect else 0)
 
     monkeypatch.setattr(F, "linear", exact)
     assert not rows_change_bits(narrow, 16)

@@ -51,6 +51,35 @@ def test_a_model_draws_by_its_own_settings_unless_told_otherwise(janus: Janus) -
     assert last.options == drawing.options and torch.equal(last.image_ids, drawing.image_ids[0])
 
 
+def test_the_first_ids_can_be_given(janus: Janus) -> None:
+    kept = janus.draw("a cat", seed=5).image_ids[0, :8]
+    drawing = janus.draw("a dog", n=2, seed=6, prefix_ids=kept)
+    assert torch.equal(drawing.image_ids[:, :8], kept.expand(2, 8))
+    assert not torch.equal(drawing.image_ids[0], drawing.image_ids[1])
+    assert drawing.options.prefix_ids == tuple(kept.tolist())
+    (batch,) = janus.draw_batch(["a dog"], n=2, seed=6, prefix_ids=kept.tolist())
+    assert same(batch, drawing)
+    states = list(janus.draw_stream("a dog", seed=6, prefix_ids=kept))
+    assert [len(state.image_ids) for state in states] == [4, 8, 12, 16]
+    assert torch.equal(states[-1].image_ids, drawing.image_ids[0])
+    assert torch.equal(
+        janus.draw("a dog", seed=6, prefix_ids=[]).image_ids[0, :1].cpu(),
+        janus.draw("a dog", seed=6).image_ids[0, :1].cpu(),
+    )
+
+
+def test_guidance_can_change_from_row_to_row(janus: Janus, tmp_path: Path) -> None:
+    schedule = [1.0, 5.0, 2.0, 2.0]
+    drawing = janus.draw("a cat", seed=5, guidance_scale=schedule)
+    assert drawing.options.guidance_scale == tuple(schedule)
+    plain = janus.draw("a cat", seed=5, guidance_scale=1.0)
+    assert torch.equal(drawing.image_ids[0, :4], plain.image_ids[0, :4])
+    assert not torch.equal(drawing.image_ids, plain.image_ids)
+    drawing.save(tmp_path)
+    record = json.loads((tmp_path / "drawing.json").read_text(encoding="utf-8"))
+    assert record["options"]["guidance_scale"] == schedule
+
+
 def test_image_i_is_the_same_at_any_n(janus: Janus) -> None:
     one, ten = janus.draw("a cat", seed=5), janus.draw("a cat", n=10, seed=5)  # ten: two pages
     assert torch.equal(one.image_ids[0], ten.image_ids[0])
@@ -209,6 +238,12 @@ def test_save_and_sheet(janus: Janus, tmp_path: Path) -> None:
         ("a", {"guidance_scale": 1.0, "negative_prompt": "b"}, "does nothing at guidance_scale 1"),
         ("a", {"negative_prompt": " "}, "prompt is empty"),
         (["a"], {}, "draw takes one string, got list: use draw_batch"),
+        ("a", {"guidance_scale": [1.0, 1.0, 1.0, 1.0], "negative_prompt": "b"}, "does nothing"),
+        ("a", {"guidance_scale": [1.0, 2.0]}, "or 4, one a row of ids, got 2"),
+        ("a", {"guidance_scale": "5"}, "must be a number, or one for each row of ids, got '5'"),
+        ("a", {"prefix_ids": [[1, 2]]}, "prefix_ids must be the first ids of one picture"),
+        ("a", {"prefix_ids": [0.5]}, "prefix_ids must be the first ids of one picture"),
+        ("a", {"prefix_ids": range(16)}, "prefix_ids must be fewer than the 16"),
     ],
 )
 def test_wrong_drawings_are_refused(janus: Janus, prompt, options: dict, message: str) -> None:

@@ -20,7 +20,9 @@ from openjanus.cli.parsing import (
 )
 
 if TYPE_CHECKING:
-    from openjanus import Candidates, Drawing, PartialDrawing
+    from torch import Tensor
+
+    from openjanus import Candidates, Drawing, Janus, PartialDrawing
     from openjanus.pipeline.critic import JudgeQuestion
 
 EMOJI_QUESTIONS = "emoji"
@@ -54,6 +56,10 @@ def _add_draw(verbs: Any) -> None:
     parser.add_argument("--top-p", type=float, help="keep the likeliest ids of this much together")
     parser.add_argument("--negative-prompt", help="what to keep away from")
     parser.add_argument(
+        "--from", dest="source", type=Path, help="a picture whose first rows are kept"
+    )
+    parser.add_argument("--keep-rows", type=int, help="how many rows of its ids, from the top")
+    parser.add_argument(
         "--best-of",
         type=int,
         default=1,
@@ -67,9 +73,11 @@ def _add_draw(verbs: Any) -> None:
 
 
 def _draw(args: argparse.Namespace) -> None:
+    janus = load(args)
     options = {
         "n": args.n,
         "seed": args.seed,
+        "prefix_ids": _kept_ids(janus, args.source, args.keep_rows),
         "guidance_scale": args.guidance_scale,
         "temperature": args.temperature,
         "top_k": args.top_k,
@@ -77,11 +85,11 @@ def _draw(args: argparse.Namespace) -> None:
         "negative_prompt": args.negative_prompt,
     }
     if args.best_of == 1 and args.judge_question is None:
-        drawing = _drawn_in_sight(args, options)
+        drawing = _drawn_in_sight(janus, args, options)
     else:
         question = _judge_question(args)
         options |= {"best_of": args.best_of, "judge_question": question}
-        drawing = load(args).draw(args.prompt, **options)
+        drawing = janus.draw(args.prompt, **options)
     drawing.save(args.output)
     if drawing.candidates is not None:
         _tell_choice(drawing.candidates)
@@ -90,14 +98,30 @@ def _draw(args: argparse.Namespace) -> None:
     save_picture(drawing.sheet(), args.output / "sheet.png")
 
 
-def _drawn_in_sight(args: argparse.Namespace, options: dict[str, Any]) -> Drawing:
+def _kept_ids(janus: Janus, source: Path | None, rows: int | None) -> Tensor | None:
+    """The ids of a picture's first rows.
+
+    Raises:
+        ValueError: One of the two without the other, or no such number of rows.
+        FileNotFoundError: No picture there.
+    """
+    if source is None and rows is None:
+        return None
+    if source is None or rows is None:
+        raise ValueError("--from and --keep-rows belong together: give both, or neither")
+    side = round(janus.config.num_gen_image_tokens**0.5)
+    if not 0 < rows < side:
+        raise ValueError(f"--keep-rows must be in [1, {side - 1}], got {rows}")
+    return janus.encode_image(source)[: rows * side]
+
+
+def _drawn_in_sight(janus: Janus, args: argparse.Namespace, options: dict[str, Any]) -> Drawing:
     """A drawing, with a bar that shows how far it is."""
     import torch
     from tqdm import tqdm
 
     from openjanus import Drawing
 
-    janus = load(args)
     stream = janus.draw_stream(args.prompt, **options)
     pictures: list[PartialDrawing | None] = [None] * args.n
     with tqdm(total=args.n * janus.config.num_gen_image_tokens, desc="drawing", unit="id") as bar:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from openjanus.engine.course import Course
-from openjanus.engine.page import Page, Prefix
+from openjanus.engine.page import TokenPage
+from openjanus.engine.prefill import Prefix
 from openjanus.engine.request import ComposeRequest
 from openjanus.engine.sampler import SlotSampler
 from openjanus.engine.sampling import guide
@@ -18,7 +19,7 @@ from openjanus.model.attention import runs_of
 from openjanus.model.janus import JanusModel
 
 
-class ComposePage(Page):
+class ComposePage(TokenPage):
     """Compositions: slot i is rows i, the reply, and R/2 + i, idle but in a guided picture.
 
     The second row holds what guidance leads away from: the same length with all but BOS replaced

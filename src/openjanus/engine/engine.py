@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from openjanus.engine.compose_page import ComposePage
 from openjanus.engine.course import Course
+from openjanus.engine.image_page import ImagePage
+from openjanus.engine.options import EngineOptions
 from openjanus.engine.page import (
-    ImagePage,
+    MOST_JOINED,
     Page,
-    Prefix,
-    PrefixCache,
+    Plan,
     TextPage,
+    cache_bytes,
+    join_plans,
     rows_change_bits,
-    run_prefill,
+    run_plans,
 )
+from openjanus.engine.prefill import KeptPrompts, Prefix, PrefixCache, Prompt, run_prompt
 from openjanus.engine.request import (
     ChatRequest,
     ComposeRequest,
@@ -31,33 +37,8 @@ from openjanus.engine.request import (
     TokenEvent,
 )
 from openjanus.engine.scheduler import Mode, Scheduler, Seat, capacity_class
+from openjanus.model.attention import KVCache
 from openjanus.model.janus import JanusModel
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineOptions:
-    """How much runs at once. Only ``rows_per_page`` can change a result, in its last bits."""
-
-    rows_per_page: int = 16
-    """Rows R of every decode step; a guided drawing takes two."""
-    max_pages: int = 8
-    """Batches that exist at once; requests that find no place wait."""
-    max_prefill_tokens: int = 4096
-    """Prompt tokens prefilled in one step before everybody else's next token (at least one
-    prompt is). What guidance leads a composition's picture away from is not counted."""
-    prefix_cache_size: int = 8
-    """Drawing prompts kept prefilled, unconditional ones included; 0 keeps none."""
-
-    def __post_init__(self) -> None:
-        for name in ("rows_per_page", "max_pages", "max_prefill_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.rows_per_page % 2 != 0:
-            raise ValueError(
-                f"rows_per_page must be even, got {self.rows_per_page}: guidance takes pairs"
-            )
-        if self.prefix_cache_size < 0:
-            raise ValueError(f"prefix_cache_size must be >= 0, got {self.prefix_cache_size}")
 
 
 @dataclass(slots=True)
@@ -71,7 +52,7 @@ class _Job:
 
 
 class Engine:
-    """Draws and answers, many requests at once, one token of each a step.
+    """Draws and answers, many requests at once, a token or more of each a step.
 
     Not thread-safe: whoever has threads gives it one of its own.
 
@@ -89,11 +70,24 @@ class Engine:
         self._image_pad_id = image_pad_id
         rows = self.options.rows_per_page
         slots: dict[Mode, int] = {"image": rows // 2, "text": rows, "compose": rows // 2}
-        self._scheduler = Scheduler(slots, self.options.max_pages)
+        self._scheduler = Scheduler(
+            slots,
+            self.options.max_pages,
+            cost=lambda _, capacity: rows * cache_bytes(model, capacity),
+            budget=self.options.max_cache_bytes,
+        )
         self._pages: dict[int, Page] = {}
-        self._runs_idle: bool | None = None  # tried before the first step
+        self._runs_idle: dict[int, bool] = {}  # by rows of a step; tried before the first
         self._jobs: dict[int, _Job] = {}
+        self._opening: tuple[int, Generator[int, None, list[int]]] | None = None
+        self._prefill_budget = self.options.prefill_budget(model)
         self._prefixes = PrefixCache(self.options.prefix_cache_size)
+        self._kept = KeptPrompts(
+            self.options.kept_prompt_tokens,
+            chunk=self.options.prefill_chunk,
+            image_pad_id=image_pad_id,
+            num_image_tokens=model.config.num_und_image_tokens,
+        )
         self._next_request_id = 0
 
     @property
@@ -125,6 +119,7 @@ class Engine:
             ValueError: It does not suit this model; nothing has changed.
         """
         mode, capacity, limit = self._plan(request)
+        self._scheduler.check(mode, capacity)
         request_id = self._next_request_id
         self._next_request_id += 1
         self._scheduler.submit(request_id, mode, capacity)
@@ -133,7 +128,8 @@ class Engine:
 
     def check(self, request: Request) -> None:
         """Raise what ``add`` would raise, and take nothing."""
-        self._plan(request)
+        mode, capacity, _ = self._plan(request)
+        self._scheduler.check(mode, capacity)
 
     def _plan(self, request: Request) -> tuple[Mode, int, int]:
         """Mode, capacity class and number of ids of a request, after checking it."""
@@ -155,8 +151,19 @@ class Engine:
 
     def _check_draw(self, request: DrawRequest) -> int:
         """The length of the longer prompt of the guidance pair."""
+        config = self._model.config
+        num_ids, size = config.num_gen_image_tokens, config.codebook_size
+        request.scales(num_ids, round(num_ids**0.5))  # its rule
+        kept = request.prefix_ids
+        if len(kept) >= num_ids:
+            raise ValueError(
+                f"prefix_ids must be fewer than the {num_ids} of a picture, got {len(kept)}: "
+                "leave some to draw"
+            )
+        if kept and (min(kept) < 0 or max(kept) >= size):
+            raise ValueError(f"prefix_ids must be in [0, {size}), got {min(kept)} to {max(kept)}")
         prompts = [request.prompt_ids]
-        if request.guidance_scale != 1:
+        if request.is_guided:
             assert request.uncond_ids is not None  # DrawRequest's own rule
             prompts.append(request.uncond_ids)
         for ids in prompts:
@@ -211,55 +218,99 @@ class Engine:
         """Drop a request at once, without any further event; False when it is not here."""
         if self._jobs.pop(request_id, None) is None:
             return False
+        if self._opening is not None and self._opening[0] == request_id:
+            self._opening = None
         self._leave(request_id)
         return True
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Seat who waits, then decode one token of everybody who sits.
+        """Run some of the prompts of who waits, then decode everybody who sits.
 
         Returns:
-            What happened; empty when there is no work.
+            What happened; empty when nothing is to be told, or there is no work.
         """
-        events: list[Event] = []
-        tokens = 0
-        while tokens < self.options.max_prefill_tokens and (seat := self._scheduler.admit()):
-            try:
-                first_id, prefilled = self._start(seat)
-            except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
-                self.cancel(seat.request_id)
-                events.append(FailedEvent(seat.request_id, error))
-                continue
-            tokens += prefilled
-            events += self._take(seat.request_id, first_id)
+        events = self._open_next()
+        seated: list[list[tuple[int, int]]] = []
+        plans: list[Plan] = []
         for page_id in self._scheduler.page_ids:
-            seated = self._scheduler.seated(page_id)
-            if seated:
-                ids = self._pages[page_id].step(runs_idle=self._must_run_idle())
-                for slot, request_id in seated:
-                    events += self._take(request_id, ids[slot])
+            page = self._pages.get(page_id)
+            if page is not None and page.seated:
+                runs_idle = self._must_run_idle(page.num_rows)
+                sitting = set(page.seated)
+                everybody = self._scheduler.seated(page_id)
+                seated.append([(slot, one) for slot, one in everybody if slot in sitting])
+                plans.append(page.plan(runs_idle=runs_idle))
+        batches = [[plan] for plan in plans]
+        # In 16 bits one batch for all pages: each weight is read once. In fp32, where the number of
+        # rows shows in the last bits, a batch a page.
+        if len(plans) > 1 and not self._must_run_idle(MOST_JOINED):
+            batches = join_plans(plans)
+        found = [ids for batch in batches for ids in run_plans(self._model, batch)]
+        for page_seated, ids in zip(seated, found, strict=True):
+            for slot, request_id in page_seated:
+                for sampled in ids[slot]:
+                    events += self._take(request_id, sampled)
         return events
 
-    def _start(self, seat: Seat) -> tuple[int, int]:
-        """Prefill a request that has just been seated: its first id, and the prompt tokens run."""
+    def _open_next(self) -> list[Event]:
+        """Seat requests in order and run their prompts, as many tokens as a step may have."""
+        events: list[Event] = []
+        tokens = 0
+        while tokens < self._prefill_budget:
+            if self._opening is None:
+                seat = self._scheduler.admit()
+                if seat is None:
+                    break
+                self._opening = (seat.request_id, self._open(seat))
+            request_id, pieces = self._opening
+            try:
+                tokens += next(pieces)
+            except StopIteration as end:
+                self._opening = None
+                for first_id in end.value:
+                    events += self._take(request_id, first_id)
+            except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
+                self.cancel(request_id)
+                events.append(FailedEvent(request_id, error))
+        return events
+
+    def _open(self, seat: Seat) -> Generator[int, None, list[int]]:
+        """Prefill a request that has been seated: its prompt tokens by pieces, its first ids."""
         page = self._page(seat.page_id)
         request = self._jobs[seat.request_id].request
         if isinstance(request, DrawRequest):
             assert isinstance(page, ImagePage)
-            cond, tokens = self._draw_prefix(request.prompt_ids)
-            if request.guidance_scale == 1:
-                return page.seat(seat.slot, request, cond, None), tokens
+            kept = request.prefix_ids
+            cond = yield from self._draw_prefix(request.prompt_ids, kept)
+            if not request.is_guided:
+                return page.seat(seat.slot, request, cond, None)
             assert request.uncond_ids is not None
-            uncond, more = self._draw_prefix(request.uncond_ids)
-            return page.seat(seat.slot, request, cond, uncond), tokens + more
-        cache, last = run_prefill(self._model, self._embed_chat(request))
+            uncond = yield from self._draw_prefix(request.uncond_ids, kept)
+            return page.seat(seat.slot, request, cond, uncond)
+        prompt = Prompt.of(request.input_ids, request.images)
+        version = _weights_version(self._model)
+        begun = self._kept.longest(version, prompt)
+        cache, last = yield from self._run(prompt, begun)
+        self._kept.put(version, prompt, cache)
         prefix = Prefix(cache, self._model.text_logits(last))
         if isinstance(request, ComposeRequest):
             assert isinstance(page, ComposePage)
             course = self._jobs[seat.request_id].course = self._course(seat.request_id)
-            return page.seat(seat.slot, request, course, prefix), prefix.length
+            return [page.seat(seat.slot, request, course, prefix)]
         assert isinstance(page, TextPage)
-        return page.seat(seat.slot, request, prefix), prefix.length
+        return [page.seat(seat.slot, request, prefix)]
+
+    def _run(
+        self, prompt: Prompt, begun: tuple[int, KVCache | None] = (0, None)
+    ) -> Generator[int, None, tuple[KVCache, Tensor]]:
+        return run_prompt(
+            self._model,
+            prompt,
+            image_pad_id=self._image_pad_id,
+            chunk=self.options.prefill_chunk,
+            begun=begun,
+        )
 
     def _course(self, request_id: int) -> Course:
         """The beginning of a composition."""
@@ -287,8 +338,7 @@ class Engine:
             return page.begin_picture(seat.slot, None)
         bos_id, *others = job.request.input_ids
         pads = (job.request.pad_id,) * (len(others) + len(job.ids) - 1)  # BOI is yet to be run
-        embeds = self._model.embed_text(self._tensor((bos_id, *pads)))
-        cache, last = run_prefill(self._model, embeds)
+        cache, last = _to_end(self._run(Prompt.of((bos_id, *pads))))
         return page.begin_picture(seat.slot, Prefix(cache, last))
 
     def _page(self, page_id: int) -> Page:
@@ -299,41 +349,30 @@ class Engine:
             rows = self.options.rows_per_page
             if mode == "compose":
                 page = ComposePage(self._model, capacity, rows, self._image_pad_id)
+            elif mode == "image":
+                page = ImagePage(self._model, capacity, rows, self.options.look_ahead)
             else:
-                kind = ImagePage if mode == "image" else TextPage
-                page = kind(self._model, capacity, rows)
+                page = TextPage(self._model, capacity, rows)
             self._pages[page_id] = page
         return self._pages[page_id]
 
-    def _must_run_idle(self) -> bool:
-        if self._runs_idle is None:
-            self._runs_idle = rows_change_bits(self._model, self.options.rows_per_page)
-        return self._runs_idle
+    def _must_run_idle(self, num_rows: int) -> bool:
+        if num_rows not in self._runs_idle:
+            self._runs_idle[num_rows] = rows_change_bits(self._model, num_rows)
+        return self._runs_idle[num_rows]
 
-    def _draw_prefix(self, ids: tuple[int, ...]) -> tuple[Prefix, int]:
-        """A drawing prompt's prefix, and how many tokens were run for it (0: it was kept)."""
+    def _draw_prefix(
+        self, ids: tuple[int, ...], codes: tuple[int, ...]
+    ) -> Generator[int, None, Prefix]:
+        """A drawing prompt's prefix, with codes behind it: kept, or run."""
         # Weights may be trained or replaced between two requests: what they made before is stale.
-        key = (_weights_version(self._model), *ids)
+        key = (_weights_version(self._model), *ids, *(-1 - code for code in codes))
         prefix = self._prefixes.get(key)
-        if prefix is not None:
-            return prefix, 0
-        cache, last = run_prefill(self._model, self._model.embed_text(self._tensor(ids)))
-        prefix = Prefix(cache, self._model.image_logits(last))
-        self._prefixes.put(key, prefix)
-        return prefix, prefix.length
-
-    def _embed_chat(self, request: ChatRequest | ComposeRequest) -> Tensor:
-        """(1, T, D) embeddings of a prompt of words, its pictures in their slots."""
-        input_ids = self._tensor(request.input_ids)
-        if request.images is None or len(request.images) == 0:
-            return self._model.embed_text(input_ids)
-        features = self._model.embed_und(request.images.to(input_ids.device))
-        slots = {"und": (input_ids == self._image_pad_id, features)}
-        return self._model.embed_sequence(input_ids, slots)
-
-    def _tensor(self, ids: tuple[int, ...]) -> Tensor:
-        device = self._model.language_model.model.embed_tokens.weight.device
-        return torch.tensor([ids], dtype=torch.int64, device=device)
+        if prefix is None:
+            cache, last = yield from self._run(Prompt.of(ids, codes=codes))
+            prefix = Prefix(cache, self._model.image_logits(last))
+            self._prefixes.put(key, prefix)
+        return prefix
 
     def _take(self, request_id: int, sampled: int) -> list[Event]:
         """Record a sampled id, say so, and end the request if it was the last."""
@@ -387,6 +426,18 @@ class Engine:
             self._pages[seat.page_id].leave(seat.slot)
 
 
+T = TypeVar("T")
+
+
+def _to_end(pieces: Generator[int, None, T]) -> T:
+    """Run a generator through; what it returns."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value
+
+
 def _weights_version(model: JanusModel) -> int:
     """Changes when weights are written in place, and when others take their place.
 
@@ -394,7 +445,10 @@ def _weights_version(model: JanusModel) -> int:
     """
     return hash(
         tuple(
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+            # Packed weights are not written to, and lie at no address of their own.
+            id(weight)
+            if weight.is_mkldnn
+            else (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
             for weight in model.parameters()
         )
     )

@@ -8,89 +8,35 @@ row stands does not change its bits on a CPU: tests hold that). In 16 bits, wher
 machine has shown that the number of rows changes no bit, idle rows are left out.
 
 Attention is another matter: rows do not share anything there, so idle ones have none, and the
-others attend to what they hold and not to the rest of the capacity. A prefill runs alone, at the
-request's own length.
+others attend to what they hold and not to the rest of the capacity. A prompt runs alone, in chunks
+of its own (``prefill``).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.engine.request import ChatRequest, DrawRequest, Request
+from openjanus.engine.prefill import Prefix
+from openjanus.engine.request import ChatRequest, Request
 from openjanus.engine.sampler import SlotSampler
-from openjanus.engine.sampling import guide
-from openjanus.model.attention import KVCache, Run, runs_of
+from openjanus.model.attention import JoinedCaches, KVCache, Run, runs_of
 from openjanus.model.decoder import DecoderLayer
 from openjanus.model.doors import TokenizerEntrance
 from openjanus.model.janus import JanusModel
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """A prefilled prompt: ready to be forked into rows."""
-
-    cache: KVCache
-    """Of one row and exactly the prompt's length."""
-    logits: Tensor
-    """(1, C) or (1, V): what the head makes of the last hidden state."""
-
-    @property
-    def length(self) -> int:
-        """Tokens of the prompt."""
-        return self.cache.capacity
-
-
-class PrefixCache:
-    """The last few prefilled drawing prompts, by the weights' version and their ids.
-
-    An unconditional prompt depends on its length alone, and the n images of a prompt share its
-    ids, so both are prefilled once.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
-
-    def get(self, ids: tuple[int, ...]) -> Prefix | None:
-        """A prefix, which becomes the most recently used; None when it is not here."""
-        if ids in self._prefixes:
-            self._prefixes.move_to_end(ids)
-        return self._prefixes.get(ids)
-
-    def put(self, ids: tuple[int, ...], prefix: Prefix) -> None:
-        """Keep a prefix and forget the least recently used one past the size."""
-        self._prefixes[ids] = prefix
-        if len(self._prefixes) > self._size:
-            self._prefixes.popitem(last=False)
-
-
-def run_prefill(model: JanusModel, inputs_embeds: Tensor) -> tuple[KVCache, Tensor]:
-    """Run one prompt through the decoder.
-
-    Args:
-        model: The model.
-        inputs_embeds: (1, T, D).
-
-    Returns:
-        A cache of one row and capacity T, and the last hidden state (1, D).
-    """
-    cache = KVCache.allocate(
-        model.config.language,
-        1,
-        inputs_embeds.shape[1],
-        device=inputs_embeds.device,
-        dtype=inputs_embeds.dtype,
-        zeroed=False,
-    )
-    runs = [Run(slice(0, 1), slice(0, 1), 0)]
-    hidden_states = model.language_model.model(inputs_embeds, cache=cache, runs=runs)
-    return cache, hidden_states[:, -1]
+def cache_bytes(model: JanusModel, capacity: int) -> int:
+    """Bytes of the keys and values of one row of so many tokens."""
+    config = model.config.language
+    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_size
+    return numbers * capacity * model.language_model.model.embed_tokens.weight.element_size()
 
 
 def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
@@ -99,36 +45,36 @@ def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
     fp32 is not tried: it always may. In 16 bits the products of a step are made with fewer and
     fewer rows, and compared; another order of summation would show in nearly every element.
     """
-    layer = model.language_model.model.layers[0]
-    assert isinstance(layer, DecoderLayer)
-    weights = [layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight]
-    weights += [layer.mlp.gate_proj.weight, layer.mlp.down_proj.weight]
-    weights += model.head_weights()
-    sizes = {*_sizes(num_rows, 2), *(2 * pairs for pairs in _sizes(num_rows // 2, 1))}
+    first = model.language_model.model.layers[0]
+    assert isinstance(first, DecoderLayer)
+    layers = [first.self_attn.q_proj, first.self_attn.k_proj]
+    layers += [first.mlp.gate_proj, first.mlp.down_proj, *model.head_layers()]
+    sizes = {*bucket_sizes(num_rows, 2), *(2 * pairs for pairs in bucket_sizes(num_rows // 2, 1))}
     entrance = getattr(model, "gen_embed", None)  # one vocabulary has none
     if isinstance(entrance, TokenizerEntrance):  # ids come in by products of a row a slot
-        weights += _one_of_each_shape(model.vq, model.gen_aligner)
-        sizes |= set(_sizes(num_rows // 2, 1))
+        layers += _one_of_each_shape(model.vq, model.gen_aligner)
+        sizes |= set(bucket_sizes(num_rows // 2, 1))
+    table = model.language_model.model.embed_tokens.weight
+    if table.dtype not in (torch.bfloat16, torch.float16):
+        return True
     generator = torch.Generator().manual_seed(0)
-    for weight in weights:
-        if weight.dtype not in (torch.bfloat16, torch.float16):
-            return True
-        x = torch.randn(num_rows, weight.shape[1], generator=generator).to(weight)
-        whole = F.linear(x, weight)
-        if not all(torch.equal(F.linear(x[:n], weight), whole[:n]) for n in sizes):
+    for layer in layers:
+        x = torch.randn(num_rows, layer.in_features, generator=generator).to(table)
+        whole = layer(x)
+        if not all(torch.equal(layer(x[:n]), whole[:n]) for n in sizes):
             return True
     return False
 
 
-def _one_of_each_shape(*parts: nn.Module) -> list[Tensor]:
-    """Weights of the matrix products in some modules."""
+def _one_of_each_shape(*parts: nn.Module) -> list[nn.Linear]:
+    """Those that make the matrix products in some modules."""
     layers = [
         module for part in parts for module in part.modules() if isinstance(module, nn.Linear)
     ]
-    return list({tuple(layer.weight.shape): layer.weight for layer in layers}.values())
+    return list({(layer.in_features, layer.out_features): layer for layer in layers}.values())
 
 
-def _sizes(number: int, least: int) -> list[int]:
+def bucket_sizes(number: int, least: int) -> list[int]:
     """``number`` and its halves down to ``least``: the sizes of batches that occur."""
     sizes = [number]
     while (half := (sizes[-1] + 1) // 2) >= least and half < sizes[-1]:
@@ -136,13 +82,86 @@ def _sizes(number: int, least: int) -> list[int]:
     return sizes
 
 
+MOST_JOINED = 64
+"""Rows of a batch of several pages: with more, products take as long as they have rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A step of one page: what goes through the decoder, and what is made of what comes out."""
+
+    inputs_embeds: Tensor
+    """(B, 1, D)."""
+    positions: Tensor
+    """(B, 1)."""
+    cache: KVCache
+    runs: list[Run]
+    finish: Callable[[Tensor], dict[int, list[int]]]
+    """(B, D) hidden states -> the new ids of every slot, in order: at least one."""
+
+
+def run_plans(model: JanusModel, plans: Sequence[Plan]) -> list[dict[int, list[int]]]:
+    """Run the steps of several pages as one batch, so that the weights are read once.
+
+    Rows are added up to a power of two, so that few shapes occur. Where the number of rows changes
+    bits, give one plan at a time.
+
+    Args:
+        model: The pages'.
+        plans: Of one page each.
+
+    Returns:
+        What each plan's ``finish`` gives.
+    """
+    decoder = model.language_model.model
+    if len(plans) == 1:
+        (plan,) = plans
+        hidden = decoder(
+            plan.inputs_embeds, positions=plan.positions, cache=plan.cache, runs=plan.runs
+        )
+        return [plan.finish(hidden[:, 0])]
+    sizes = [len(plan.inputs_embeds) for plan in plans]
+    idle = (1 << (sum(sizes) - 1).bit_length()) - sum(sizes)
+    embeds = torch.cat([plan.inputs_embeds for plan in plans])
+    positions = torch.cat([plan.positions for plan in plans])
+    ends = list(accumulate(sizes))
+    batches = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    hidden = decoder(
+        F.pad(embeds, (0, 0, 0, 0, 0, idle)),
+        positions=F.pad(positions, (0, 0, 0, idle)),
+        cache=JoinedCaches(
+            [(batch, plan.cache, plan.runs) for batch, plan in zip(batches, plans, strict=True)]
+        ),
+        runs=(),
+    )[:, 0]
+    return [plan.finish(hidden[batch]) for batch, plan in zip(batches, plans, strict=True)]
+
+
+def join_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Plans of several pages as few batches, in order, none of more than ``MOST_JOINED`` rows.
+
+    A plan that is larger by itself is a batch of its own.
+    """
+    batches: list[list[Plan]] = []
+    rows = 0
+    for plan in plans:
+        size = len(plan.inputs_embeds)
+        if batches and rows + size <= MOST_JOINED:
+            batches[-1].append(plan)
+            rows += size
+        else:
+            batches.append([plan])
+            rows = size
+    return batches
+
+
 class Page(ABC):
-    """What all kinds of requests share: rows, the noise of each slot, sampling.
+    """What all kinds of requests share: rows of a cache, and the noise of each slot.
 
     Args:
         model: The model.
         capacity: Tokens a row can hold.
-        num_rows: Rows R of every step.
+        num_rows: Rows R of the cache, and of every step unless a page says otherwise.
         rows_per_slot: 2 where a slot is a guidance pair.
         num_ids: Ids that can be sampled: C or V.
     """
@@ -153,6 +172,7 @@ class Page(ABC):
         weight = model.language_model.model.embed_tokens.weight
         device = weight.device
         self.model = model
+        self.num_rows = num_rows
         self.num_slots = num_rows // rows_per_slot
         self._rows_per_slot = rows_per_slot
         self.cache = KVCache.allocate(
@@ -168,14 +188,6 @@ class Page(ABC):
         self._requests: list[Request | None] = [None] * self.num_slots
         self._sampler = SlotSampler(self.num_slots, num_ids, device)
 
-    @abstractmethod
-    def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
-        """(s,) last ids of some slots -> (B, 1, D) inputs of the next step, of all their rows."""
-
-    @abstractmethod
-    def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
-        """(B, D) hidden states of some slots -> (s, ids)."""
-
     def _fork(self, slot: int, part: int, prefix: Prefix) -> None:
         """Copy a prefix into one of a slot's rows: 0 is the conditional one."""
         row = part * self.num_slots + slot
@@ -189,16 +201,34 @@ class Page(ABC):
             self._lengths[row] = None
         self._sampler.leave(slot)
 
-    def step(self, *, runs_idle: bool) -> dict[int, int]:
-        """Decode one token in every slot where somebody sits.
+    @property
+    def seated(self) -> list[int]:
+        """Slots whose requests have begun to decode."""
+        return [slot for slot, request in enumerate(self._requests) if request is not None]
+
+    @abstractmethod
+    def plan(self, *, runs_idle: bool) -> Plan:
+        """What the next step of those who sit here runs through the decoder.
 
         Args:
             runs_idle: Whether idle rows are run: where they could change the bits of the others.
-
-        Returns:
-            The sampled id of each.
         """
-        seated = [slot for slot, request in enumerate(self._requests) if request is not None]
+
+
+class TokenPage(Page):
+    """A page of which every step decodes one token of every slot."""
+
+    @abstractmethod
+    def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
+        """(s,) last ids of some slots -> (B, 1, D) inputs of the next step, of all their rows."""
+
+    @abstractmethod
+    def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
+        """(B, D) hidden states of some slots -> (s, ids)."""
+
+    def plan(self, *, runs_idle: bool) -> Plan:
+        """One token of every slot where somebody sits; see ``Page.plan``."""
+        seated = self.seated
         slots = self._slots_to_run(seated, runs_idle)
         rows = [
             part * self.num_slots + slot for part in range(self._rows_per_slot) for slot in slots
@@ -206,14 +236,14 @@ class Page(ABC):
         lengths = [self._lengths[row] for row in rows]
         # An idle row takes position 0 and attends to nothing.
         positions = torch.tensor([[0 if length is None else length] for length in lengths])
-        hidden_states = self.model.language_model.model(
-            self._embed(self._next_ids[slots], slots),
-            positions=positions.to(self._next_ids.device),
-            cache=self.cache,
-            runs=runs_of(lengths, rows),
-        )
-        self._lengths = [None if length is None else length + 1 for length in self._lengths]
-        return self._choose(hidden_states[:, 0], slots, seated)
+
+        def finish(hidden_states: Tensor) -> dict[int, list[int]]:
+            self._lengths = [None if length is None else length + 1 for length in self._lengths]
+            chosen = self._choose(hidden_states, slots, seated)
+            return {slot: [one] for slot, one in chosen.items()}
+
+        embeds = self._embed(self._next_ids[slots], slots)
+        return Plan(embeds, positions.to(embeds.device), self.cache, runs_of(lengths, rows), finish)
 
     def _choose(self, hidden_states: Tensor, slots: list[int], seated: list[int]) -> dict[int, int]:
         """(B, D) hidden states of the slots that were run -> the next id of each that is seated."""
@@ -226,7 +256,7 @@ class Page(ABC):
         number = self.num_slots
         if not runs_idle:
             least = 2 // self._rows_per_slot  # a product of one row has kernels of its own
-            number = min(n for n in _sizes(number, least) if n >= len(seated))
+            number = min(n for n in bucket_sizes(number, least) if n >= len(seated))
         idle = [slot for slot in range(self.num_slots) if slot not in seated]
         return sorted(seated + idle[: number - len(seated)])
 
@@ -237,56 +267,7 @@ class Page(ABC):
         return ids.tolist()
 
 
-class ImagePage(Page):
-    """Drawings: slot i is the guidance pair of rows i (cond) and R/2 + i (uncond).
-
-    Batch order is [cond, uncond] in halves. A drawing without guidance leaves its second row
-    idle. Only ``gen_head`` runs here.
-    """
-
-    def __init__(self, model: JanusModel, capacity: int, num_rows: int) -> None:
-        super().__init__(model, capacity, num_rows, 2, model.config.codebook_size)
-        self._scale = torch.ones(self.num_slots, device=self._next_ids.device)
-        self._gen_cache = model.allocate_gen_cache(self.num_slots)
-
-    def seat(self, slot: int, request: DrawRequest, cond: Prefix, uncond: Prefix | None) -> int:
-        """Start a drawing in a slot and return its first id; no ``uncond`` means no guidance."""
-        self._requests[slot] = request
-        self._sampler.seat(
-            slot,
-            seed=request.seed,
-            stream=request.image_index,
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p,
-        )
-        self._scale[slot] = request.guidance_scale
-        self._fork(slot, 0, cond)
-        logits = cond.logits.float()
-        if uncond is not None:
-            self._fork(slot, 1, uncond)
-            logits = guide(cond.logits, uncond.logits, self._scale[slot : slot + 1])
-        return self._sample(logits, [slot])[0]
-
-    def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
-        if self._gen_cache is None:
-            return self.model.embed_gen(ids.repeat(2))[:, None]  # the same id feeds both rows
-        # Both rows of a slot have drawn the same ids: what these leave behind is kept once. The
-        # last id has been sampled and not yet been fed in.
-        lengths = [
-            None if self._requests[slot] is None else self._sampler.num_sampled[slot] - 1
-            for slot in slots
-        ]
-        runs = runs_of(lengths, slots)
-        embeds = self.model.embed_gen(ids[:, None], cache=self._gen_cache, runs=runs)  # (s, 1, D)
-        return embeds.repeat(2, 1, 1)  # (B, 1, D)
-
-    def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
-        cond, uncond = self.model.image_logits(hidden_states).chunk(2)
-        return guide(cond, uncond, self._scale[slots])
-
-
-class TextPage(Page):
+class TextPage(TokenPage):
     """Replies: a row each. Only ``lm_head`` runs here."""
 
     def __init__(self, model: JanusModel, capacity: int, num_rows: int) -> None:

@@ -63,8 +63,12 @@ class DrawRequest:
     """In [0, 2**64)."""
     image_index: int = 0
     """Which image of its prompt: another index is another stream of noise."""
-    guidance_scale: float = _PAPERS.guidance_scale
-    """1 is no guidance: the conditional logits alone."""
+    guidance_scale: float | tuple[float, ...] = _PAPERS.guidance_scale
+    """1 is no guidance: the conditional logits alone. Several numbers are a schedule: one for each
+    of the N ids, or for each row of ids."""
+    prefix_ids: tuple[int, ...] = ()
+    """The first ids of the image, fewer than N: they are kept, and the others are drawn by the
+    noise of their own positions."""
     temperature: float = _PAPERS.temperature
     """0 is greedy."""
     top_k: int | None = None
@@ -74,17 +78,51 @@ class DrawRequest:
         check_sampling(
             temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed
         )
-        DrawingConfig(guidance_scale=self.guidance_scale, temperature=self.temperature)  # its rules
+        for scale in self._scales:
+            DrawingConfig(guidance_scale=scale, temperature=self.temperature)  # its rules
+        require(
+            len(self._scales) > 0, "guidance_scale is empty: give a number, or one a row of ids"
+        )
         require(
             _is_count(self.image_index) and 0 <= self.image_index <= MAX_STREAM,
             f"image_index must be an integer in [0, 2**32), got {self.image_index!r}",
         )
         require(len(self.prompt_ids) > 0, "prompt_ids are empty: give at least BOS and BOI")
         require(
-            self.guidance_scale == 1 or (self.uncond_ids is not None and len(self.uncond_ids) > 0),
+            not self.is_guided or (self.uncond_ids is not None and len(self.uncond_ids) > 0),
             f"guidance_scale {self.guidance_scale} needs uncond_ids: "
             "give the prompt with all between BOS and BOI replaced by pad",
         )
+
+    @property
+    def _scales(self) -> tuple[float, ...]:
+        scale = self.guidance_scale
+        return scale if isinstance(scale, tuple) else (scale,)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether any id is drawn with guidance."""
+        return any(scale != 1 for scale in self._scales)
+
+    def scales(self, num_ids: int, side: int) -> list[float]:
+        """The guidance scale of every position.
+
+        Args:
+            num_ids: Ids N of an image.
+            side: Ids of a row.
+
+        Raises:
+            ValueError: A schedule of another length.
+        """
+        if not isinstance(self.guidance_scale, tuple):
+            return [self.guidance_scale] * num_ids
+        count = len(self.guidance_scale)
+        require(
+            count in (num_ids, side),
+            f"a guidance_scale schedule has {num_ids} numbers, one an id, or {side}, one a row of "
+            f"ids, got {count}",
+        )
+        return [scale for scale in self.guidance_scale for _ in range(num_ids // count)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

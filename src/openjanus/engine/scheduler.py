@@ -1,19 +1,27 @@
-"""Who sits where: pages, slots and the queue, in plain Python, without torch.
+"""Who sits where: pages, slots and the queues, in plain Python, without torch.
 
-A page is a batch of fixed shape: one mode, one capacity, a fixed number of slots. Requests are
-admitted strictly in order of arrival: nobody overtakes, so nobody starves.
+A page is a batch of fixed shape: one mode, one capacity, a fixed number of slots.
+
+Requests of one mode are admitted strictly in order of arrival. Another mode's may go first where
+they find a place and the older one does not; words and pictures each leave the other a share of the
+pages, so that a flood of drawings does not keep a chat waiting, nor the other way round. And nobody
+waits for ever: who has been overtaken ``PATIENCE`` times is overtaken no more.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Mode = Literal["image", "text", "compose"]
 
 SMALLEST_CAPACITY = 64
+PATIENCE = 64
+"""Younger requests that may be seated before one that has no place."""
+SHARE = 7 / 8
+"""Of the pages, and of their memory, that words alone or pictures alone may take."""
 
 
 def capacity_class(num_tokens: int, context: int) -> int:
@@ -54,26 +62,48 @@ class _Page:
     seats: list[int | None]
 
 
+class _Waiting:
+    """A request in a queue."""
+
+    __slots__ = ("capacity", "overtaken", "request_id")
+
+    def __init__(self, request_id: int, capacity: int) -> None:
+        self.request_id = request_id
+        self.capacity = capacity
+        self.overtaken = 0
+
+
 class Scheduler:
     """Admits requests to slots of pages, makes pages up to a limit, and queues the rest.
 
     Args:
         slots: Requests that fit in one page, by mode.
         max_pages: Pages that exist at once.
+        cost: Bytes of a page of a mode and capacity; None counts none.
+        budget: Bytes of all pages together; None is as many as there are.
     """
 
-    def __init__(self, slots: Mapping[Mode, int], max_pages: int) -> None:
+    def __init__(
+        self,
+        slots: Mapping[Mode, int],
+        max_pages: int,
+        *,
+        cost: Callable[[Mode, int], int] | None = None,
+        budget: int | None = None,
+    ) -> None:
         self._slots = dict(slots)
         self._max_pages = max_pages
+        self._cost = cost if cost is not None and budget is not None else lambda *_: 0
+        self._budget = 0 if budget is None else budget
         self._pages: dict[int, _Page] = {}
         self._next_page_id = 0
-        self._queue: deque[tuple[int, Mode, int]] = deque()
+        self._queues: dict[Mode, deque[_Waiting]] = {mode: deque() for mode in slots}
         self._seats: dict[int, Seat] = {}
 
     @property
     def num_waiting(self) -> int:
-        """Requests in the queue."""
-        return len(self._queue)
+        """Requests in the queues."""
+        return sum(map(len, self._queues.values()))
 
     @property
     def num_running(self) -> int:
@@ -99,31 +129,55 @@ class Scheduler:
         seats = self._pages[page_id].seats
         return [(slot, request) for slot, request in enumerate(seats) if request is not None]
 
+    def check(self, mode: Mode, capacity: int) -> None:
+        """Refuse what could never be seated.
+
+        Raises:
+            ValueError: A page of this capacity alone is more than the budget.
+        """
+        cost = self._cost(mode, capacity)
+        if cost > self._budget:
+            raise ValueError(
+                f"a batch of {capacity} tokens a row takes {cost:,} bytes of cache, the engine has "
+                f"{self._budget:,}: raise max_cache_bytes, lower rows_per_page, or ask for less"
+            )
+
     def submit(self, request_id: int, mode: Mode, capacity: int) -> None:
-        """Queue a request that needs ``capacity`` tokens of cache for life."""
+        """Queue a request that needs ``capacity`` tokens of cache for life; ids must ascend."""
         assert request_id not in self._seats
-        self._queue.append((request_id, mode, capacity))
+        self._queues[mode].append(_Waiting(request_id, capacity))
 
     def admit(self) -> Seat | None:
-        """Seat the first request of the queue; None when it must wait or nobody does."""
-        if not self._queue:
-            return None
-        request_id, mode, capacity = self._queue[0]
-        page_id = self._free_page(mode, capacity)
-        if page_id is None:
-            return None
-        self._queue.popleft()
-        seats = self._pages[page_id].seats
-        slot = seats.index(None)
-        seats[slot] = request_id
-        self._seats[request_id] = Seat(request_id, page_id, slot)
-        return self._seats[request_id]
+        """Seat the oldest request that has a place; None when all must wait, or nobody does."""
+        heads: list[tuple[_Waiting, Mode]] = [
+            (queue[0], mode) for mode, queue in self._queues.items() if queue
+        ]
+        heads.sort(key=lambda head: head[0].request_id)
+        passed: list[_Waiting] = []
+        for waiting, mode in heads:
+            page_id = self._free_page(mode, waiting.capacity)
+            if page_id is None:
+                if waiting.overtaken >= PATIENCE:
+                    return None  # the next place is for this one
+                passed.append(waiting)
+                continue
+            for other in passed:
+                other.overtaken += 1
+            self._queues[mode].popleft()
+            seats = self._pages[page_id].seats
+            slot = seats.index(None)
+            seats[slot] = waiting.request_id
+            seat = self._seats[waiting.request_id] = Seat(waiting.request_id, page_id, slot)
+            return seat
+        return None
 
     def _free_page(self, mode: Mode, capacity: int) -> int | None:
         for page_id, page in self._pages.items():
             if (page.mode, page.capacity) == (mode, capacity) and None in page.seats:
                 return page_id
-        if len(self._pages) >= self._max_pages:
+        if not self._may_grow(mode, capacity):
+            return None
+        while not self._has_room(mode, capacity):
             empty = next((i for i in self._pages if not self.seated(i)), None)
             if empty is None:
                 return None
@@ -133,13 +187,37 @@ class Scheduler:
         self._pages[page_id] = _Page(mode, capacity, [None] * self._slots[mode])
         return page_id
 
+    def _has_room(self, mode: Mode, capacity: int) -> bool:
+        """Whether one more page fits."""
+        taken = sum(self._cost(page.mode, page.capacity) for page in self._pages.values())
+        is_few = len(self._pages) < self._max_pages
+        return is_few and taken + self._cost(mode, capacity) <= self._budget
+
+    def _may_grow(self, mode: Mode, capacity: int) -> bool:
+        """Whether words, or pictures, would leave the others their share with one more page.
+
+        Their first page is always theirs.
+        """
+        own = [
+            page
+            for page_id, page in self._pages.items()
+            if (page.mode == "text") == (mode == "text") and self.seated(page_id)
+        ]
+        if not own:
+            return True
+        taken = sum(self._cost(page.mode, page.capacity) for page in own)
+        is_few = len(own) + 1 <= max(1, int(SHARE * self._max_pages))
+        return is_few and taken + self._cost(mode, capacity) <= SHARE * self._budget
+
     def release(self, request_id: int) -> bool:
-        """Free a request's slot or take it out of the queue; False when it is not here."""
+        """Free a request's slot or take it out of its queue; False when it is not here."""
         seat = self._seats.pop(request_id, None)
         if seat is not None:
             self._pages[seat.page_id].seats[seat.slot] = None
             return True
-        waiting = next((item for item in self._queue if item[0] == request_id), None)
-        if waiting is not None:
-            self._queue.remove(waiting)
-        return waiting is not None
+        for queue in self._queues.values():
+            waiting = next((item for item in queue if item.request_id == request_id), None)
+            if waiting is not None:
+                queue.remove(waiting)
+                return True
+        return False

@@ -80,7 +80,11 @@ def document_mask(document_ids: Tensor, branch_ids: Tensor | None = None) -> Ten
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring rows of a batch, neighbours in the cache too, that hold equally many tokens."""
+    """Rows of a batch that hold equally many tokens: neighbours, or equally far apart.
+
+    Several rows of a batch may be the next tokens of one row of the cache, each in a run of its
+    own: a run sees what those before it have written.
+    """
 
     batch: slice
     """Where they stand in the batch."""
@@ -195,7 +199,7 @@ class KVCache:
 
         Args:
             layer: Which layer.
-            runs: All rows of the batch that are in use; several tokens begin at length 0.
+            runs: All rows of the batch that are in use.
             q: (B, H, T, K).
             k: (B, Hkv, T, K).
             v: (B, Hkv, T, K).
@@ -206,17 +210,21 @@ class KVCache:
         attended = torch.zeros_like(q)
         num_new = q.shape[2]
         for run in runs:
-            assert num_new == 1 or run.length == 0
             end = run.length + num_new
             keys = self.keys[layer, run.rows, :, :end]  # (rows, Hkv, end, K), in place
             values = self.values[layer, run.rows, :, :end]
             keys[:, :, run.length :] = k[run.batch]
             values[:, :, run.length :] = v[run.batch]
+            # Behind tokens that are held already, causal means from the lower right corner.
+            seen = None
+            if num_new > 1 and run.length > 0:
+                seen = torch.ones(num_new, end, dtype=torch.bool, device=q.device).tril(run.length)
             attended[run.batch] = F.scaled_dot_product_attention(
                 q[run.batch],
                 keys,
                 values,
-                is_causal=num_new > 1,
+                attn_mask=seen,
+                is_causal=num_new > 1 and seen is None,
                 enable_gqa=q.shape[1] != k.shape[1],
             )
         return attended
@@ -226,6 +234,21 @@ class KVCache:
         for target in targets:
             self.keys[:, target, :, :length] = source.keys[:, row, :, :length]
             self.values[:, target, :, :length] = source.values[:, row, :, :length]
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedCaches:
+    """Several caches of one model, each with its part of a batch: one step for all of them."""
+
+    parts: Sequence[tuple[slice, KVCache, Sequence[Run]]]
+    """Where each stands in the batch, and its runs, counted from there. What is in none is idle."""
+
+    def attend(self, layer: int, runs: Sequence[Run], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """``KVCache.attend`` part by part; ``runs`` are those of the parts, and are not read."""
+        attended = torch.zeros_like(q)
+        for batch, cache, own in self.parts:
+            attended[batch] = cache.attend(layer, own, q[batch], k[batch], v[batch])
+        return attended
 
 
 Mask = Tensor | Callable[[Tensor, Tensor, Tensor], Tensor] | None
@@ -305,7 +328,7 @@ class Attention(nn.Module):
         rotary: tuple[Tensor, Tensor],
         *,
         mask: Mask = None,
-        cache: KVCache | None = None,
+        cache: KVCache | JoinedCaches | None = None,
         positions: Tensor | None = None,
         runs: Sequence[Run] | None = None,
     ) -> Tensor:
@@ -331,7 +354,7 @@ class Attention(nn.Module):
             attended = cache.attend(self.layer, runs, q, k, v)  # (B, H, T, K)
             return self.o_proj(attended.transpose(1, 2).flatten(2))  # (B, T, D)
         if cache is not None:
-            assert positions is not None and mask is not None
+            assert isinstance(cache, KVCache) and positions is not None and mask is not None
             k, v = cache.update(self.layer, positions, k, v)  # (B, Hkv, capacity, K)
         attended = attend(q, k, v, mask)  # (B, H, T, K)
         return self.o_proj(attended.transpose(1, 2).flatten(2))  # (B, T, D)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.config import DecoderConfig
-from openjanus.model.attention import Attention, KVCache, Mask, Run, rotary_table
+from openjanus.model.attention import Attention, JoinedCaches, KVCache, Mask, Run, rotary_table
 from openjanus.model.dropout import DropoutKey, drop, require_key
 
 
@@ -65,7 +65,7 @@ class DecoderLayer(nn.Module):
         rotary: tuple[Tensor, Tensor],
         *,
         mask: Mask,
-        cache: KVCache | None,
+        cache: KVCache | JoinedCaches | None,
         positions: Tensor,
         runs: Sequence[Run] | None,
         dropout: DropoutKey | None = None,
@@ -124,7 +124,7 @@ class Decoder(nn.Module):
         *,
         positions: Tensor | None = None,
         mask: Mask = None,
-        cache: KVCache | None = None,
+        cache: KVCache | JoinedCaches | None = None,
         runs: Sequence[Run] | None = None,
         dropout: DropoutKey | None = None,
         observe: Callable[[Tensor], None] | None = None,
@@ -155,7 +155,7 @@ class Decoder(nn.Module):
             length = inputs_embeds.shape[1]
             positions = torch.arange(length, device=inputs_embeds.device)
             positions = positions.expand(inputs_embeds.shape[0], length)
-        if cache is not None and mask is None and runs is None:
+        if isinstance(cache, KVCache) and mask is None and runs is None:
             mask = cache.mask(positions)
         cos, sin = rotary_table(positions, self.config.head_size, self.config.rope_theta)
         rotary = (cos.to(inputs_embeds.dtype), sin.to(inputs_embeds.dtype))  # once, not a layer

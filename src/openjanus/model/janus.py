@@ -34,6 +34,7 @@ from openjanus.model.doors import (
     build_gen_embed,
     build_und_encoder,
 )
+from openjanus.model.packed import pack_layers
 
 INIT_STD = 0.02
 
@@ -216,11 +217,10 @@ class JanusModel(nn.Module):
         head = self.text_logits if face == "text" else self.image_logits
         return head(hidden_states), targets
 
-    def head_weights(self) -> list[Tensor]:
-        """Matrices (or as much of one as shows its shape) that make logits of hidden states."""
-        head, words = self.gen_head, self.language_model.lm_head.weight
-        codes = head.vision_head.weight
-        return [head.output_mlp_projector.weight, codes, words[: len(codes)]]
+    def head_layers(self) -> list[nn.Linear]:
+        """The matrices that make logits of hidden states."""
+        head = self.gen_head
+        return [head.output_mlp_projector, head.vision_head, self.language_model.lm_head]
 
     @torch.no_grad()
     def init_weights(
@@ -329,9 +329,9 @@ class OneVocabularyModel(JanusModel):
         first = 0 if face == "text" else self.config.text_vocab_size
         return self.language_model.lm_head(hidden_states), targets + first
 
-    def head_weights(self) -> list[Tensor]:
+    def head_layers(self) -> list[nn.Linear]:
         """The one head's matrix."""
-        return [self.language_model.lm_head.weight]
+        return [self.language_model.lm_head]
 
 
 def _fill(
@@ -379,6 +379,16 @@ def build_model(
     with device, _NoInit() if device.type == "meta" else nullcontext():
         model = OneVocabularyModel(config) if config.one_vocabulary else JanusModel(config)
     return model if dtype is None else model.to(dtype)
+
+
+def pack_model(model: JanusModel) -> int:
+    """Lay out what a decode step multiplies by as this CPU reads it fastest; how many layers.
+
+    The model is for inference then: it is saved and exported as before, and takes no other weights,
+    device or dtype. Nothing happens but in bfloat16 on a CPU.
+    """
+    parts = [model.language_model, *([] if model.config.one_vocabulary else [model.gen_head])]
+    return sum(pack_layers(part) for part in parts)
 
 
 class _NoInit(TorchFunctionMode):

@@ -134,10 +134,6 @@ class Artist:
         prompt_ids = self._processor.gen_prompt(prompt)
         uncond_ids = self._processor.uncond_prompt(len(prompt_ids))
         if options.negative_prompt is not None:
-            if options.guidance_scale == 1:
-                raise ValueError(
-                    "negative_prompt does nothing at guidance_scale 1: raise it or leave it out"
-                )
             uncond_ids = self._processor.gen_prompt(options.negative_prompt)
         requests = [
             DrawRequest(
@@ -146,6 +142,7 @@ class Artist:
                 seed=seed,
                 image_index=candidate_stream(index, candidate),
                 guidance_scale=options.guidance_scale,
+                prefix_ids=options.prefix_ids,
                 temperature=options.temperature,
                 top_k=options.top_k,
                 top_p=options.top_p,
@@ -153,6 +150,10 @@ class Artist:
             for index in range(n)
             for candidate in range(best_of)
         ]
+        if options.negative_prompt is not None and not requests[0].is_guided:
+            raise ValueError(
+                "negative_prompt does nothing at guidance_scale 1: raise it or leave it out"
+            )
         self._driver.engine.check(requests[0])
         return requests
 

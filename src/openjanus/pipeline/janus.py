@@ -16,7 +16,7 @@ from torch import Tensor
 
 from openjanus.config import JanusConfig
 from openjanus.engine.engine import Engine, EngineOptions
-from openjanus.model.janus import JanusModel
+from openjanus.model.janus import JanusModel, pack_model
 from openjanus.pipeline.artist import Artist
 from openjanus.pipeline.composer import Composer
 from openjanus.pipeline.composition import ComposedPiece, ComposeOptions, Composition, Form
@@ -76,6 +76,18 @@ class Janus:
         """Where the model is."""
         return self.model.language_model.model.embed_tokens.weight.device
 
+    def pack(self) -> int:
+        """Lay the decoder's weights out as this CPU reads them fastest.
+
+        The same results in less time. The model is for inference then: it draws, answers, is saved
+        and exported as before, and takes no other weights, device or dtype. Only bfloat16 on a CPU
+        is packed.
+
+        Returns:
+            How many layers: 0 where there is nothing to gain.
+        """
+        return pack_model(self.model)
+
     @names_near_options
     def draw(
         self,
@@ -83,11 +95,12 @@ class Janus:
         *,
         n: int = 1,
         seed: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         negative_prompt: str | None = None,
+        prefix_ids: Tensor | Sequence[int] | None = None,
         best_of: int = 1,
         judge_question: JudgeQuestion | None = None,
     ) -> Drawing:
@@ -98,12 +111,16 @@ class Janus:
             n: Pictures, >= 1.
             seed: In [0, 2**64); None draws one from the system and records it.
             guidance_scale: Weight of the prompt against the unconditional model; 1 is none. None
-                is the model's own, ``config.drawing``: 5 in the papers.
+                is the model's own, ``config.drawing``: 5 in the papers. A sequence of numbers is
+                a schedule: one for each id of a picture, or for each row of ids from the top.
             temperature: >= 0; 0 is greedy, and then all n pictures are the same. None is the
                 model's own: 1 in the papers.
             top_k: Sample among so many ids; None is all.
             top_p: Sample among the likeliest ids of this probability, in (0, 1]; None is all.
             negative_prompt: What guidance leads away from, instead of the empty prompt.
+            prefix_ids: The first ids of a picture, fewer than N, from ``encode_image`` or another
+                drawing: they are kept, and only what comes after them is drawn, by the noise
+                of its own positions.
             best_of: Candidates drawn for each picture. The model is asked about each, and the one
                 of which it most believes that it shows the prompt is kept; the first candidate of
                 picture i is the picture i that is drawn without others.
@@ -122,6 +139,7 @@ class Janus:
             top_k=top_k,
             top_p=top_p,
             negative_prompt=negative_prompt,
+            prefix_ids=prefix_ids,
         )
         if not isinstance(prompt, str):
             raise ValueError(f"draw takes one string, got {type(prompt).__name__}: use draw_batch")
@@ -137,11 +155,12 @@ class Janus:
         *,
         n: int = 1,
         seed: int | Sequence[int] | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         negative_prompt: str | None = None,
+        prefix_ids: Tensor | Sequence[int] | None = None,
         best_of: int = 1,
         judge_question: JudgeQuestion | None = None,
     ) -> list[Drawing]:
@@ -161,6 +180,7 @@ class Janus:
             top_k=top_k,
             top_p=top_p,
             negative_prompt=negative_prompt,
+            prefix_ids=prefix_ids,
         )
         if isinstance(prompts, str):
             raise ValueError("draw_batch takes a list of prompts, got one string: use draw")
@@ -176,11 +196,12 @@ class Janus:
         *,
         n: int = 1,
         seed: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         negative_prompt: str | None = None,
+        prefix_ids: Tensor | Sequence[int] | None = None,
         partial_images: int | None = None,
     ) -> Iterator[PartialDrawing]:
         """Draw a prompt and show each picture as it grows; closing the iterator stops drawing.
@@ -201,6 +222,7 @@ class Janus:
             top_k=top_k,
             top_p=top_p,
             negative_prompt=negative_prompt,
+            prefix_ids=prefix_ids,
         )
         return self._artist.stream(prompt, n, seed, options, partial_images)
 

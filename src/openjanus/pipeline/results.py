@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -22,31 +24,59 @@ DRAWING_FORMAT_VERSION = 1
 class DrawOptions:
     """How a drawing was made, beside its prompt and seed."""
 
-    guidance_scale: float
+    guidance_scale: float | tuple[float, ...]
+    """Several numbers: one for each id, or for each row of ids."""
     temperature: float
     top_k: int | None
     top_p: float | None
     negative_prompt: str | None
+    prefix_ids: tuple[int, ...] = ()
+    """The first ids of every picture, which were given."""
 
     @classmethod
     def resolve(
         cls,
         own: DrawingConfig,
         *,
-        guidance_scale: float | None,
+        guidance_scale: float | Sequence[float] | None,
         temperature: float | None,
         top_k: int | None,
         top_p: float | None,
         negative_prompt: str | None,
+        prefix_ids: Tensor | Sequence[int] | None = None,
     ) -> DrawOptions:
-        """The options asked for; where None, a model's own guidance scale and temperature."""
+        """The options asked for; where None, a model's own guidance scale and temperature.
+
+        Raises:
+            ValueError: A schedule or ids that are no flat sequence of numbers.
+        """
+        scale = own.guidance_scale if guidance_scale is None else guidance_scale
         return cls(
-            guidance_scale=own.guidance_scale if guidance_scale is None else guidance_scale,
+            guidance_scale=_schedule(scale) if isinstance(scale, Sequence) else scale,
+            prefix_ids=() if prefix_ids is None else _flat_ids(prefix_ids),
             temperature=own.temperature if temperature is None else temperature,
             top_k=top_k,
             top_p=top_p,
             negative_prompt=negative_prompt,
         )
+
+
+def _schedule(scales: Sequence[float]) -> tuple[float, ...]:
+    if isinstance(scales, str) or not all(isinstance(scale, int | float) for scale in scales):
+        raise ValueError(
+            f"guidance_scale must be a number, or one for each row of ids, got {scales!r}"
+        )
+    return tuple(float(scale) for scale in scales)
+
+
+def _flat_ids(ids: Tensor | Sequence[int]) -> tuple[int, ...]:
+    whole = torch.as_tensor(ids, device="cpu")
+    if whole.ndim != 1 or (len(whole) > 0 and whole.is_floating_point()):
+        raise ValueError(
+            f"prefix_ids must be the first ids of one picture, got {whole.dtype} of shape "
+            f"{tuple(whole.shape)}: give for instance drawing.image_ids[0, :k]"
+        )
+    return tuple(whole.int().tolist())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,62 @@
+"""How much an engine runs at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openjanus.model.janus import JanusModel
+
+ACCELERATOR_TOKENS = 4096
+CPU_MOMENT_FLOP = 2.5e11
+"""Work of a quarter of a second at 1 TFLOP/s."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOptions:
+    """How much runs at once. A result depends on the rows of a step alone, in its last bits."""
+
+    rows_per_page: int = 16
+    """Rows R of every decode step; a guided drawing takes two."""
+    max_pages: int = 8
+    """Batches that exist at once; requests that find no place wait."""
+    max_prefill_tokens: int | None = None
+    """Prompt tokens run in one step before everybody else's next token, beyond the first chunk.
+    None is 4096, or on a CPU what takes about a quarter of a second. What guidance leads a
+    composition's picture away from is not counted."""
+    prefill_chunk: int = 128
+    """Tokens that a prompt is run in at a time; what it may share begins at its multiples."""
+    kept_prompt_tokens: int = 2048
+    """Tokens of the last prompts of words and pictures that are kept, for those that begin alike,
+    as the next turn of a conversation does; 0 keeps none."""
+    max_cache_bytes: int | None = None
+    """Memory for the keys and values of all batches; None sets no limit but ``max_pages``. What is
+    kept of prompts comes on top."""
+    look_ahead: int = 8
+    """Ids of a drawing that a step tries at most; 1 decodes one at a time. Steps of drawings have
+    twice as many rows where that is more than ``rows_per_page``. See ``look_ahead``."""
+    prefix_cache_size: int = 8
+    """Drawing prompts kept prefilled, unconditional ones included; 0 keeps none."""
+
+    def __post_init__(self) -> None:
+        names = ("rows_per_page", "max_pages", "max_prefill_tokens", "prefill_chunk")
+        names += ("look_ahead", "max_cache_bytes")
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        if self.rows_per_page % 2 != 0:
+            raise ValueError(
+                f"rows_per_page must be even, got {self.rows_per_page}: guidance takes pairs"
+            )
+        for name in ("prefix_cache_size", "kept_prompt_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}: 0 keeps none")
+
+    def prefill_budget(self, model: JanusModel) -> int:
+        """Prompt tokens of a step of this model."""
+        if self.max_prefill_tokens is not None:
+            return self.max_prefill_tokens
+        weights = list(model.language_model.parameters())
+        if weights[0].device.type != "cpu":
+            return ACCELERATOR_TOKENS
+        return max(1, round(CPU_MOMENT_FLOP / (2 * sum(weight.numel() for weight in weights))))
