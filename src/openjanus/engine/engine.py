@@ -395,6 +395,6 @@ def _weights_version(model: JanusModel) -> int:
     return hash(
         tuple(
             (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in model.parameters()
+            for weight in (*model.parameters(), *model.buffers())  # codes and scales are buffers
         )
     )

@@ -29,6 +29,7 @@ from openjanus.model.attention import KVCache, Run, runs_of
 from openjanus.model.decoder import DecoderLayer
 from openjanus.model.doors import TokenizerEntrance
 from openjanus.model.janus import JanusModel
+from openjanus.model.quantized import QuantizedLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,14 @@ def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
     """
     layer = model.language_model.model.layers[0]
     assert isinstance(layer, DecoderLayer)
-    weights = [layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight]
-    weights += [layer.mlp.gate_proj.weight, layer.mlp.down_proj.weight]
+    attention, mlp = layer.self_attn, layer.mlp
+    layers = [attention.q_proj, attention.k_proj, mlp.gate_proj, mlp.down_proj]
+    quantized = [
+        module
+        for module in (*layers, model.language_model.lm_head)
+        if isinstance(module, QuantizedLinear)
+    ]
+    weights = [module.weight for module in layers if not isinstance(module, QuantizedLinear)]
     weights += model.head_weights()
     sizes = {*_sizes(num_rows, 2), *(2 * pairs for pairs in _sizes(num_rows // 2, 1))}
     entrance = getattr(model, "gen_embed", None)  # one vocabulary has none
@@ -116,6 +123,12 @@ def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
         x = torch.randn(num_rows, weight.shape[1], generator=generator).to(weight)
         whole = F.linear(x, weight)
         if not all(torch.equal(F.linear(x[:n], weight), whole[:n]) for n in sizes):
+            return True
+    for module in quantized:
+        x = torch.randn(num_rows, module.in_features, generator=generator)
+        x = x.to(module.scale.device, module.scale.dtype)
+        whole = module(x)
+        if not all(torch.equal(module(x[:n]), whole[:n]) for n in sizes):
             return True
     return False
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from openjanus.config import JanusConfig
+from openjanus.config import JanusConfig, QuantizationConfig
 from openjanus.model.attention import KVCache, Run
 from openjanus.model.decoder import LanguageModel
 from openjanus.model.doors import (
@@ -34,6 +35,8 @@ from openjanus.model.doors import (
     build_gen_embed,
     build_und_encoder,
 )
+from openjanus.model.quantized import QuantizedLinear, quantize_layers
+from openjanus.rules import require
 
 INIT_STD = 0.02
 
@@ -76,6 +79,8 @@ class JanusModel(nn.Module):
         self.config = config
         hidden_size = config.language.hidden_size
         self.language_model = LanguageModel(config.language)
+        if config.quantization is not None:
+            quantize_layers(self.language_model, config.quantization)
         self.vq = build_door(config.gen_tokenizer)
         self._build_faces()
         self.extra_encoders = nn.ModuleDict(
@@ -217,10 +222,16 @@ class JanusModel(nn.Module):
         return head(hidden_states), targets
 
     def head_weights(self) -> list[Tensor]:
-        """Matrices (or as much of one as shows its shape) that make logits of hidden states."""
-        head, words = self.gen_head, self.language_model.lm_head.weight
+        """Matrices (or as much of one as shows its shape) that make logits of hidden states.
+
+        A quantized head has none.
+        """
+        head, words = self.gen_head, self.language_model.lm_head
         codes = head.vision_head.weight
-        return [head.output_mlp_projector.weight, codes, words[: len(codes)]]
+        weights = [head.output_mlp_projector.weight, codes]
+        if not isinstance(words, QuantizedLinear):
+            weights.append(words.weight[: len(codes)])
+        return weights
 
     @torch.no_grad()
     def init_weights(
@@ -241,8 +252,13 @@ class JanusModel(nn.Module):
                 which may then be on the meta device; no door may fill itself.
 
         Raises:
-            ValueError: A door holds a parameter that none of these rules knows.
+            ValueError: A door holds a parameter that none of these rules knows, or the model is
+                quantized.
         """
+        require(
+            self.config.quantization is None,
+            "a quantized model has no fresh weights: make a plain one and quantize it",
+        )
         depth = 2 * self.config.language.num_hidden_layers
         filled: set[int] = set()
         for path, module in self.named_modules():
@@ -379,6 +395,21 @@ def build_model(
     with device, _NoInit() if device.type == "meta" else nullcontext():
         model = OneVocabularyModel(config) if config.one_vocabulary else JanusModel(config)
     return model if dtype is None else model.to(dtype)
+
+
+def quantize_model(model: JanusModel, quantization: QuantizationConfig) -> None:
+    """Quantize the decoder's linear layers in place.
+
+    Args:
+        model: Plain; on the meta device shapes alone change.
+        quantization: How.
+
+    Raises:
+        ValueError: It cannot be quantized so.
+    """
+    config = replace(model.config, quantization=quantization)
+    quantize_layers(model.language_model, quantization)
+    model.config = config
 
 
 class _NoInit(TorchFunctionMode):
