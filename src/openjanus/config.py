@@ -330,6 +330,10 @@ class QuantizationConfig:
             f"group_size must be one of {', '.join(map(str, GROUP_SIZES))}, got {self.group_size}",
         )
 
+    def __str__(self) -> str:
+        groups = "" if self.group_size is None else f" in groups of {self.group_size}"
+        return f"{self.kind}{groups}{' with lm_head' if self.lm_head else ''}"
+
     @classmethod
     def by_name(cls, kind: str) -> QuantizationConfig:
         """What a name alone stands for.
@@ -419,6 +423,14 @@ class JanusConfig:
                     f"und_encoder of type {self.und_encoder.type!r} lacks {attribute}: an "
                     "understanding door must say its picture size and its features an image",
                 )
+
+    def require_plain(self, where: object) -> None:
+        """Raise ``ValueError`` for quantized weights, which cannot be trained."""
+        require(
+            self.quantization is None,
+            f"{where} is quantized, and quantized weights cannot be trained: give the model that "
+            "it was made from",
+        )
 
     @property
     def text_vocab_size(self) -> int:

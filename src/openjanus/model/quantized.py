@@ -44,6 +44,10 @@ roundings of bfloat16."""
 
 SCALE_DTYPE = torch.bfloat16
 
+ALIGNMENT = 64
+"""Bytes. The int8 kernel ends the program (SIGSEGV, torch 2.13) where a row of its operands does
+not begin at such a place in memory; tensors mapped from a file begin anywhere."""
+
 
 class QuantizedLinear(nn.Module):
     """A linear layer without bias, for inference: nothing of it is trained.
@@ -57,6 +61,8 @@ class QuantizedLinear(nn.Module):
     scale: Tensor
     stored_dtype: ClassVar[torch.dtype]
     """Of the codes, in memory and in files."""
+    kernel_width: ClassVar[int]
+    """What the kernel's K must be a multiple of."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -81,6 +87,8 @@ class QuantizedLinear(nn.Module):
             and rows.dtype in KERNEL_DTYPES
             and rows.device.type == "cpu"
             and not (rows.requires_grad and torch.is_grad_enabled())
+            and self.in_features % self.kernel_width == 0
+            and is_aligned(self.codes)
             and self.has_kernel(rows.dtype)
         )
 
@@ -117,6 +125,7 @@ class Int8Linear(QuantizedLinear):
     """A scale for each output; codes (outputs, K) from -127 to 127."""
 
     stored_dtype = torch.int8
+    kernel_width = ALIGNMENT
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
@@ -153,7 +162,7 @@ class Int8Linear(QuantizedLinear):
     def kernel(self, rows: Tensor) -> Tensor:
         """``_weight_int8pack_mm``."""
         scale = self.scale.to(rows.dtype)
-        return torch.ops.aten._weight_int8pack_mm(rows.contiguous(), self.codes, scale)
+        return torch.ops.aten._weight_int8pack_mm(aligned(rows), self.codes, scale)
 
     def has_kernel(self, dtype: torch.dtype) -> bool:
         """As tried on a small layer."""
@@ -175,6 +184,7 @@ class Int4Linear(QuantizedLinear):
     """
 
     stored_dtype = torch.uint8
+    kernel_width = 32
 
     def __init__(self, in_features: int, out_features: int, group_size: int) -> None:
         super().__init__(in_features, out_features)
@@ -234,13 +244,24 @@ class Int4Linear(QuantizedLinear):
         """``_weight_int4pack_mm_for_cpu``."""
         scale = self.scale.to(rows.dtype)
         y = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            rows.contiguous(), self.codes, self.group_size, scale
+            aligned(rows), self.codes, self.group_size, scale
         )
         return y[:, : self.out_features].contiguous()
 
     def has_kernel(self, dtype: torch.dtype) -> bool:
         """As tried on a small layer: the kernel reads our layout on machines with AVX-512 alone."""
         return _has_int4_kernel(dtype, self.group_size)
+
+
+def is_aligned(tensor: Tensor) -> bool:
+    """Whether a tensor begins where kernels may read it."""
+    return tensor.data_ptr() % ALIGNMENT == 0
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """A tensor in one piece that kernels may read; a copy where it must be."""
+    tensor = tensor.contiguous()
+    return tensor if is_aligned(tensor) else tensor.clone()
 
 
 def pack_int4(codes: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from openjanus.weights.adapters import merge_adapter, read_adapter
 from openjanus.weights.card import Origin, read_origin
 from openjanus.weights.formats import open_checkpoint
 from openjanus.weights.hub import HUB_ID, fetch
+from openjanus.weights.shards import open_tensors
 
 LARGE_MODEL_PARAMETERS = 200_000_000
 """From here on ``dtype="auto"`` is bfloat16 on a CPU: half the memory to read each step."""
@@ -153,6 +154,18 @@ def describe(
     folder = locate(source, revision=revision)
     checkpoint = open_checkpoint(folder)
     return read_origin(str(source), folder), build_model(checkpoint.config), checkpoint.tokenizer
+
+
+def stored_bytes(source: str | Path, *, revision: str | None = None) -> int | None:
+    """How large a model's files of weights are; None where it has none.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: As ``load``.
+    """
+    if source == TINY and revision is None:
+        return None
+    stored = open_tensors(locate(source, revision=revision))
+    return sum(path.stat().st_size for path in set(stored.files.values()))
 
 
 def _packaged(name: str) -> Path:

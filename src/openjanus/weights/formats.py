@@ -15,7 +15,7 @@ from torch import Tensor
 
 from openjanus.config import JanusConfig, QuantizationConfig
 from openjanus.model.janus import JanusModel, build_model
-from openjanus.model.quantized import quantized_modules
+from openjanus.model.quantized import aligned, quantized_modules
 from openjanus.processor.text import TextTokenizer
 from openjanus.rules import near, require
 from openjanus.weights import deepseek, own, published, transformers
@@ -142,7 +142,7 @@ class Checkpoint:
         found = self.config.quantization
         require(
             found is None or found == quantize,
-            f"{self.folder} holds {_told(found)}, and quantize asks for {_told(quantize)}: leave "
+            f"{self.folder} holds {found}, and quantize asks for {quantize}: leave "
             "quantize out, or give the model that it was made from",
         )
         return found is not None
@@ -237,7 +237,8 @@ def _read_state(
             return
         kind = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
         if parts == 1 and kind == tensor.dtype and torch.device(device).type == "cpu":
-            state[key] = tensor.view(shape)  # as it lies in the file: nothing is copied
+            whole = tensor.view(shape)  # as it lies in the file: nothing is copied
+            state[key] = whole if whole.is_floating_point() else aligned(whole)
             return
         if key not in state:
             state[key] = torch.empty(shape, dtype=kind, device=device)
@@ -277,13 +278,6 @@ def _require_known(stored: StoredTensors, name: str, tensor: Tensor, wanted: Ten
         f"{stored.source}: {name} is {tensor.dtype}: {'codes' if is_code else 'weights'} are of "
         f"{', '.join(map(str, allowed))}",
     )
-
-
-def _told(quantization: QuantizationConfig | None) -> str:
-    if quantization is None:
-        return "plain weights"
-    groups = f" in groups of {quantization.group_size}" if quantization.group_size else ""
-    return f"{quantization.kind}{groups}{' with lm_head' if quantization.lm_head else ''}"
 
 
 def _require_tied(stored: StoredTensors, head: Tensor, embedding: Tensor) -> None:
