@@ -139,10 +139,9 @@ class Int8Linear(QuantizedLinear):
         scale = torch.empty(len(weight), dtype=SCALE_DTYPE, device=weight.device)
         for start in range(0, len(weight), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
-            block = _finite(weight[part])
-            scale[part] = _positive(block.abs().amax(dim=1) / 127)
-            steps = block / scale[part].float()[:, None]
-            codes[part] = steps.round().clamp(-127, 127).to(torch.int8)
+            block = weight[part].to(torch.float32, copy=True)
+            scale[part] = _step(block.abs().amax(dim=1) / 127)
+            codes[part] = block.div_(scale[part].float()[:, None]).round_().clamp_(-127, 127)
         return {"codes": codes, "scale": scale}
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
@@ -199,14 +198,14 @@ class Int4Linear(QuantizedLinear):
         codes = torch.empty(self.codes.shape, dtype=torch.uint8, device=weight.device)
         scale = torch.empty(self.scale.shape, dtype=SCALE_DTYPE, device=weight.device)
         for start in range(0, len(weight), BLOCK_ROWS):
-            block = _finite(weight[start : start + BLOCK_ROWS])
+            block = weight[start : start + BLOCK_ROWS].to(torch.float32, copy=True)
             block = F.pad(block, (0, 0, 0, -len(block) % PACK_ROWS))
             groups = block.view(len(block), -1, self.group_size)  # (rows, groups, group_size)
             least, most = groups.amin(dim=-1), groups.amax(dim=-1)
-            step = _positive((most - least) / 15)
+            step = _step((most - least) / 15)
             zero = (least + 8 * step.float()).to(SCALE_DTYPE)
-            steps = (groups - zero.float()[..., None]) / step.float()[..., None]
-            found = (steps.round() + 8).clamp(0, 15).to(torch.uint8).view(len(block), -1)
+            groups.sub_(zero.float()[..., None]).div_(step.float()[..., None])
+            found = groups.round_().add_(8).clamp_(0, 15).to(torch.uint8).view(len(block), -1)
             part = slice(start, start + len(block))
             codes[part] = pack_int4(found)
             scale[:, part] = torch.stack([step, zero], dim=-1).transpose(0, 1)
@@ -279,17 +278,16 @@ def unpack_int4(packed: Tensor) -> Tensor:
     return torch.stack([blocks & 15, blocks >> 4], dim=1).reshape(rows, 2 * half)
 
 
-def _finite(weight: Tensor) -> Tensor:
-    """In fp32."""
+def _step(step: Tensor) -> Tensor:
+    """Steps as they are stored, 1 where there is nothing to divide.
+
+    Raises:
+        ValueError: One is no number.
+    """
     require(
-        bool(weight.isfinite().all()),
+        bool(step.isfinite().all()),
         "a weight holds NaN or infinity, which no code stands for: load it without quantize",
     )
-    return weight.float()
-
-
-def _positive(step: Tensor) -> Tensor:
-    """Steps as they are stored, 1 where there is nothing to divide."""
     stored = step.to(SCALE_DTYPE)
     return torch.where(stored > 0, stored, torch.ones_like(stored))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from openjanus.config import JanusConfig, QuantizationConfig
 from openjanus.model.janus import JanusModel, build_model
-from openjanus.model.quantized import aligned, quantized_modules
+from openjanus.model.quantized import quantized_modules
 from openjanus.processor.text import TextTokenizer
 from openjanus.rules import near, require
 from openjanus.weights import deepseek, own, published, transformers
@@ -217,6 +217,9 @@ def _read_state(
         table: Their names.
         device: Where tensors go.
         dtype: Of those that are no codes; None keeps each one's own.
+
+    Nothing of a quantized model stays mapped: a tensor that is kept so would keep the pages of
+    those beside it that were quantized, and torch's kernels cannot read codes where they lie.
     """
     wanted = own.own_state(as_stored)
     expected, copies = _expected(as_stored.config, wanted, stored, table)
@@ -236,9 +239,9 @@ def _read_state(
                 state[f"{key.removesuffix('weight')}{own_name}"] = values.to(device, kind)
             return
         kind = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
-        if parts == 1 and kind == tensor.dtype and torch.device(device).type == "cpu":
-            whole = tensor.view(shape)  # as it lies in the file: nothing is copied
-            state[key] = whole if whole.is_floating_point() else aligned(whole)
+        is_as_stored = parts == 1 and kind == tensor.dtype and torch.device(device).type == "cpu"
+        if is_as_stored and model.config.quantization is None:
+            state[key] = tensor.view(shape)  # as it lies in the file: nothing is copied
             return
         if key not in state:
             state[key] = torch.empty(shape, dtype=kind, device=device)
