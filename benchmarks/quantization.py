@@ -38,7 +38,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import openjanus
-from openjanus.config import QuantizationConfig
 from openjanus.engine.sampling import guide
 from openjanus.eval.geneval import TAGS
 from openjanus.eval.stats import bootstrap_macro_interval
@@ -46,6 +45,7 @@ from openjanus.model.decoder import LanguageModel
 from openjanus.model.quantized import QuantizedLinear, quantize_layers, quantized_layers
 from openjanus.presets import preset
 from openjanus.processor.chat import parse_messages
+from openjanus.quantization import QuantizationConfig
 from openjanus.worlds.emoji.checks import checks_for_prompt
 from openjanus.worlds.emoji.judge import Judge, judge_drawings
 

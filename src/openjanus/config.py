@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from openjanus.quantization import QuantizationConfig
 from openjanus.rules import require, require_positive, require_temperature
 
 UND_SYSTEM_PROMPT = (
@@ -22,12 +23,6 @@ UND_SYSTEM_PROMPT = (
     "language."
 )
 """System prompt of the released models when they answer (none when they draw)."""
-
-QUANTIZATIONS = ("int8", "int4")
-"""Kinds of weights that take fewer bits than they were trained in."""
-GROUP_SIZES = (32, 64, 128)
-GROUP_SIZE = 64
-"""Of int4 where no other is asked for."""
 
 MAX_GUIDANCE_SCALE = 1000
 """Largest size of a guidance scale; far beyond it logits leave fp32."""
@@ -303,48 +298,6 @@ class DrawingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class QuantizationConfig:
-    """In what the decoder's linear layers are kept; the doors and the image head never are."""
-
-    kind: str
-    """``int8``, a scale for each output; or ``int4``, a scale and a zero for each group."""
-    group_size: int | None = None
-    """Inputs that share a scale in int4: 32, 64 or 128. int8 has no groups."""
-    lm_head: bool = False
-    """Whether the head for words is quantized too."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.kind in QUANTIZATIONS,
-            f"quantize must be {' or '.join(QUANTIZATIONS)}, got {self.kind!r}",
-        )
-        if self.kind == "int8":
-            require(
-                self.group_size is None,
-                f"int8 has a scale for each output and no groups, got group_size "
-                f"{self.group_size}: leave it out, or choose int4",
-            )
-            return
-        require(
-            self.group_size in GROUP_SIZES,
-            f"group_size must be one of {', '.join(map(str, GROUP_SIZES))}, got {self.group_size}",
-        )
-
-    def __str__(self) -> str:
-        groups = "" if self.group_size is None else f" in groups of {self.group_size}"
-        return f"{self.kind}{groups}{' with lm_head' if self.lm_head else ''}"
-
-    @classmethod
-    def by_name(cls, kind: str) -> QuantizationConfig:
-        """What a name alone stands for.
-
-        Raises:
-            ValueError: No such kind.
-        """
-        return cls(kind=kind, group_size=GROUP_SIZE if kind == "int4" else None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class JanusConfig:
     """A whole Janus: one decoder, a door for each face, and how its inputs are made."""
 
@@ -368,28 +321,7 @@ class JanusConfig:
         if self.one_vocabulary:
             self._check_one_vocabulary()
         if self.quantization is not None:
-            self._check_quantization(self.quantization)
-
-    def _check_quantization(self, chosen: QuantizationConfig) -> None:
-        language = self.language
-        require(
-            not (chosen.lm_head and (self.one_vocabulary or language.tie_word_embeddings)),
-            "lm_head of this model predicts pictures or is the embedding table, and neither is "
-            "quantized: leave it out of the quantization",
-        )
-        if chosen.group_size is None:
-            return
-        inputs = {
-            "hidden_size": language.hidden_size,
-            "intermediate_size": language.intermediate_size,
-            "num_attention_heads * head_dim": language.num_attention_heads * language.head_size,
-        }
-        for name, width in inputs.items():
-            require(
-                width % chosen.group_size == 0,
-                f"int4 in groups of {chosen.group_size} needs {name} to be a multiple of it, and "
-                f"it is {width}: choose a smaller group_size, or int8",
-            )
+            self.quantization.check(self.language, one_vocabulary=self.one_vocabulary)
 
     def _check_one_vocabulary(self) -> None:
         require(

@@ -20,9 +20,9 @@ from openjanus.config import (
     DrawingConfig,
     JanusConfig,
     ProcessorConfig,
-    QuantizationConfig,
     door_configs,
 )
+from openjanus.quantization import QuantizationConfig
 from openjanus.rules import near, require
 
 FORMAT_VERSION = 2

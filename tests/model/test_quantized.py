@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from openjanus.config import JanusConfig, QuantizationConfig
+from openjanus.config import JanusConfig
 from openjanus.model.janus import JanusModel, build_model, quantize_model
 from openjanus.model.quantized import (
     KERNEL_DTYPES,
@@ -22,6 +22,7 @@ from openjanus.model.quantized import (
     unpack_int4,
 )
 from openjanus.presets import preset
+from openjanus.quantization import QuantizationConfig
 
 INT8, INT4 = QuantizationConfig(kind="int8"), QuantizationConfig(kind="int4", group_size=32)
 SIZES = [(128, 256), (160, 320), (5, 64)]  # 160 and 5 outputs are not whole blocks of 64

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openjanus.config import QuantizationConfig
 from openjanus.engine.engine import _weights_version
 from openjanus.engine.page import rows_change_bits
 from openjanus.model.quantized import QuantizedLinear, is_aligned, quantized_modules
 from openjanus.pipeline import Janus, load
+from openjanus.quantization import QuantizationConfig
 from openjanus.weights.adapters import Adapter, save_adapter
 from openjanus.weights.donors import open_donor
 from openjanus.weights.formats import export_model, load_model

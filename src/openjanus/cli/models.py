@@ -23,8 +23,8 @@ from openjanus.cli.parsing import (
 
 if TYPE_CHECKING:
     from openjanus import Candidates, Drawing, PartialDrawing
-    from openjanus.config import QuantizationConfig
     from openjanus.pipeline.critic import JudgeQuestion
+    from openjanus.quantization import QuantizationConfig
 
 EMOJI_QUESTIONS = "emoji"
 """Name of the questions of the world that the nano knows."""
@@ -374,7 +374,7 @@ def _convert(args: argparse.Namespace) -> None:
 
 def _quantization(args: argparse.Namespace) -> QuantizationConfig | None:
     """How ``convert`` quantizes."""
-    from openjanus.config import QuantizationConfig
+    from openjanus.quantization import QuantizationConfig
 
     if args.quantize is None:
         if args.group_size is not None or args.quantize_lm_head:

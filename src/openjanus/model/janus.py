@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from openjanus.config import JanusConfig, QuantizationConfig
+from openjanus.config import JanusConfig
 from openjanus.model.attention import KVCache, Run
 from openjanus.model.decoder import LanguageModel
 from openjanus.model.doors import (
@@ -36,6 +36,7 @@ from openjanus.model.doors import (
     build_und_encoder,
 )
 from openjanus.model.quantized import QuantizedLinear, quantize_layers
+from openjanus.quantization import QuantizationConfig
 from openjanus.rules import require
 
 INIT_STD = 0.02

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.config import QuantizationConfig
+from openjanus.quantization import QuantizationConfig
 from openjanus.rules import require
 
 KERNEL_ROWS = 16

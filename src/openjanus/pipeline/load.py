@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from openjanus.config import JanusConfig, QuantizationConfig
+from openjanus.config import JanusConfig
 from openjanus.model.janus import JanusModel, build_model, quantize_model
 from openjanus.model.quantized import count_weights
 from openjanus.pipeline.janus import Janus
 from openjanus.presets import PRESETS, preset
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
+from openjanus.quantization import QuantizationConfig
 from openjanus.rules import near
 from openjanus.weights.adapters import merge_adapter, read_adapter
 from openjanus.weights.card import Origin, read_origin

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from openjanus.config import JanusConfig, QuantizationConfig
+from openjanus.config import JanusConfig
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.quantized import quantized_modules
 from openjanus.processor.text import TextTokenizer
+from openjanus.quantization import QuantizationConfig
 from openjanus.rules import near, require
 from openjanus.weights import deepseek, own, published, transformers
 from openjanus.weights.card import Origin, write_card
