@@ -173,6 +173,8 @@ def test_the_shape_of_a_batch_is_kept() -> None:
     layer = make("int4", random(5, 64))
     x = random(2, 3, 64)
     assert torch.equal(layer(x), layer(x.view(6, 64)).view(2, 3, 5))
+    assert layer(x[:0].bfloat16()).shape == (0, 3, 5)
+    assert layer.to("meta")(x.to("meta")).shape == (2, 3, 5)
 
 
 @pytest.mark.parametrize("chosen", [INT8, INT4, replace(INT8, lm_head=True)])

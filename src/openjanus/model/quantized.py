@@ -59,8 +59,6 @@ class QuantizedLinear(nn.Module):
 
     codes: Tensor
     scale: Tensor
-    stored_dtype: ClassVar[torch.dtype]
-    """Of the codes, in memory and in files."""
     kernel_width: ClassVar[int]
     """What the kernel's K must be a multiple of."""
 
@@ -83,7 +81,7 @@ class QuantizedLinear(nn.Module):
     def takes_kernel(self, rows: Tensor) -> bool:
         """Whether torch's kernel computes these (rows, K)."""
         return (
-            len(rows) <= KERNEL_ROWS
+            0 < len(rows) <= KERNEL_ROWS
             and rows.dtype in KERNEL_DTYPES
             and rows.device.type == "cpu"
             and not (rows.requires_grad and torch.is_grad_enabled())
@@ -124,7 +122,6 @@ class QuantizedLinear(nn.Module):
 class Int8Linear(QuantizedLinear):
     """A scale for each output; codes (outputs, K) from -127 to 127."""
 
-    stored_dtype = torch.int8
     kernel_width = ALIGNMENT
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -182,7 +179,6 @@ class Int4Linear(QuantizedLinear):
         group_size: Inputs that share a scale.
     """
 
-    stored_dtype = torch.uint8
     kernel_width = 32
 
     def __init__(self, in_features: int, out_features: int, group_size: int) -> None:
