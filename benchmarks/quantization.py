@@ -119,9 +119,7 @@ def measure_kl(options: argparse.Namespace) -> Figures:
     plain = load(options, None, "float32")
     lines = requests(options.prompts)
     drawings, answers = [], []
-    for line in tqdm(lines, desc="drawing and asking"):
-        prompt = line["prompt"]
-        drawing = plain.draw(prompt, seed=seed_of(prompt))
+    for prompt, drawing in tqdm(_drawn(plain, lines), "drawing and asking", len(lines)):
         question = checks_for_prompt(prompt)[0].question
         content = [
             {"type": "image", "image": drawing.images[0]},
@@ -165,6 +163,16 @@ def measure_kl(options: argparse.Namespace) -> Figures:
 # the judge's score of paired drawings
 
 
+def _drawn(
+    janus: openjanus.Janus, lines: list[dict[str, Any]]
+) -> Iterator[tuple[str, openjanus.Drawing]]:
+    """Prompts with their drawings, which are made some at a time."""
+    for start in range(0, len(lines), BATCH):
+        prompts = [line["prompt"] for line in lines[start : start + BATCH]]
+        seeds = [seed_of(prompt) for prompt in prompts]
+        yield from zip(prompts, janus.draw_batch(prompts, seed=seeds), strict=True)
+
+
 def drawn_right(
     options: argparse.Namespace, kind: str | None, lines: list[dict[str, Any]], referee: Judge
 ) -> tuple[list[bool], list[Tensor]]:
@@ -175,8 +183,7 @@ def drawn_right(
     name = "plain" if kind is None else kind
     for start in tqdm(range(0, len(lines), BATCH), desc=name):
         part = lines[start : start + BATCH]
-        prompts = [line["prompt"] for line in part]
-        drawn = janus.draw_batch(prompts, seed=[seed_of(prompt) for prompt in prompts])
+        drawn = [drawing for _, drawing in _drawn(janus, part)]
         verdicts = judge_drawings([one.images[0] for one in drawn], part, referee=referee)
         right += [verdict.correct for verdict in verdicts]
         ids += [one.image_ids[0] for one in drawn]
