@@ -6,10 +6,10 @@ dtype of the model, and codes are chosen for the scales as they were rounded: a 
 dtype and opened in another is the same model.
 
 The plain way makes the matrix again, a few outputs at a time, and multiplies; it runs anywhere.
-torch's own CPU kernels, which read the codes alone, are taken in 16 bits and up to ``KERNEL_ROWS``
+torch's own CPU kernels, which read the codes alone, are taken in 16 bits and up to ``kernel_rows``
 rows, where a trial on this machine has shown that they compute the same: with more rows they are
 slower than the plain way, and in fp32 always (there they are plain loops). A kernel's rows do not
-change with their number, as far as has been tried, so the bound is a page of the engine: one
+change with their number, as far as has been tried, so no bound is below a page of the engine: one
 drawing alone gets the ids that it gets among seven others.
 """
 
@@ -26,9 +26,6 @@ from torch import Tensor, nn
 
 from openjanus.quantization import QuantizationConfig
 from openjanus.rules import require
-
-KERNEL_ROWS = 16
-"""Most rows for which torch's kernels of quantized weights are asked."""
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 
@@ -61,6 +58,8 @@ class QuantizedLinear(nn.Module):
     scale: Tensor
     kernel_width: ClassVar[int]
     """What the kernel's K must be a multiple of."""
+    kernel_rows: ClassVar[int]
+    """Most rows for which the kernel is asked."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -81,7 +80,7 @@ class QuantizedLinear(nn.Module):
     def takes_kernel(self, rows: Tensor) -> bool:
         """Whether torch's kernel computes these (rows, K)."""
         return (
-            0 < len(rows) <= KERNEL_ROWS
+            0 < len(rows) <= self.kernel_rows
             and rows.dtype in KERNEL_DTYPES
             and rows.device.type == "cpu"
             and not (rows.requires_grad and torch.is_grad_enabled())
@@ -123,6 +122,7 @@ class Int8Linear(QuantizedLinear):
     """A scale for each output; codes (outputs, K) from -127 to 127."""
 
     kernel_width = ALIGNMENT
+    kernel_rows = 16
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
@@ -180,6 +180,7 @@ class Int4Linear(QuantizedLinear):
     """
 
     kernel_width = 32
+    kernel_rows = 64  # to make the matrix again takes longer than in int8
 
     def __init__(self, in_features: int, out_features: int, group_size: int) -> None:
         super().__init__(in_features, out_features)
