@@ -245,6 +245,30 @@ def test_convert_changes_the_dtype_when_told_to(tmp_path):
     assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
 
 
+def test_convert_quantizes_into_our_own_layout(tmp_path, capsys):
+    folder = str(tmp_path / "small")
+    assert main(["convert", "tiny", folder, "--quantize", "int4", "--group-size", "32"]) == 0
+    assert capsys.readouterr().out == f"{folder}\n"
+    assert main(["info", folder]) == 0
+    told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    told = {name.strip(): value.strip() for name, value in told.items()}
+    assert told["quantized"] == "int4 in groups of 32"
+    size = (tmp_path / "small" / "model.safetensors").stat().st_size
+    assert told["bytes of the weights"] == f"{size:,}"
+    assert main(["info", "tiny"]) == 0
+    plain = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert told["parameters in all"] in {value.strip() for value in plain.values()}
+    assert "quantized" not in {name.strip() for name in plain}
+    says = refused(capsys, "convert", folder, tmp_path / "x", "--format", "transformers")
+    assert "no place for quantized weights" in says
+    says = refused(capsys, "draw", "a car", "--model", folder, "--quantize", "int8")
+    assert "holds int4 in groups of 32, and quantize asks for int8" in says
+    options = ["--config", "tiny/stage2", "--run.dir", tmp_path / "run", "--init", f"[{folder}]"]
+    assert "quantized weights cannot be trained" in refused(capsys, "train", *options, "--dry-run")
+    assert main([str(argument) for argument in ["train", *options]]) == 2
+    assert "quantized weights cannot be trained" in capsys.readouterr().err
+
+
 def test_env_tells_versions_and_the_machine(capsys):
     import torch
 
@@ -399,6 +423,15 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["reconstruct", "missing.png", "--model", "tiny"], "missing.png"),
         (["info", "nanno"], "nanno"),
         (["convert", "tiny", "x"], "--format"),
+        (["convert", "tiny", "x", "--quantize", "int3"], "int8 or int4, got 'int3'"),
+        (["convert", "tiny", "x", "--group-size", "32"], "belong to --quantize"),
+        (["convert", "tiny", "x", "--quantize", "int8", "--group-size", "32"], "no groups"),
+        (["convert", "tiny", "x", "--quantize", "int4", "--group-size", "128"], "multiple of it"),
+        (
+            ["convert", "tiny", "x", "--quantize", "int8", "--format", "transformers"],
+            "no place for quantized weights",
+        ),
+        (["draw", "a car", "--model", "tiny", "--quantize", "fp8"], "int8 or int4, got 'fp8'"),
         (["convert", "tiny", "x", "--format", "gguf"], "unknown format 'gguf'"),
         (["convert", "tiny", "x", "--format", "deepseek"], "export it as 'transformers'"),
         (["convert", "tiny", "x", "--format", "transformers", "--dtype", "f8"], "unknown dtype"),

@@ -133,7 +133,8 @@ def test_functions() -> None:
     assert signature(openjanus.load) == (
         "(source: str | Path, *, device: torch.device | str = auto, "
         "dtype: torch.dtype | str = auto, revision: str | None = None, "
-        "adapter: str | Path | None = None) -> Janus"
+        "adapter: str | Path | None = None, "
+        "quantize: str | QuantizationConfig | None = None) -> Janus"
     )
     assert signature(openjanus.build) == (
         "(config_or_preset: JanusConfig | str, *, device: torch.device | str = meta, "

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from openjanus.quantization import QuantizationConfig
 from openjanus.rules import require, require_positive, require_temperature
 
 UND_SYSTEM_PROMPT = (
@@ -312,11 +313,15 @@ class JanusConfig:
     one_vocabulary: bool = False
     """Chameleon: the last ``codebook_size`` ids of ``language.vocab_size`` are the codebook's. One
     table embeds them, one head predicts them, and pictures to understand are such ids too."""
+    quantization: QuantizationConfig | None = None
+    """None keeps the decoder's linear layers as they were trained."""
 
     def __post_init__(self) -> None:
         self._check_doors()
         if self.one_vocabulary:
             self._check_one_vocabulary()
+        if self.quantization is not None:
+            self.quantization.check(self.language, one_vocabulary=self.one_vocabulary)
 
     def _check_one_vocabulary(self) -> None:
         require(
@@ -350,6 +355,14 @@ class JanusConfig:
                     f"und_encoder of type {self.und_encoder.type!r} lacks {attribute}: an "
                     "understanding door must say its picture size and its features an image",
                 )
+
+    def require_plain(self, where: object) -> None:
+        """Raise ``ValueError`` for quantized weights, which cannot be trained."""
+        require(
+            self.quantization is None,
+            f"{where} is quantized, and quantized weights cannot be trained: give the model that "
+            "it was made from",
+        )
 
     @property
     def text_vocab_size(self) -> int:

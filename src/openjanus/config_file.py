@@ -22,6 +22,7 @@ from openjanus.config import (
     ProcessorConfig,
     door_configs,
 )
+from openjanus.quantization import QuantizationConfig
 from openjanus.rules import near, require
 
 FORMAT_VERSION = 2
@@ -143,6 +144,7 @@ def parse_config(data: Mapping[str, Any], where: str = "config.json") -> JanusCo
         "gen_tokenizer": lambda v: parse_door(v, f"{where}: gen_tokenizer"),
         "processor": lambda v: parse_dataclass(ProcessorConfig, v, f"{where}: processor"),
         "drawing": lambda v: parse_dataclass(DrawingConfig, v, f"{where}: drawing"),
+        "quantization": lambda v: parse_dataclass(QuantizationConfig, v, f"{where}: quantization"),
         "extra_doors": lambda v: {
             name: parse_door(door, f"{where}: extra_doors.{name}") for name, door in v.items()
         },
@@ -172,6 +174,8 @@ def config_to_dict(config: JanusConfig) -> dict[str, Any]:
     data["drawing"] = dataclasses.asdict(config.drawing)
     if config.one_vocabulary:
         data["one_vocabulary"] = True  # left out where it is not so, as in LLAMA_LAYERS
+    if config.quantization is not None:
+        data["quantization"] = dataclasses.asdict(config.quantization)
     return data
 
 

@@ -34,6 +34,7 @@ import torch
 
 import openjanus
 import openjanus.pipeline.load
+from openjanus.model.quantized import count_weights
 
 
 def resident(name):
@@ -41,19 +42,19 @@ def resident(name):
         return next(int(line.split()[1]) for line in status if line.startswith(name)) * 1024
 
 
-folder, dtype, speak = sys.argv[1:]
+folder, dtype, speak, *quantize = sys.argv[1:]
 torch.set_num_threads(2)
 before = resident("VmRSS")
-janus = openjanus.load(folder, device="cpu", dtype=dtype)
+janus = openjanus.load(folder, device="cpu", dtype=dtype, quantize=(quantize or [None])[0])
 loading = resident("VmHWM") - before
-parameters = list(janus.model.parameters())
+parameters = [*janus.model.parameters(), *janus.model.buffers()]
 for parameter in parameters:  # mapped pages come in when they are used: all of them, now
     parameter.detach().flatten()[::512].sum()
 found = {
     "loading": loading,
     "peak": resident("VmHWM") - before,
     "weights": sum(p.nbytes for p in parameters),
-    "parameters": sum(p.numel() for p in parameters),
+    "parameters": count_weights(janus.model),
     "dtypes": sorted({str(p.dtype) for p in parameters}),
 }
 if speak == "yes":
@@ -95,7 +96,9 @@ def checkpoint(
         shutil.rmtree(place)
 
 
-def load(checkpoint: Written, dtype: str, *, speak: bool) -> dict[str, Any]:
+def load(
+    checkpoint: Written, dtype: str, *, speak: bool, quantize: str | None = None
+) -> dict[str, Any]:
     """Load in a fresh process, and say what it took; nothing else has any part in its memory."""
     needed = 1.3 * BYTES[dtype] * PARAMETERS[checkpoint.size]
     meminfo = Path("/proc/meminfo")
@@ -109,6 +112,7 @@ def load(checkpoint: Written, dtype: str, *, speak: bool) -> dict[str, Any]:
             f"{free / 1e9:.0f} GB are free"
         )
     command = [sys.executable, "-c", PROBE, str(checkpoint.folder), dtype, "yes" if speak else "no"]
+    command += [] if quantize is None else [quantize]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
     loading, peak, weights = found["loading"], found["peak"], found["weights"]
@@ -157,3 +161,14 @@ def test_a_released_size_loads_in_little_more_than_its_own_memory(
     assert_loaded(found, checkpoint, dtype)
     if speak:
         assert_spoken(found)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("checkpoint", [("pro-1b", "deepseek", "safetensors")], indirect=True)
+def test_a_quantized_model_loads_in_little_more_than_its_own_memory(
+    checkpoint: Written, kind: str
+) -> None:
+    found = load(checkpoint, "bfloat16", speak=False, quantize=kind)
+    assert found["parameters"] == PARAMETERS[checkpoint.size]
+    assert found["weights"] < 0.75 * BYTES["bfloat16"] * found["parameters"]
+    assert found["peak"] <= ALLOWED * found["weights"]

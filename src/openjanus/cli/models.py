@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from openjanus.cli.parsing import (
     add_adapter,
     add_model,
+    add_quantize,
     add_verb,
     load,
     parse_seed,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from openjanus import Candidates, Drawing, Janus, PartialDrawing
     from openjanus.pipeline.critic import JudgeQuestion
+    from openjanus.quantization import QuantizationConfig
 
 EMOJI_QUESTIONS = "emoji"
 """Name of the questions of the world that the nano knows."""
@@ -306,7 +309,8 @@ def _add_info(verbs: Any) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from openjanus.pipeline.load import describe
+    from openjanus.model.quantized import count_weights
+    from openjanus.pipeline.load import describe, stored_bytes
     from openjanus.weights.adapters import check_adapter, read_adapter
 
     origin, model, tokenizer = describe(args.model, revision=args.revision)
@@ -319,16 +323,16 @@ def _info(args: argparse.Namespace) -> None:
             f"whole: {adapter.num_parameters:,} numbers"
         )
     config, language = model.config, model.config.language
-    parts = {
-        name: sum(value.numel() for value in part.parameters())
-        for name, part in model.named_children()
-    }
-    total = sum({id(value): value.numel() for value in model.parameters()}.values())
+    parts = {name: count_weights(part) for name, part in model.named_children()}
+    size = stored_bytes(args.model, revision=args.revision)
+    quantization = config.quantization
     print_table(
         {
             "model": args.model,
             **{f"parameters of {name}": f"{count:,}" for name, count in parts.items() if count},
-            "parameters in all": f"{total:,}",
+            "parameters in all": f"{count_weights(model):,}",
+            **({} if quantization is None else {"quantized": f"{quantization}"}),
+            **({} if size is None else {"bytes of the weights": f"{size:,}"}),
             "decoder": f"{language.num_hidden_layers} layers of {language.hidden_size}, "
             f"{language.num_attention_heads} heads, {language.num_key_value_heads} of keys",
             "context": f"{language.max_position_embeddings} tokens",
@@ -355,9 +359,17 @@ def _add_convert(verbs: Any) -> None:
     parser.add_argument("model", metavar="SRC", help="folder, hub id or preset")
     parser.add_argument("folder", metavar="DST", type=Path, help="new folder")
     parser.add_argument(
-        "--format", required=True, help="openjanus, deepseek (the authors' code) or transformers"
+        "--format",
+        help="openjanus, deepseek (the authors' code) or transformers; openjanus with --quantize",
     )
     parser.add_argument("--dtype", default="keep", help="float32, bfloat16, ... (as they are)")
+    add_quantize(parser)
+    parser.add_argument(
+        "--group-size", type=int, help="inputs that share a scale in int4: 32, 64 or 128 (64)"
+    )
+    parser.add_argument(
+        "--quantize-lm-head", action="store_true", help="quantize the head for words too"
+    )
     add_adapter(parser)
     parser.add_argument("--revision", help="of a hub id: a branch, a tag or a commit")
     parser.add_argument(
@@ -370,9 +382,28 @@ def _convert(args: argparse.Namespace) -> None:
     from openjanus.pipeline.load import describe
     from openjanus.weights.formats import format_by_name, require_new
 
-    layout = format_by_name(args.format)
+    args.quantize = _quantization(args)
+    if args.format is None and args.quantize is None:
+        raise ValueError("--format is needed: openjanus, deepseek or transformers")
+    layout = format_by_name("openjanus" if args.format is None else args.format)
     require_new(args.folder)
-    layout.check(describe(args.model, revision=args.revision)[1].config)  # before it is loaded
+    config = describe(args.model, revision=args.revision)[1].config
+    if args.quantize is not None and config.quantization is None:
+        config = dataclasses.replace(config, quantization=args.quantize)
+    layout.check(config)  # before it is loaded
     janus = load(args)
-    janus.export(args.folder, args.format, max_shard_bytes=args.max_shard_bytes)
+    janus.export(args.folder, layout.name, max_shard_bytes=args.max_shard_bytes)
     print(args.folder)
+
+
+def _quantization(args: argparse.Namespace) -> QuantizationConfig | None:
+    """How ``convert`` quantizes."""
+    from openjanus.quantization import QuantizationConfig
+
+    if args.quantize is None:
+        if args.group_size is not None or args.quantize_lm_head:
+            raise ValueError("--group-size and --quantize-lm-head belong to --quantize: add it")
+        return None
+    chosen = QuantizationConfig.by_name(args.quantize)
+    size = chosen.group_size if args.group_size is None else args.group_size
+    return dataclasses.replace(chosen, group_size=size, lm_head=args.quantize_lm_head)

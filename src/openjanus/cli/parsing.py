@@ -86,6 +86,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="auto", help="auto, float32, bfloat16, ... (%(default)s)"
     )
+    add_quantize(parser)
+
+
+def add_quantize(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says in how many bits the decoder is kept."""
+    parser.add_argument(
+        "--quantize", help="int8 or int4: fewer bits for the decoder's layers (as they are)"
+    )
 
 
 def add_adapter(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +113,7 @@ def load(args: argparse.Namespace) -> Janus:
         dtype=args.dtype,
         revision=args.revision,
         adapter=args.adapter,
+        quantize=args.quantize,
     )
 
 

@@ -449,6 +449,6 @@ def _weights_version(model: JanusModel) -> int:
             id(weight)
             if weight.is_mkldnn
             else (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in model.parameters()
+            for weight in (*model.parameters(), *model.buffers())  # codes and scales are buffers
         )
     )

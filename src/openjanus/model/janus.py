@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -35,6 +36,9 @@ from openjanus.model.doors import (
     build_und_encoder,
 )
 from openjanus.model.packed import pack_layers
+from openjanus.model.quantized import QuantizedLinear, quantize_layers
+from openjanus.quantization import QuantizationConfig
+from openjanus.rules import require
 
 INIT_STD = 0.02
 
@@ -77,6 +81,8 @@ class JanusModel(nn.Module):
         self.config = config
         hidden_size = config.language.hidden_size
         self.language_model = LanguageModel(config.language)
+        if config.quantization is not None:
+            quantize_layers(self.language_model, config.quantization)
         self.vq = build_door(config.gen_tokenizer)
         self._build_faces()
         self.extra_encoders = nn.ModuleDict(
@@ -217,7 +223,7 @@ class JanusModel(nn.Module):
         head = self.text_logits if face == "text" else self.image_logits
         return head(hidden_states), targets
 
-    def head_layers(self) -> list[nn.Linear]:
+    def head_layers(self) -> list[nn.Linear | QuantizedLinear]:
         """The matrices that make logits of hidden states."""
         head = self.gen_head
         return [head.output_mlp_projector, head.vision_head, self.language_model.lm_head]
@@ -241,8 +247,13 @@ class JanusModel(nn.Module):
                 which may then be on the meta device; no door may fill itself.
 
         Raises:
-            ValueError: A door holds a parameter that none of these rules knows.
+            ValueError: A door holds a parameter that none of these rules knows, or the model is
+                quantized.
         """
+        require(
+            self.config.quantization is None,
+            "a quantized model has no fresh weights: make a plain one and quantize it",
+        )
         depth = 2 * self.config.language.num_hidden_layers
         filled: set[int] = set()
         for path, module in self.named_modules():
@@ -329,7 +340,7 @@ class OneVocabularyModel(JanusModel):
         first = 0 if face == "text" else self.config.text_vocab_size
         return self.language_model.lm_head(hidden_states), targets + first
 
-    def head_layers(self) -> list[nn.Linear]:
+    def head_layers(self) -> list[nn.Linear | QuantizedLinear]:
         """The one head's matrix."""
         return [self.language_model.lm_head]
 
@@ -389,6 +400,21 @@ def pack_model(model: JanusModel) -> int:
     """
     parts = [model.language_model, *([] if model.config.one_vocabulary else [model.gen_head])]
     return sum(pack_layers(part) for part in parts)
+
+
+def quantize_model(model: JanusModel, quantization: QuantizationConfig) -> None:
+    """Quantize the decoder's linear layers in place.
+
+    Args:
+        model: Plain; on the meta device shapes alone change.
+        quantization: How.
+
+    Raises:
+        ValueError: It cannot be quantized so.
+    """
+    config = replace(model.config, quantization=quantization)
+    quantize_layers(model.language_model, quantization)
+    model.config = config
 
 
 class _NoInit(TorchFunctionMode):

@@ -9,15 +9,18 @@ from pathlib import Path
 import torch
 
 from openjanus.config import JanusConfig
-from openjanus.model.janus import JanusModel, build_model
+from openjanus.model.janus import JanusModel, build_model, quantize_model
+from openjanus.model.quantized import count_weights
 from openjanus.pipeline.janus import Janus
 from openjanus.presets import PRESETS, preset
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
+from openjanus.quantization import QuantizationConfig
 from openjanus.rules import near
 from openjanus.weights.adapters import merge_adapter, read_adapter
 from openjanus.weights.card import Origin, read_origin
 from openjanus.weights.formats import open_checkpoint
 from openjanus.weights.hub import HUB_ID, fetch
+from openjanus.weights.shards import open_tensors
 
 LARGE_MODEL_PARAMETERS = 200_000_000
 """From here on ``dtype="auto"`` is bfloat16 on a CPU: half the memory to read each step."""
@@ -65,6 +68,7 @@ def load(
     dtype: torch.dtype | str = "auto",
     revision: str | None = None,
     adapter: str | Path | None = None,
+    quantize: str | QuantizationConfig | None = None,
 ) -> Janus:
     """Load a model that draws and answers.
 
@@ -79,15 +83,21 @@ def load(
         revision: Of a hub id: a branch, a tag or a commit.
         adapter: Folder of an adapter in peft's layout, by our names or transformers'; it is added
             to the weights. None loads the model as it is.
+        quantize: ``int8`` or ``int4`` keeps the decoder's linear layers in so many bits, or a
+            ``QuantizationConfig`` says how. Each layer is quantized as it is read; with an adapter
+            when that has been added, which takes the memory of the whole model. None loads the
+            weights as they are stored, quantized ones too.
 
     Raises:
         FileNotFoundError: No such folder, a file in it is missing, or the hub cannot be reached.
         KeyError: Unknown preset, the message names near matches; or a special token is missing.
         ValueError: A broken folder, an unknown device or dtype, a revision of no hub id, or an
-            adapter for another model.
+            adapter for another model; a model that cannot be quantized so, or is in another way;
+            or an adapter for a quantized one.
     """
     chosen = choose_device(device)
     added = None if adapter is None else read_adapter(adapter)
+    how = QuantizationConfig.by_name(quantize) if isinstance(quantize, str) else quantize
     if source == TINY and revision is None:
         config = preset(TINY)
         model = build_model(config, device="cpu")
@@ -95,12 +105,17 @@ def load(
         model = model.to(chosen, _dtype(dtype, config, chosen))
         if added is not None:
             merge_adapter(model, added, adapter)
+        if how is not None:
+            quantize_model(model, how)
         return Janus(model, byte_tokenizer(config.processor))
     folder = locate(source, revision=revision)
     checkpoint = open_checkpoint(folder)
-    model = checkpoint.load(device=chosen, dtype=_dtype(dtype, checkpoint.config, chosen))
+    kind = _dtype(dtype, checkpoint.config, chosen)
+    model = checkpoint.load(device=chosen, dtype=kind, quantize=how if added is None else None)
     if added is not None:
         merge_adapter(model, added, adapter)
+        if how is not None:
+            quantize_model(model, how)
     return Janus(model, checkpoint.tokenizer, origin=read_origin(str(source), folder))
 
 
@@ -140,6 +155,18 @@ def describe(
     folder = locate(source, revision=revision)
     checkpoint = open_checkpoint(folder)
     return read_origin(str(source), folder), build_model(checkpoint.config), checkpoint.tokenizer
+
+
+def stored_bytes(source: str | Path, *, revision: str | None = None) -> int | None:
+    """How large a model's files of weights are; None where it has none.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: As ``load``.
+    """
+    if source == TINY and revision is None:
+        return None
+    stored = open_tensors(locate(source, revision=revision))
+    return sum(path.stat().st_size for path in set(stored.files.values()))
 
 
 def _packaged(name: str) -> Path:
@@ -206,5 +233,5 @@ def _dtype(
         return _DTYPES[dtype]
     if device.type != "cpu":
         return None
-    size = sum(parameter.numel() for parameter in build_model(config).parameters())
+    size = count_weights(build_model(config))
     return torch.float32 if size < LARGE_MODEL_PARAMETERS else torch.bfloat16

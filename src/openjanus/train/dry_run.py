@@ -80,7 +80,9 @@ def _architecture(config: JanusTrainConfig, known: dict[str, JanusConfig]) -> Ja
     for name in config.init:
         folder = packaged[NANO] if name == NANO else beside(config.run.dir, name)
         if (folder / "config.json").is_file():
-            return detect_format(folder).read(folder)[0]
+            found = detect_format(folder).read(folder)[0]
+            found.require_plain(folder)
+            return found
         if name.split("/")[0] in known:
             return known[name.split("/")[0]]
         if name in PRESETS:

@@ -170,6 +170,7 @@ def _open_base(config: JanusTrainConfig, *, tell: bool) -> _Base:
                 "weights and a decoder of its own: leave it out"
             )
         checkpoint = open_checkpoint(chosen)
+        checkpoint.config.require_plain(chosen)
         base = _Base(checkpoint.config, checkpoint.tokenizer, checkpoint)
     else:
         model_config = _with_decoder(preset(chosen), config.decoder)

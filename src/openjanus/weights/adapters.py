@@ -210,8 +210,13 @@ def check_adapter(model: JanusModel, adapter: Adapter, source: object) -> None:
     """See that an adapter is for a model, which may be on the meta device.
 
     Raises:
-        ValueError: It is another's; one message says what does not fit.
+        ValueError: It is another's; one message says what does not fit. Or the model is quantized.
     """
+    require(
+        model.config.quantization is None,
+        f"the adapter in {source} is for plain weights, and the model is quantized: load the model "
+        "that it was made from, with the adapter and quantize",
+    )
     shapes = {key: tuple(tensor.shape) for key, tensor in model.named_parameters()}
     wanted = {f"{m}.weight": (len(b), a.shape[1]) for m, (a, b) in adapter.pairs.items()}
     wanted |= {key: tuple(tensor.shape) for key, tensor in adapter.whole.items()}

@@ -110,9 +110,11 @@ def write_card(folder: Path, config: JanusConfig, *, layout: str, origin: Origin
 def _sizes(config: JanusConfig) -> str:
     """What the model is, as a list."""
     language = config.language
+    quantized = "" if config.quantization is None else f", quantized: {config.quantization}"
     return (
         f"- decoder: {language.num_hidden_layers} layers of {language.hidden_size}, "
-        f"{language.num_attention_heads} heads, {language.num_key_value_heads} of keys and values\n"
+        f"{language.num_attention_heads} heads, {language.num_key_value_heads} of keys and values"
+        f"{quantized}\n"
         f"- understanding: pictures of {config.und_image_size} px, "
         f"{config.num_und_image_tokens} tokens each\n"
         f"- generation: pictures of {config.gen_image_size} px, {config.num_gen_image_tokens} ids "

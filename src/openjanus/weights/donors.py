@@ -238,7 +238,10 @@ def open_donor(path: Path, part: Part) -> Donor:
             "whole Janus serves as well"
         )
     layout = detect_format(path)
-    config = getattr(_janus_config(path, data), _FIELDS[part])
+    whole = _janus_config(path, data)
+    if part == "language_model":
+        whole.require_plain(path)
+    config = getattr(whole, _FIELDS[part])
     return Donor(path, part, config, FORMATS[layout.name].table, f"{part}.", open_tensors(path))
 
 

@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from openjanus.config import JanusConfig
 from openjanus.model.janus import JanusModel, build_model
+from openjanus.model.quantized import quantized_modules
 from openjanus.processor.text import TextTokenizer
+from openjanus.quantization import QuantizationConfig
 from openjanus.rules import near, require
 from openjanus.weights import deepseek, own, published, transformers
 from openjanus.weights.card import Origin, write_card
@@ -105,25 +107,46 @@ class Checkpoint:
     config: JanusConfig
     tokenizer: TextTokenizer
 
-    def load(self, *, device: torch.device | str, dtype: torch.dtype | None) -> JanusModel:
+    def load(
+        self,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype | None,
+        quantize: QuantizationConfig | None = None,
+    ) -> JanusModel:
         """Read the weights, tensor by tensor, straight to where they go.
 
         Args:
             device: Where the weights go.
             dtype: Of the weights; None keeps each tensor's own.
+            quantize: How linear layers are quantized, each as it is read; None leaves them as they
+                are stored.
 
         Raises:
             FileNotFoundError: No weights, or a shard is missing.
-            ValueError: A file is broken, or its tensors are not those that the config describes.
+            ValueError: A file is broken, or its tensors are not those that the config describes;
+                or they are quantized in another way.
         """
         stored = open_tensors(self.folder)
-        model = build_model(self.config, device="meta")
-        state = _read_state(model, stored, self.format.table, device, dtype)
+        as_stored = model = build_model(self.config, device="meta")
+        if quantize is not None and not self._is_quantized_as(quantize):
+            model = build_model(replace(self.config, quantization=quantize), device="meta")
+        state = _read_state(as_stored, model, stored, self.format.table, device, dtype)
         model.load_state_dict(state, strict=True, assign=True)
         if self.config.language.tie_word_embeddings:
             language_model = model.language_model
             language_model.lm_head.weight = language_model.model.embed_tokens.weight
         return model.eval()
+
+    def _is_quantized_as(self, quantize: QuantizationConfig) -> bool:
+        """Whether the weights are stored so; False where they are plain."""
+        found = self.config.quantization
+        require(
+            found is None or found == quantize,
+            f"{self.folder} holds {found}, and quantize asks for {quantize}: leave "
+            "quantize out, or give the model that it was made from",
+        )
+        return found is not None
 
     def read(self, put: Callable[[str, Tensor], None]) -> None:
         """Hand over the weights one by one: for a model of which there is a part here.
@@ -143,8 +166,8 @@ class Checkpoint:
         tables: list[Tensor] = []
 
         def take(name: str, tensor: Tensor) -> None:
-            _require_known(stored, name, tensor)
             key, part = table.key(name)
+            _require_known(stored, name, tensor, wanted.get(key))
             if copies and (name in copies or key == own.EMBEDDING_KEY):
                 tables.append(tensor)
             if name not in copies:
@@ -179,24 +202,46 @@ def load_model(
 
 
 def _read_state(
+    as_stored: JanusModel,
     model: JanusModel,
     stored: StoredTensors,
     table: KeyTable,
     device: torch.device | str,
     dtype: torch.dtype | None,
 ) -> dict[str, Tensor]:
-    """The model's tensors, after all names and shapes have proved right."""
-    wanted = own.own_state(model)
-    expected, copies = _expected(model.config, wanted, stored, table)
+    """A model's tensors, after all names and shapes have proved right.
+
+    Args:
+        as_stored: What the folder describes, on the meta device.
+        model: The same, or with layers that are quantized as they are read.
+        stored: The files.
+        table: Their names.
+        device: Where tensors go.
+        dtype: Of those that are no codes; None keeps each one's own.
+
+    Nothing of a quantized model stays mapped: a tensor that is kept so would keep the pages of
+    those beside it that were quantized, and torch's kernels cannot read codes where they lie.
+    """
+    wanted = own.own_state(as_stored)
+    expected, copies = _expected(as_stored.config, wanted, stored, table)
+    layers = {} if model is as_stored else quantized_modules(model)
     state: dict[str, Tensor] = {}
 
     def take(name: str, tensor: Tensor) -> None:
-        _require_known(stored, name, tensor)
         key, part = table.key(name)
+        _require_known(stored, name, tensor, wanted.get(key))
         shape = wanted[own.EMBEDDING_KEY if name in copies else key].shape
         parts = len(table.names(key))
-        kind = tensor.dtype if dtype is None else dtype
-        if parts == 1 and kind == tensor.dtype and torch.device(device).type == "cpu":
+        layer = layers.get(key.removesuffix(".weight"))
+        if layer is not None:
+            assert parts == 1
+            for own_name, values in layer.quantized(tensor.view(shape)).items():
+                kind = values.dtype if dtype is None or not values.is_floating_point() else dtype
+                state[f"{key.removesuffix('weight')}{own_name}"] = values.to(device, kind)
+            return
+        kind = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+        is_as_stored = parts == 1 and kind == tensor.dtype and torch.device(device).type == "cpu"
+        if is_as_stored and model.config.quantization is None:
             state[key] = tensor.view(shape)  # as it lies in the file: nothing is copied
             return
         if key not in state:
@@ -228,10 +273,14 @@ def _expected(
     return expected, copies
 
 
-def _require_known(stored: StoredTensors, name: str, tensor: Tensor) -> None:
+def _require_known(stored: StoredTensors, name: str, tensor: Tensor, wanted: Tensor | None) -> None:
+    """Codes are of one dtype, all else of any that weights may have."""
+    is_code = wanted is not None and not wanted.is_floating_point()
+    allowed = (wanted.dtype,) if wanted is not None and is_code else DTYPES
     require(
-        tensor.dtype in DTYPES,
-        f"{stored.source}: {name} is {tensor.dtype}: weights are of {', '.join(map(str, DTYPES))}",
+        tensor.dtype in allowed,
+        f"{stored.source}: {name} is {tensor.dtype}: {'codes' if is_code else 'weights'} are of "
+        f"{', '.join(map(str, allowed))}",
     )
 
 

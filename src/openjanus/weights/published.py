@@ -352,12 +352,18 @@ def require_llama(config: JanusConfig, layout: str) -> None:
     """These layouts know Llama's layers alone.
 
     Raises:
-        ValueError: The decoder has an option that Llama has not, or codes in its vocabulary.
+        ValueError: The decoder has an option that Llama has not, codes in its vocabulary, or
+            quantized weights.
     """
     require(
         not config.one_vocabulary,
         f"the {layout} layout has a head for words and one for codes, and this model has one "
         "vocabulary for both: save it in our own format",
+    )
+    require(
+        config.quantization is None,
+        f"the {layout} layout has no place for quantized weights: export the model that this one "
+        "was made from, or save it in our own format",
     )
     for name, theirs in LLAMA_LAYERS.items():
         ours = getattr(config.language, name)
