@@ -75,5 +75,5 @@ def test_their_model_shares_our_memory(janus):
 
 
 def test_what_they_cannot_hold_is_refused(inputs):
-    with pytest.raises(ValueError, match="cannot be given to transformers: .*leave it out"):
+    with pytest.raises(ValueError, match=r"cannot be given to transformers: .*leave it out"):
         Theirs(load_random("tiny-semantic", device="cpu"), inputs)
