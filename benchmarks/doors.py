@@ -57,15 +57,19 @@ class TwoSteps(nn.Module):
 
 
 @torch.no_grad()
-def fill(module: nn.Module) -> None:
-    """Weights that keep signals near 1 and leave no bias or gain at its neutral value."""
+def fill(module: nn.Module, dtype: torch.dtype) -> None:
+    """Weights that keep signals near 1 and leave no bias or gain at its neutral value.
+
+    They are what a dtype can hold, so that the weights themselves are the same in fp32.
+    """
     generator = torch.Generator().manual_seed(0)
     for name, value in module.named_parameters():
         noise = torch.randn(value.shape, generator=generator)
         if value.ndim > 1:
-            value.copy_(noise if "embedding" in name else noise * value[0].numel() ** -0.5)
+            noise = noise if "embedding" in name else noise * value[0].numel() ** -0.5
         else:
-            value.copy_(noise * 0.1 + (1.0 if name.endswith("weight") else 0.0))
+            noise = noise * 0.1 + (1.0 if name.endswith("weight") else 0.0)
+        value.copy_(noise.to(dtype))
 
 
 def give(part: nn.Module, ours: str, module: nn.Module, theirs: str) -> None:
@@ -83,7 +87,7 @@ def their_config(dtype: torch.dtype) -> Any:
 def vq_runs(dtype: torch.dtype) -> tuple[dict[str, Run], Tensor]:
     """Who decodes a picture, and what comes out in fp32."""
     vq: Any = build_door(CONFIG.gen_tokenizer)
-    fill(vq)
+    fill(vq, dtype)
     ids = torch.randint(16384, (1, 576), generator=torch.Generator().manual_seed(0))
     exact = vq.decode_ids(ids)
     vq = vq.to(dtype).eval()
@@ -108,19 +112,19 @@ def und_runs(dtype: torch.dtype) -> tuple[dict[str, Run], Tensor]:
     aligner_size = CONFIG.language.hidden_size
     encoder: Any = build_door(CONFIG.und_encoder)
     aligner: Any = Aligner(encoder.output_size, aligner_size)
-    fill(encoder)
-    fill(aligner)
+    fill(encoder, dtype)
+    fill(aligner, dtype)
     size = CONFIG.und_image_size
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(1, 3, size, size, generator=generator) * 2 - 1
-    exact = aligner(encoder(pixels))
+    narrow = pixels.to(dtype)
+    exact = aligner(encoder(narrow.float()))
     encoder, aligner = encoder.to(dtype).eval(), aligner.to(dtype).eval()
     their_encoder: Any = JanusVisionModel(config)
     their_aligner: Any = JanusVisionAlignerMLP(config)
     give(encoder, "und_encoder.", their_encoder, "model.vision_model.")
     give(aligner, "und_aligner.", their_aligner, "model.aligner.")
     their_encoder, their_aligner = their_encoder.to(dtype).eval(), their_aligner.to(dtype).eval()
-    narrow = pixels.to(dtype)
     runs: dict[str, Run] = {
         "ours": lambda: aligner(encoder(narrow)),
         "theirs": lambda: their_aligner(their_encoder(narrow).last_hidden_state),
