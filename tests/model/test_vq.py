@@ -190,13 +190,13 @@ def test_upsampling_in_one_is_upsampling_and_a_convolution(dtype: torch.dtype, a
     x = random(2, 6, 5, 7).to(dtype)  # no square: rows and columns are not to be confused
     with torch.enable_grad():
         expected = upsample(x)
-    found = upsample(x)
-    assert expected.requires_grad and not found.requires_grad
+    found = upsample.in_one(x)
+    assert expected.requires_grad
     assert found.dtype == dtype
     torch.testing.assert_close(found, expected.detach(), atol=atol, rtol=atol)
-    if dtype == torch.float32:
-        torch.testing.assert_close(upsample.in_one(x), found)
-        assert upsample.to("meta")(x.to("meta")).shape == found.shape  # as on an accelerator
+    # Taken in bf16 alone: elsewhere the bits stay what they were.
+    assert torch.equal(upsample(x), found if dtype == torch.bfloat16 else expected)
+    assert upsample.to("meta")(x.to("meta")).shape == found.shape  # as on an accelerator
 
 
 def test_a_shortcut_only_where_widths_change() -> None:
