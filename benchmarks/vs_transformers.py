@@ -35,13 +35,11 @@ import torch
 from full_size import IDS, write_checkpoint
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import (
-    ClassifierFreeGuidanceLogitsProcessor,
-    JanusForConditionalGeneration,
-    StaticCache,
-)
+from transformers import JanusForConditionalGeneration
 
 import openjanus
+from openjanus.bench.machine import read_bandwidth
+from openjanus.bench.transformers import TheirAnswer, TheirDrawing
 from openjanus.engine.engine import Engine
 from openjanus.engine.request import ChatRequest, DrawRequest
 from openjanus.pipeline.janus import Janus
@@ -49,6 +47,7 @@ from openjanus.pipeline.janus import Janus
 SIZE = "pro-1b"
 BOS = 100000
 GUIDANCE_SCALE = 5.0
+BANDWIDTH_BYTES = 2**31
 PROMPT = "a photo of a red apple on a wooden table"
 FIRST_WORD_PROMPT = (BOS, *range(40, 80))
 
@@ -87,62 +86,6 @@ def text_prompt(length: int, last: int) -> tuple[int, ...]:
     return (BOS, *(97 + i % 26 for i in range(length - 2)), last)
 
 
-class TheirDrawing:
-    """``JanusForConditionalGeneration.generate`` in image mode, a step at a time."""
-
-    def __init__(self, model: Any, prompt: tuple[int, ...], num_images: int, room: int) -> None:
-        self.model = model
-        cond = torch.tensor([prompt]).repeat(num_images, 1)
-        uncond = torch.full_like(cond, IDS[SIZE].pad)
-        uncond[:, 0], uncond[:, -1] = prompt[0], prompt[-1]
-        self.input_ids = cond
-        self.mask = torch.ones(2 * num_images, len(prompt), dtype=torch.int64)
-        self.cache = StaticCache(
-            config=model.config.get_text_config(), max_cache_len=len(prompt) + room
-        )
-        self.embeds = model.get_input_embeddings()(torch.cat([cond, uncond]))
-        self.guide: Any = ClassifierFreeGuidanceLogitsProcessor(GUIDANCE_SCALE)
-
-    def step(self) -> None:
-        """Sample an id of every image."""
-        outputs = self.model.model.language_model(
-            inputs_embeds=self.embeds,
-            attention_mask=self.mask,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        scores = self.model.model.generation_head(outputs.last_hidden_state[:, -1, :].clone())
-        scores = self.guide(self.input_ids, scores)
-        ids = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(-1)
-        ids = torch.cat([ids, ids]).unsqueeze(-1)
-        self.embeds = self.model.prepare_embeddings_for_image_generation(ids)
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=-1)
-
-
-class TheirAnswer:
-    """Greedy ``generate`` of text, a step at a time."""
-
-    def __init__(self, model: Any, prompt: tuple[int, ...]) -> None:
-        self.model = model
-        self.ids = torch.tensor([prompt])
-        self.mask = torch.ones_like(self.ids)
-        self.cache = None
-
-    def step(self) -> int:
-        """The next id."""
-        outputs = self.model(
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache = outputs.past_key_values
-        self.ids = outputs.logits[:, -1, :].float().argmax(-1, keepdim=True)
-        self.mask = torch.cat([self.mask, self.mask.new_ones(1, 1)], dim=-1)
-        return int(self.ids)
-
-
 def our_drawing(janus: Janus, prompt: tuple[int, ...], num_images: int) -> Engine:
     """An engine that draws the images."""
     uncond = (prompt[0], *[IDS[SIZE].pad] * (len(prompt) - 2), prompt[-1])
@@ -170,17 +113,6 @@ def our_answer(model: Any, prompt: tuple[int, ...], limit: int) -> Engine:
 def num_bytes(*parts: nn.Module) -> int:
     """Of the parameters of some modules."""
     return sum(p.nbytes for part in parts for p in part.parameters())
-
-
-def read_bandwidth() -> float:
-    """Bytes that this machine reads in a second: the best of some sums over 2 GB."""
-    block = torch.ones(2**29)
-    times = []
-    for _ in range(7):
-        began = time.perf_counter()
-        block.sum()
-        times.append(time.perf_counter() - began)
-    return block.nbytes / min(times)
 
 
 def load_once(who: str, folder: Path) -> float:
@@ -226,7 +158,14 @@ def race_steps(janus: Janus, their: Any, steps: int, behind: int) -> Iterator[Ro
     prompt = text_prompt(behind, IDS[SIZE].boi)
     for name, count, goal in (("image step", 1, 1.3), ("image step, 4 images", 4, None)):
         ours = our_drawing(janus, prompt, count)
-        theirs = TheirDrawing(their, prompt, count, room=576 + 32 - behind)
+        theirs = TheirDrawing(
+            their,
+            prompt,
+            IDS[SIZE].pad,
+            num_images=count,
+            room=576 + 32 - behind,
+            guidance_scale=GUIDANCE_SCALE,
+        )
         yield Row(name, goal, image_bytes).race(ours.step, theirs.step, steps)
     prompt = text_prompt(behind, 97)
     answer, their_answer = our_answer(janus.model, prompt, steps + 8), TheirAnswer(their, prompt)
@@ -241,10 +180,10 @@ def race_pictures(janus: Janus, their: Any, rounds: int) -> Iterator[Row]:
     pixels = torch.rand(1, 3, 384, 384, generator=generator, dtype=torch.bfloat16) * 2 - 1
     vq: Any = janus.model.vq
     und = (janus.model.und_encoder, janus.model.und_aligner)
-    yield Row("VQ decode", 2.0, num_bytes(vq.decoder)).race(
+    yield Row("VQ decode", 2.5, num_bytes(vq.decoder)).race(
         lambda: vq.decode_ids(ids), lambda: their.model.vqmodel.decode(ids), rounds
     )
-    yield Row("SigLIP and aligner", 1.3, num_bytes(*und)).race(
+    yield Row("SigLIP and aligner", 1.5, num_bytes(*und)).race(
         lambda: janus.model.embed_und(pixels),
         lambda: their.model.get_image_features(pixels),
         rounds,
@@ -364,7 +303,7 @@ def main() -> None:
         print(load_once(options.load_once, options.folder))
         return
     found: dict[str, dict[str, Any]] = {}
-    bandwidth = read_bandwidth()
+    bandwidth = read_bandwidth(torch.device("cpu"), BANDWIDTH_BYTES)
     print(f"{options.threads} threads, bfloat16, {bandwidth / 1e9:.1f} GB/s read; ours | theirs")
     with checkpoint(options.folder, options.layers) as folder, torch.inference_mode():
         if options.loads > 0:

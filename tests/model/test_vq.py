@@ -179,6 +179,26 @@ def test_upsampling_repeats_pixels() -> None:
     assert torch.equal(up(x)[0, 0], expected)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2), (torch.float64, 1e-12)]
+)
+def test_upsampling_in_one_is_upsampling_and_a_convolution(dtype: torch.dtype, atol: float) -> None:
+    upsample = Upsample(6)
+    for name, value in upsample.named_parameters():
+        value.copy_(random(*value.shape, seed=len(name)) / 6)
+    upsample = upsample.to(dtype)
+    x = random(2, 6, 5, 7).to(dtype)  # no square: rows and columns are not to be confused
+    with torch.enable_grad():
+        expected = upsample(x)
+    found = upsample.in_one(x)
+    assert expected.requires_grad
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected.detach(), atol=atol, rtol=atol)
+    # Taken in bf16 alone: elsewhere the bits stay what they were.
+    assert torch.equal(upsample(x), found if dtype == torch.bfloat16 else expected)
+    assert upsample.to("meta")(x.to("meta")).shape == found.shape  # as on an accelerator
+
+
 def test_a_shortcut_only_where_widths_change() -> None:
     assert "nin_shortcut.weight" in ResBlock(32, 64, 32).state_dict()
     assert "nin_shortcut.weight" not in ResBlock(32, 32, 32).state_dict()

@@ -119,6 +119,31 @@ def load(
     return Janus(model, checkpoint.tokenizer, origin=read_origin(str(source), folder))
 
 
+def load_random(
+    name: str, *, device: torch.device | str = "auto", dtype: torch.dtype | str = "auto"
+) -> Janus:
+    """A model of an architecture's full size with weights that mean nothing: to time it.
+
+    It takes no more memory than the weights in their dtype; words are bytes.
+
+    Args:
+        name: Of the architecture.
+        device: As ``load``.
+        dtype: As ``load``.
+
+    Raises:
+        KeyError: Unknown name; the message names near matches.
+        ValueError: As ``load``.
+    """
+    config = preset(name)
+    chosen = choose_device(device)
+    model = build_model(config, dtype=_dtype(dtype, config, chosen)).to_empty(device="cpu")
+    if config.language.tie_word_embeddings:  # each of the two has got memory of its own
+        model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
+    model.init_weights(torch.Generator().manual_seed(0))
+    return Janus(model.to(chosen).eval(), byte_tokenizer(config.processor))
+
+
 def locate(source: str | Path, *, revision: str | None = None) -> Path:
     """The folder of a model, fetched from the hub if need be.
 

@@ -1,0 +1,104 @@
+"""Verb on speed: bench."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openjanus.cli.parsing import DEFAULT_MODEL, add_model, add_verb, load, print_table
+from openjanus.rules import require, require_at_least_one
+
+if TYPE_CHECKING:
+    from openjanus import Janus
+    from openjanus.bench.measure import Rival
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add this module's verb."""
+    parser = add_verb(verbs, "bench", _bench, "measure how fast a model is on this machine")
+    add_model(parser)
+    parser.add_argument(
+        "--random",
+        metavar="PRESET",
+        help="an architecture with random weights in the model's place: janus-pro-1b",
+    )
+    parser.add_argument("--batch", type=int, default=4, help="pictures at once (%(default)s)")
+    parser.add_argument("--steps", type=int, default=32, help="timed of each kind (%(default)s)")
+    parser.add_argument(
+        "--pictures", type=int, default=8, help="timed through each door (%(default)s)"
+    )
+    parser.add_argument(
+        "--whole", type=int, default=0, help="pictures drawn from words to pixels (%(default)s)"
+    )
+    parser.add_argument("--threads", type=int, help="of the processor; torch's own choice if left")
+    parser.add_argument(
+        "--against", choices=["transformers"], help="time it too, with the same weights, by turns"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the result is written")
+    parser.add_argument(
+        "--row", action="store_true", help="print a row for the table in docs/benchmarking.md"
+    )
+
+
+def _bench(args: argparse.Namespace) -> None:
+    import torch
+
+    from openjanus.bench import BenchOptions, measure
+
+    options = BenchOptions(
+        batch=args.batch, steps=args.steps, pictures=args.pictures, whole=args.whole
+    )
+    if args.json is not None:
+        require(not args.json.is_dir(), f"--json {args.json} is a folder: give a file")
+    if args.threads is not None:
+        require_at_least_one("--threads", args.threads)
+        torch.set_num_threads(args.threads)
+    rival, against = _rival(args.against)  # before anything is loaded: it may be missing
+    janus = _load(args)
+    result = measure(
+        janus,
+        options,
+        name=args.model if args.random is None else args.random,
+        random_weights=args.random is not None,
+        rival=rival,
+        against=against,
+    )
+    print_table(result.lines())
+    if args.row:
+        print(result.row())
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(result.as_data(), indent=1, ensure_ascii=False) + "\n"
+        args.json.write_text(text, encoding="utf-8")
+        print(f"written to {args.json}", file=sys.stderr)
+
+
+def _rival(name: str | None) -> tuple[Rival | None, str | None]:
+    """Who is timed too, and its version."""
+    if name is None:
+        return None, None
+    from openjanus.bench.transformers import VERSION, Theirs
+
+    return Theirs, f"transformers {VERSION}"
+
+
+def _load(args: argparse.Namespace) -> Janus:
+    if args.random is None:
+        return load(args)
+    require(
+        args.model == DEFAULT_MODEL,
+        f"--random takes the place of --model, got {args.random} and {args.model}: "
+        "leave one of them out",
+    )
+    for option in ("adapter", "revision"):
+        require(
+            getattr(args, option) is None,
+            f"--{option} belongs to a model with weights, and --random has none of its own: "
+            "leave one of them out",
+        )
+    from openjanus.pipeline.load import load_random
+
+    return load_random(args.random, device=args.device, dtype=args.dtype)
