@@ -85,6 +85,7 @@ def test_the_nano_draws_what_it_scores(nano: openjanus.Janus) -> None:
     assert drawing.images[0].size == (96, 96)
     assert nano.config.drawing == preset(NANOS[-1].name).drawing
     scale = drawing.options.guidance_scale
+    assert isinstance(scale, float)
     scores = nano.score_image("a photo of an apple", drawing.image_ids[0], guidance_scale=scale)
     assert torch.isfinite(scores).all()
     assert float(scores.mean()) > -4  # chance is -6.9

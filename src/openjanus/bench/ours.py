@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from openjanus.bench.inputs import Inputs
 from openjanus.engine.engine import Engine
+from openjanus.engine.options import EngineOptions
 from openjanus.engine.request import ChatRequest, DrawRequest, FailedEvent, Request
 from openjanus.model.doors import ImageTokenizer
 from openjanus.pipeline.janus import Janus
@@ -61,8 +62,12 @@ class Ours:
         return lambda: self._vq.decode_ids(self._inputs.image_ids)
 
     def _steps(self, requests: list[Request]) -> Callable[[], object]:
-        """Steps of an engine that begins its requests again when they are done."""
-        engine = Engine(self._model, image_pad_id=self._inputs.image_pad_id)
+        """Steps of an engine that begins its requests again when they are done.
+
+        One id of a drawing a step: what looking ahead saves is the model's doing, not the machine's.
+        """
+        options = EngineOptions(look_ahead=1)
+        engine = Engine(self._model, image_pad_id=self._inputs.image_pad_id, options=options)
 
         def step() -> None:
             if not engine.has_work:

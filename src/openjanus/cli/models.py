@@ -77,6 +77,7 @@ def _add_draw(verbs: Any) -> None:
 
 def _draw(args: argparse.Namespace) -> None:
     janus = load(args)
+    janus.pack()
     options = {
         "n": args.n,
         "seed": args.seed,
@@ -189,6 +190,7 @@ def _chat(args: argparse.Namespace) -> None:
 
     images = [open_image(path) for path in args.image]
     janus = load(args)
+    janus.pack()
     messages: list[dict[str, Any]] = []
     for question in _questions(args.question):
         messages.append({"role": "user", "content": question})
@@ -261,6 +263,7 @@ def _compose(args: argparse.Namespace) -> None:
 
     images = [open_image(path) for path in args.image]
     janus = load(args)
+    janus.pack()
     count = 0
     for piece in janus.compose_stream(
         args.prompt,
