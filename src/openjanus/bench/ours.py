@@ -64,7 +64,7 @@ class Ours:
     def _steps(self, requests: list[Request]) -> Callable[[], object]:
         """Steps of an engine that begins its requests again when they are done.
 
-        One id of a drawing a step: what looking ahead saves is the model's doing, not the machine's.
+        One id of a drawing a step: what looking ahead saves is the model's doing alone.
         """
         options = EngineOptions(look_ahead=1)
         engine = Engine(self._model, image_pad_id=self._inputs.image_pad_id, options=options)
