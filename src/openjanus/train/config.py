@@ -165,6 +165,12 @@ class JanusTrainConfig:
             raise ValueError(
                 f"run.best.metric is {metric!r}, and val.every is 0: add --val.every STEPS"
             )
+        scored = tuple(f"eval_{task.task}_" for task in self.val.tasks)
+        if metric.startswith("eval_") and not metric.startswith(scored):
+            raise ValueError(
+                f"run.best.metric is {metric!r}, the score of a task, and val.tasks does not name "
+                f"it: its scores are {', '.join(f'{name}...' for name in scored) or 'none'}"
+            )
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; {near(self.preset, list(PRESETS))}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
