@@ -36,7 +36,7 @@ from openjanus.train.run_config import RunConfig
 from openjanus.train.semantic_config import SemanticTrainConfig
 from openjanus.train.semantic_trainer import SemanticTrainer, init_semantic
 from openjanus.train.siglip_config import SiglipTrainConfig
-from openjanus.train.siglip_trainer import SiglipTrainer, regions_of
+from openjanus.train.siglip_trainer import SiglipTrainer, pair_of
 from openjanus.train.stages import count_by_part
 from openjanus.train.start import (
     beside,
@@ -354,13 +354,7 @@ def _run_siglip(config: SiglipTrainConfig, world: World) -> None:
     encoder = SiglipEncoder(door)
     tokenizer = read_tokenizer(config.run.dir, config.tokenizer, model_config.processor)
     source = build_source(config.source.type, config.source.options)
-    item = source[0]
-    if not (isinstance(item, tuple) and len(item) == 2):
-        raise ValueError(
-            f"source {config.source.type!r} gives no pictures with what they show: take one that "
-            "does, such as emoji-pairs or emoji-regions"
-        )
-    regions_of(item[1])
+    pair_of(source[0])
     trainer = SiglipTrainer(
         encoder,
         tokenizer,

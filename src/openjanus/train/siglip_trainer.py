@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from openjanus.config import DecoderConfig, ProcessorConfig
 from openjanus.data.mixture import Mixture
-from openjanus.data.samples import Region
+from openjanus.data.samples import IMAGE_MARK, Region, Sample
 from openjanus.data.sources import Source
 from openjanus.model.decoder import Decoder
 from openjanus.model.siglip import SiglipEncoder
@@ -114,6 +114,28 @@ def regions_of(told: object) -> tuple[Region, ...]:
     raise ValueError(
         "what is told of a picture must be its caption or a tuple of Region, got "
         f"{type(told).__name__} {told!r:.80}: take a source such as emoji-pairs or emoji-regions"
+    )
+
+
+def pair_of(item: object) -> tuple[Any, tuple[Region, ...]]:
+    """What a source gives, as a picture and what is told of it.
+
+    Args:
+        item: A pair of a picture and a caption or regions; or a sample of one picture, to draw or
+            to understand, whose caption is what is said last.
+
+    Raises:
+        ValueError: Neither.
+    """
+    if isinstance(item, tuple) and len(item) == 2:
+        return item[0], regions_of(item[1])
+    if isinstance(item, Sample) and item.turns:
+        caption = item.turns[-1].text.replace(IMAGE_MARK, "").strip()
+        if len(item.pictures) == 1 and caption:
+            return item.pictures[0], regions_of(caption)
+    raise ValueError(
+        f"the source gives no pictures with what they show, but a {type(item).__name__}: take one "
+        "that does, such as caption-jsonl, emoji-pairs or emoji-regions"
     )
 
 
@@ -249,8 +271,8 @@ class SiglipTrainer:
     Args:
         encoder: Filled with fresh values here.
         tokenizer: Of the captions.
-        source: (uint8 picture, caption) pairs, or pictures with their regions; the last
-            ``eval_pairs`` are never trained on.
+        source: (uint8 picture, caption) pairs, pictures with their regions, or samples of a picture
+            and its caption; the last ``eval_pairs`` are never trained on.
         processor_config: How pictures are normalised.
         config: The run.
         start: Called with the encoder thereafter, to put better values in.
@@ -315,10 +337,10 @@ class SiglipTrainer:
 
     def _items(self, indices: Sequence[int]) -> tuple[Tensor, list[Sequence[Region]]]:
         """(B, 3, S, S) pixel values, and the regions of each picture."""
-        pairs = [self.source[index] for index in indices]
+        pairs = [pair_of(self.source[index]) for index in indices]
         pictures = [open_image(picture) for picture, _ in pairs]
         pixels = und_pixel_values(pictures, self.encoder.config.image_size, self.processor_config)
-        return pixels.to(self.world.device), [regions_of(told) for _, told in pairs]
+        return pixels.to(self.world.device), [told for _, told in pairs]
 
     def _autocast(self) -> torch.autocast:
         kind = self.world.device.type
