@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from openjanus.config import DoorConfig, SemanticConfig, SiglipConfig, VQConfig
+from openjanus.data.fetching import first_readable
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
@@ -354,7 +355,7 @@ def _run_siglip(config: SiglipTrainConfig, world: World) -> None:
     encoder = SiglipEncoder(door)
     tokenizer = read_tokenizer(config.run.dir, config.tokenizer, model_config.processor)
     source = build_source(config.source.type, config.source.options)
-    pair_of(source[0])
+    pair_of(first_readable(source))
     trainer = SiglipTrainer(
         encoder,
         tokenizer,

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.config import DecoderConfig, ProcessorConfig
-from openjanus.data.mixture import Mixture
+from openjanus.data.mixture import Mixture, stable_hash
 from openjanus.data.samples import IMAGE_MARK, Region, Sample
 from openjanus.data.sources import Source
 from openjanus.model.decoder import Decoder
@@ -30,6 +30,7 @@ from openjanus.model.siglip import SiglipEncoder
 from openjanus.processor.image import open_image, und_pixel_values
 from openjanus.processor.text import TextTokenizer
 from openjanus.train.fast_forward import run_encoder
+from openjanus.train.mended import Mended
 from openjanus.train.optim import Optimizers
 from openjanus.train.parallel import ALONE, World
 from openjanus.train.replicas import all_rows, check_batch, own_part, sum_gradients
@@ -307,6 +308,13 @@ class SiglipTrainer:
                 f"too few for batches of {config.batch_size}"
             )
         self.mixture = Mixture({"und": [num_pairs]}, {"und": [1]}, (1, 0, 0), seed=config.run.seed)
+        self._pairs = Mended(
+            lambda index: pair_of(source[index]),
+            key=lambda index: f"{config.source.type}/{index}",
+            instead=self._instead,
+            limit=config.max_bad_samples,
+            world=world,
+        )
         self.towers = TwoTowers(encoder, tokenizer.vocab_size, config)
         self.towers.init_weights(torch.Generator().manual_seed(config.run.seed))
         if start is not None:
@@ -316,6 +324,14 @@ class SiglipTrainer:
             self.towers.named_parameters(), config.optim, muon_takes=BLOCKS
         )
         self._keys: list[str] = []
+
+    def _instead(self, index: int, attempt: int) -> int:
+        """Another pair for a broken one; what is held back is replaced by what is held back."""
+        length = len(self.source)
+        edge = length - self.config.eval_pairs
+        first, end = (edge, length) if index >= edge else (0, edge)
+        draw = stable_hash("replacement", self.config.run.seed, index, attempt)
+        return first + draw % (end - first)
 
     def _read(self, captions: Sequence[str]) -> Tensor:
         """(U, embed_size) unit vectors; each process reads its part, and has all of them."""
@@ -337,7 +353,7 @@ class SiglipTrainer:
 
     def _items(self, indices: Sequence[int]) -> tuple[Tensor, list[Sequence[Region]]]:
         """(B, 3, S, S) pixel values, and the regions of each picture."""
-        pairs = [pair_of(self.source[index]) for index in indices]
+        pairs = [self._pairs.read(index) for index in indices]
         pictures = [open_image(picture) for picture, _ in pairs]
         pixels = und_pixel_values(pictures, self.encoder.config.image_size, self.processor_config)
         return pixels.to(self.world.device), [told for _, told in pairs]
@@ -349,7 +365,7 @@ class SiglipTrainer:
     def train_step(self, step: int) -> dict[str, Any]:
         """One batch, one update; retrieval is measured when due."""
         indices = [draw.index for draw in self.mixture.batch(step, self.config.batch_size)]
-        self._keys = [f"{self.config.source.type}/{index}" for index in indices]
+        self._keys = [self._pairs.key(index) for index in indices]
         pixels, told = self._items(own_part(indices, self.world))
         everyone = [of_one for part in self.world.gather(told) for of_one in part]
         batch = join_regions(told, everyone).to(self.world.device)
@@ -365,7 +381,7 @@ class SiglipTrainer:
         values["scale"] = self.towers.log_scale.exp().item()
         if (step + 1) % self.config.eval_every == 0:
             values |= self.evaluate()
-        return values
+        return values | self._pairs.count_bad()
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -404,6 +420,7 @@ class SiglipTrainer:
         """Write the retrieval figures."""
         lines = [f"{name}: {value:.4f}" for name, value in self.evaluate().items()]
         lines.append(f"among {self.config.eval_pairs} pictures that were never trained on")
+        self._pairs.count_bad()
 
         def write() -> None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -418,9 +435,12 @@ class SiglipTrainer:
             "model": self.encoder.state_dict(),
             "towers": self.towers.state_dict(),
             "optimizers": self.optimizers.state_dict(),
+            "bad": self._pairs.bad,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         self.towers.load_state_dict(state["towers"], strict=True)
         self.optimizers.load_state_dict(state["optimizers"])
+        # A checkpoint from before broken pictures were replaced has none.
+        self._pairs.bad = dict(state.get("bad", {}))

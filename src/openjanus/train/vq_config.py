@@ -124,6 +124,8 @@ class VQTrainConfig:
     """Keep a moving average of the weights, which is then the result; None keeps none."""
     source: SourceConfig
     batch_size: int = 32
+    max_bad_samples: int = 100
+    """Different pictures that may be unusable before the run stops."""
     crop_size: int = 0
     """Side of the square pieces trained on, in pixels; 0 means whole pictures."""
     crop: Literal["busiest", "random"] = "busiest"
@@ -174,7 +176,14 @@ class VQTrainConfig:
                 "gan.adaptive looks at single gradients, which compile does away with: set one "
                 "of them to false"
             )
-        for name in ("crop_size", "quantize_from", "noise", "restart_every", "restart_until"):
+        for name in (
+            "crop_size",
+            "quantize_from",
+            "noise",
+            "restart_every",
+            "restart_until",
+            "max_bad_samples",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         if self.quantize_from >= self.run.steps:

@@ -17,6 +17,7 @@ from openjanus.data.mixture import stable_hash
 from openjanus.model.vq import VQTokenizer
 from openjanus.processor.image import pixel_values_to_uint8, sheet, uint8_to_pixel_values
 from openjanus.train.gan import Adversary, adaptive_weight, smallest_side
+from openjanus.train.mended import MendedPictures
 from openjanus.train.optim import Optimizers
 from openjanus.train.parallel import ALONE, World
 from openjanus.train.perceptual import SMALLEST, load_perceptual
@@ -83,7 +84,10 @@ class VQTrainer:
             )
         self.world = world
         self.model = model
-        self.source = source
+        self._any_size = isinstance(source, EpochPictures)
+        self.source = MendedPictures(
+            source, seed=config.run.seed, limit=config.max_bad_samples, world=world
+        )
         self.config = config
         self.device = model.quant_conv.weight.device
         self._tokenize: Callable[[Tensor], Tensor] = self._encode
@@ -111,7 +115,7 @@ class VQTrainer:
             # Whole pictures; where they are never trained on, at the size that is.
             only_crops = config.crop_size > 0 and config.whole_from is None
             self.held_out = HeldOut(
-                source,
+                self.source,
                 model,
                 config.eval,
                 size=config.crop_size if only_crops else model.config.image_size,
@@ -177,7 +181,7 @@ class VQTrainer:
     def _whole(self, picture: np.ndarray) -> np.ndarray:
         """Pictures of a folder have any size; a source without an end has one, which is kept."""
         size = self.model.config.image_size
-        return centre(picture, size) if isinstance(self.source, EpochPictures) else picture
+        return centre(picture, size) if self._any_size else picture
 
     def train_step(self, step: int) -> dict[str, Any]:
         """One batch, one update of each side; restarts unused codebook rows when due."""
@@ -213,7 +217,7 @@ class VQTrainer:
         values |= self._tend_codebook(losses, step, seen=noise is None)
         if self.held_out is not None and (step + 1) % self.config.eval.every == 0:
             values |= self.held_out.measure(self.result)
-        return values
+        return values | self.source.count_bad()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.bf16)
@@ -325,6 +329,7 @@ class VQTrainer:
     def sample(self, folder: Path, step: int) -> None:
         """Write a sheet: pictures that are never trained on above their reconstructions."""
         self.world.on_main(lambda: self._write_sheet(folder, step))
+        self.source.count_bad()
 
     @torch.no_grad()
     def _write_sheet(self, folder: Path, step: int) -> None:
@@ -348,6 +353,7 @@ class VQTrainer:
             "optimizers": self.optimizers.state_dict(),
             "next_index": self.next_index,
             "code_counts": self.code_counts,
+            "bad": self.source.bad,
         }
         if self.adversary is not None:
             state["adversary"] = self.adversary.state_dict()
@@ -361,6 +367,8 @@ class VQTrainer:
         self.optimizers.load_state_dict(state["optimizers"])
         self.next_index = state["next_index"]
         self.code_counts = state["code_counts"]
+        # A checkpoint from before broken pictures were replaced has none.
+        self.source.bad = dict(state.get("bad", {}))
         if self.adversary is not None:
             self.adversary.load_state_dict(state["adversary"])
         if self.ema is not None:
