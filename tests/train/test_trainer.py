@@ -76,6 +76,32 @@ def test_what_was_prepared_before_a_state_came_is_thrown_away(make_config, make_
     assert other.seen == run.seen
 
 
+def test_data_that_was_changed_since_is_refused(make_config, make_trainer, tmp_path):
+    """The order is a function of the length: a longer file would be another order in silence."""
+    path = tmp_path / "text.jsonl"
+
+    def run(words, **options):
+        path.write_text("\n".join(json.dumps({"text": word}) for word in words), encoding="utf-8")
+        source = SourceConfig(type="text-jsonl", options={"path": str(path)})
+        config = make_config(
+            stage=0,
+            sources=SourcesConfig(text=[source]),
+            ratio=(0, 1, 0),
+            batch_size=2,
+            run={"steps": 3, **options},
+        )
+        run_loop(make_trainer(config), config.run, description="x")
+
+    words = ["one", "two", "six", "ten"]
+    run(words, stop_at=1)
+    with pytest.raises(ValueError, match=r"sources\.text\[0\] has 5 items now, and had 4 when"):
+        run([*words, "five"], resume=True)
+    with pytest.raises(ValueError, match=r"sources\.text\[0\] is of files that are not what they"):
+        run(["three", *words[1:]], resume=True)
+    run(words, resume=True)
+    assert len(losses_of(tmp_path / "run")) == 3
+
+
 PACKS = {"batch_unit": "packs", "batch_size": 4, "pack_length": 256, "ratio_unit": "tokens"}
 
 

@@ -169,3 +169,10 @@ def test_more_broken_pictures_than_the_run_allows_end_it():
         EpochPictures(Broken(*range(10)), seed=0, held_out=2)
     with pytest.raises(ValueError, match="max_bad_samples must be >= 0, got -1"):
         make_trainer(max_bad_samples=-1)
+
+
+def test_another_number_of_pictures_is_refused_on_resume():
+    state = make_trainer(EpochPictures(Folder(), seed=0, held_out=2)).state_dict()
+    other = make_trainer(EpochPictures([Folder()[i] for i in range(9)], seed=0, held_out=2))
+    with pytest.raises(ValueError, match="source has 9 items now, and had 10"):
+        other.load_state_dict(state)

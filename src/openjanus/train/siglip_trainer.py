@@ -30,6 +30,7 @@ from openjanus.model.siglip import SiglipEncoder
 from openjanus.processor.image import open_image, und_pixel_values
 from openjanus.processor.text import TextTokenizer
 from openjanus.train.fast_forward import run_encoder
+from openjanus.train.feed import facts_of_source, refuse_other_data
 from openjanus.train.mended import Mended
 from openjanus.train.optim import Optimizers
 from openjanus.train.parallel import ALONE, World
@@ -308,6 +309,7 @@ class SiglipTrainer:
                 f"too few for batches of {config.batch_size}"
             )
         self.mixture = Mixture({"und": [num_pairs]}, {"und": [1]}, (1, 0, 0), seed=config.run.seed)
+        self._data = {"source": facts_of_source(source)}
         self._pairs = Mended(
             lambda index: pair_of(source[index]),
             key=lambda index: f"{config.source.type}/{index}",
@@ -436,10 +438,12 @@ class SiglipTrainer:
             "towers": self.towers.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "bad": self._pairs.bad,
+            "sources": self._data,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
+        """Restore what ``state_dict`` gave; ``ValueError`` where files were changed since."""
+        refuse_other_data(state.get("sources", {}), self._data)  # none in an older checkpoint
         self.towers.load_state_dict(state["towers"], strict=True)
         self.optimizers.load_state_dict(state["optimizers"])
         # A checkpoint from before broken pictures were replaced has none.

@@ -27,7 +27,13 @@ from openjanus.model.doors import ImageTokenizer
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig
-from openjanus.train.feed import encoder_of, mixture_of, open_stream
+from openjanus.train.feed import (
+    encoder_of,
+    facts_of_source,
+    mixture_of,
+    open_stream,
+    refuse_other_data,
+)
 from openjanus.train.flops import FlopCounter
 from openjanus.train.gradients import Gradients
 from openjanus.train.kept_ids import KeptIds, open_caches
@@ -112,6 +118,11 @@ class JanusTrainer:
             grid = math.isqrt(model.config.num_gen_image_tokens)
             self._tokenize = IslandIds(self.encode_images, grid)
         self._ids = KeptIds(caches, processor, self._tokenize)
+        self._data = {
+            f"sources.{kind}[{place}]": facts_of_source(source)
+            for kind, some in sources.items()
+            for place, source in enumerate(some)
+        }
         self.mixture = mixture_of(config, named, sources)
         self._encode = encoder_of(config, processor)
         self.crew = Crew(Fetcher(sources, self.mixture, self._encode), config.num_workers)
@@ -346,6 +357,7 @@ class JanusTrainer:
         self._ids.flush()
         return self.trained.state_dict() | {
             "data": self._position,
+            "sources": self._data,
             "num_bad": self.num_bad,
             "seen": dict(self.seen),
             "seen_tokens": dict(self.seen_tokens),
@@ -356,8 +368,10 @@ class JanusTrainer:
         """Restore what ``state_dict`` gave, in this or another number of processes.
 
         Raises:
-            ValueError: The run started from other weights, or trained other parts.
+            ValueError: The run started from other weights, trained other parts, or its files were
+                changed since.
         """
+        refuse_other_data(state.get("sources", {}), self._data)  # none in an older checkpoint
         self.trained.load_state_dict(state)
         self._position = state["data"]
         self._next = None

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from openjanus.data.fetching import first_readable
+from openjanus.data.id_cache import fingerprint_of
 from openjanus.data.mixture import permuted, stable_hash
 from openjanus.data.samples import Sample
 from openjanus.data.sources import Source
@@ -53,6 +54,13 @@ class EpochPictures:
             )
         self._held_out = held_out
         _picture_of(first_readable(source))
+
+    def __len__(self) -> int:
+        return self._length + self._held_out
+
+    def fingerprint(self) -> str | None:
+        """Names the files of the source; None for one without."""
+        return fingerprint_of(self._source)
 
     def _place(self, index: int) -> int:
         if index >= HELD_OUT_FIRST:

@@ -16,6 +16,7 @@ from openjanus.data.islands import IslandIds
 from openjanus.data.mixture import stable_hash
 from openjanus.model.vq import VQTokenizer
 from openjanus.processor.image import pixel_values_to_uint8, sheet, uint8_to_pixel_values
+from openjanus.train.feed import facts_of_source, refuse_other_data
 from openjanus.train.gan import Adversary, adaptive_weight, smallest_side
 from openjanus.train.mended import MendedPictures
 from openjanus.train.optim import Optimizers
@@ -84,6 +85,7 @@ class VQTrainer:
             )
         self.world = world
         self.model = model
+        self._data = {"source": facts_of_source(source)}
         self._any_size = isinstance(source, EpochPictures)
         self.source = MendedPictures(
             source, seed=config.run.seed, limit=config.max_bad_samples, world=world
@@ -354,6 +356,7 @@ class VQTrainer:
             "next_index": self.next_index,
             "code_counts": self.code_counts,
             "bad": self.source.bad,
+            "sources": self._data,
         }
         if self.adversary is not None:
             state["adversary"] = self.adversary.state_dict()
@@ -362,7 +365,12 @@ class VQTrainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
+        """Restore what ``state_dict`` gave.
+
+        Raises:
+            ValueError: The source's files were changed since.
+        """
+        refuse_other_data(state.get("sources", {}), self._data)  # none in an older checkpoint
         self.model.load_state_dict(state["model"], strict=True)
         self.optimizers.load_state_dict(state["optimizers"])
         self.next_index = state["next_index"]
