@@ -76,6 +76,16 @@ def test_what_was_prepared_before_a_state_came_is_thrown_away(make_config, make_
     assert other.seen == run.seen
 
 
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [(2, r"sources\.und\[0\] has 2 items, and held_back keeps the last 2"), (0, "is empty")],
+)
+def test_a_source_that_is_all_held_back_is_told(make_config, make_trainer, length, message):
+    sources = {"und": [[ToyScenes(kind="und", length=64)[i] for i in range(length)]]}
+    with pytest.raises(ValueError, match=message):
+        make_trainer(make_config(ratio=(1, 0, 0)), sources=sources)
+
+
 def test_data_that_was_changed_since_is_refused(make_config, make_trainer, tmp_path):
     """The order is a function of the length: a longer file would be another order in silence."""
     path = tmp_path / "text.jsonl"

@@ -24,7 +24,19 @@ def mixture_of(
     named: Mapping[Kind, Sequence[SourceConfig]],
     sources: Mapping[Kind, Sequence[Source]],
 ) -> Mixture:
-    """The order over all sources but for what is held back of each."""
+    """The order over all sources but for what is held back of each.
+
+    Raises:
+        ValueError: Nothing is left of a source to train on; or as ``Mixture``.
+    """
+    for kind, share in zip(KINDS, config.ratio, strict=True):
+        for place, source in enumerate(sources.get(kind, ())) if share > 0 else ():
+            if 0 < len(source) <= config.held_back:
+                raise ValueError(
+                    f"sources.{kind}[{place}] has {len(source)} items, and held_back keeps the last "
+                    f"{config.held_back} of every source from training: give more, or lower "
+                    "--held_back"
+                )
     return Mixture(
         {kind: [len(s) - config.held_back for s in sources.get(kind, ())] for kind in KINDS},
         {
