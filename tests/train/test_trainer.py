@@ -328,13 +328,14 @@ def test_captions_are_cut_to_their_first_sentence_when_asked(make_config, make_t
     assert cut.input_ids[: cut.gen_start] == trainer.processor.gen_prompt("One thing.")
 
 
-def test_bad_samples_are_counted_and_limited(make_config, make_trainer, tmp_path):
-    class Breaking(ToyScenes):
-        def __getitem__(self, index):
-            if index % 4 == 0:
-                raise OSError("unreadable")
-            return super().__getitem__(index)
+class Breaking(ToyScenes):
+    def __getitem__(self, index):
+        if index % 4 == 0:
+            raise OSError("unreadable")
+        return super().__getitem__(index)
 
+
+def test_bad_samples_are_counted_and_limited(make_config, make_trainer, tmp_path):
     config = make_config(
         ratio=(0, 1, 0), max_bad_samples=4, run={"steps": 30}, sources=SourcesConfig()
     )
@@ -343,6 +344,23 @@ def test_bad_samples_are_counted_and_limited(make_config, make_trainer, tmp_path
         run_loop(trainer, config.run, description="x")
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert 0 < max(line.get("bad_samples", 0) for line in lines) <= 4
+
+
+@pytest.mark.parametrize("allowed", [{"max_bad_samples": 5}, {"max_bad_share": 0.3}])
+def test_a_bad_sample_that_comes_back_counts_once(make_config, make_trainer, capsys, allowed):
+    """A quarter of a small file comes back with every epoch, and over a resume."""
+    config = make_config(
+        ratio=(0, 1, 0), sources=SourcesConfig(), **{"max_bad_samples": 0, **allowed}
+    )
+    sources = {"text": [Breaking(kind="text", length=20)]}
+    trainer = make_trainer(config, sources=sources)
+    for step in range(6):
+        values = trainer.train_step(step)
+    assert values["bad_samples"] == 5  # of the 18 that are trained on, 60 draws
+    assert capsys.readouterr().err.count("skipped text source 0 item 4:") == 1
+    resumed = make_trainer(config, sources=sources)
+    resumed.load_state_dict(trainer.state_dict())
+    assert resumed.train_step(6)["bad_samples"] == 5
 
 
 def test_ids_are_computed_once_and_kept_between_runs(make_config, make_trainer, tmp_path):

@@ -107,7 +107,9 @@ class JanusTrainConfig:
     """Learn ``<begin_of_image>`` where documents and answers draw, as Chameleon learns every token:
     what ``compose`` needs. Off, where a picture comes is the document's to say."""
     max_bad_samples: int = 100
-    """Samples that may be unusable before the run stops."""
+    """Different samples that may be unusable before the run stops."""
+    max_bad_share: float = 0.0
+    """Share of the sources' samples that may be, where that is more than ``max_bad_samples``."""
     log_keys: bool = False
     """Write the keys of each step's samples to metrics.jsonl, for the report of spikes."""
     held_back: int = 8
@@ -155,7 +157,7 @@ class JanusTrainConfig:
             raise ValueError(f"tokenize must be whole or islands, got {self.tokenize!r}")
         require_at_least_one("batch_size", self.batch_size)
         require_at_least_one("held_back", self.held_back)
-        for name in ("cond_drop", "first_sentence"):
+        for name in ("cond_drop", "first_sentence", "max_bad_share"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be a share in [0, 1], got {value}")

@@ -33,8 +33,8 @@ def mixture_of(
         for place, source in enumerate(sources.get(kind, ())) if share > 0 else ():
             if 0 < len(source) <= config.held_back:
                 raise ValueError(
-                    f"sources.{kind}[{place}] has {len(source)} items, and held_back keeps the last "
-                    f"{config.held_back} of every source from training: give more, or lower "
+                    f"sources.{kind}[{place}] has {len(source)} items, and held_back keeps the "
+                    f"last {config.held_back} of every source from training: give more, or lower "
                     "--held_back"
                 )
     return Mixture(

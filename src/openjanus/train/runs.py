@@ -69,7 +69,8 @@ FREE_ON_RESUME = frozenset(
     [f"run.{name}" for name in ("dir", "stop_at", "resume", "save_every", "keep", "sample_every")]
     + [f"run.{name}" for name in ("log_every", "final_from", "measure_peak", "sinks")]
     + [f"run.wandb.{name}" for name in ("project", "entity", "mode")]
-    + ["compile", "prefetch", "device", "id_cache", "max_bad_samples", "num_workers"]
+    + ["compile", "prefetch", "device", "id_cache", "num_workers"]
+    + ["max_bad_samples", "max_bad_share"]
     + [
         "micro_batch",
         "activation_checkpointing",
