@@ -184,6 +184,7 @@ class JanusTrainer:
             measure=self.gradients.measure,
             shipped=self._shipped,
             warn=warn,
+            world=self.world,
         )
 
     def _samples(self) -> StepSamples:
