@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from openjanus.train.metrics import read_metrics
 from openjanus.train.run_config import RunConfig
 from openjanus.train.runs import _pictures, init_vq
 from openjanus.train.source_config import SourceConfig
-from openjanus.train.vq_config import VQEvalConfig, VQTrainConfig
+from openjanus.train.vq_config import VQEvalConfig, VQLossConfig, VQTrainConfig
 from openjanus.train.vq_data import HELD_OUT_FIRST, EpochPictures, centre, random_crop
 from openjanus.train.vq_trainer import VQTrainer
 
@@ -126,6 +128,20 @@ def test_a_folder_of_pictures_is_gone_through_by_epochs(tmp_path):
     pictures = _pictures(VQTrainConfig(source=source, eval=VQEvalConfig(pictures=2)))
     assert isinstance(pictures, EpochPictures)
     assert len(set(greys(pictures, range(4)))) == 4
+
+
+@pytest.mark.parametrize("options", [{"noise": math.nan}, {"loss": {"entropy": math.nan}}])
+def test_what_is_no_number_is_refused(options):
+    with pytest.raises(ValueError, match=r"must be >= 0, got .*nan"):
+        make_trainer(**{k: VQLossConfig(**v) if k == "loss" else v for k, v in options.items()})
+
+
+def test_without_restarts_the_use_of_the_codebook_is_measured_still():
+    run = RunConfig(dir="x", steps=4, log_every=2)
+    trainer = make_trainer(run=run, restart_every=0, restart_until=4)
+    values = [trainer.train_step(step) for step in range(2)]
+    assert "codebook_usage" not in values[0] and 0 < values[1]["codebook_usage"] <= 1
+    assert "codebook_restarts" not in values[1]
 
 
 class Broken(Folder):

@@ -7,6 +7,7 @@ trainings have too, and those trainings, have files of their own beside this one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -178,8 +179,8 @@ class JanusTrainConfig:
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in (0, 1), or left out, got {self.ema_decay}")
         check_timeout(self.process_timeout_s)
-        if self.z_loss < 0:
-            raise ValueError(f"z_loss must be >= 0, got {self.z_loss}: 0 is none")
+        if not 0 <= self.z_loss < math.inf:
+            raise ValueError(f"z_loss must be finite and >= 0, got {self.z_loss}: 0 is none")
         if self.max_bad_samples < 0:
             raise ValueError(f"max_bad_samples must be >= 0, got {self.max_bad_samples}")
         self._check_sources()

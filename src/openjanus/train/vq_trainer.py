@@ -257,9 +257,11 @@ class VQTrainer:
             if step + 1 == self.config.quantize_from:
                 self._seed_codebook(step)
             return values
-        if self.config.restart_every and (step + 1) % self.config.restart_every == 0:
+        restarts = self.config.restart_every > 0
+        window = self.config.restart_every if restarts else self.config.run.log_every
+        if (step + 1) % window == 0:
             values["codebook_usage"] = (self.code_counts > 0).float().mean().item()
-            if step < self.config.restart_until:
+            if restarts and step < self.config.restart_until:
                 values["codebook_restarts"] = self._restart_unused(losses.vectors, step)
             self.code_counts.zero_()
         return values
