@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from openjanus.config import SiglipConfig, VQConfig
 from openjanus.data.samples import Region
@@ -22,6 +23,7 @@ from openjanus.presets import preset
 from openjanus.processor.text import byte_tokenizer
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.loop import run_loop
+from openjanus.train.metrics import read_metrics
 from openjanus.train.optim_config import OptimConfig
 from openjanus.train.parts import load_door, save_door
 from openjanus.train.run_config import RunConfig
@@ -31,6 +33,7 @@ from openjanus.train.siglip_trainer import (
     SiglipTrainer,
     box_weights,
     join_regions,
+    pair_of,
     regions_of,
     retrieval,
     sigmoid_loss,
@@ -423,6 +426,36 @@ def test_a_resumed_encoder_run_is_the_uninterrupted_one(tmp_path):
 def test_too_short_a_source_is_told():
     with pytest.raises(ValueError, match="too few"):
         siglip_trainer(RunConfig(dir="x", steps=1), batch_size=500)
+
+
+@pytest.mark.parametrize("face", ["gen", "und"])
+def test_an_encoder_is_trained_on_a_file_of_captions(tmp_path, capsys, face):
+    """Of either face: the caption is what is said last."""
+    lines = []
+    for number in range(6):
+        Image.new("RGB", (20, 30), (40 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "caption": f"red {number}"}))
+    path = tmp_path / "captions.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    options = {"path": str(path), "face": face}
+    item = build_source("caption-jsonl", options)[2]
+    assert pair_of(item)[1] == regions_of("red 2") and pair_of(item)[0][0, 0, 0] == 80
+    for number in (0, 3, 5):  # what is looked at first, trained on, held back
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    config = SiglipTrainConfig(
+        source=SourceConfig(type="caption-jsonl", options=options),
+        run=RunConfig(dir=str(tmp_path / "run"), steps=3),
+        batch_size=2,
+        embed_size=8,
+        text_layers=1,
+        text_heads=2,
+        eval_pairs=2,
+    )
+    run_training(config)
+    assert (tmp_path / "run" / "final").is_dir()
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["bad_samples"] == 2, "broken ones are replaced, and counted"
+    assert "skipped caption-jsonl/5" in capsys.readouterr().err
 
 
 # weights on disk

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from openjanus.train.lean_adamw import OffloadedAdamW, build_adamw
+from openjanus.train.loop import run_loop
+from openjanus.train.metrics import read_metrics
 from openjanus.train.optim_config import OptimConfig
 
 
@@ -54,6 +57,47 @@ def test_offloaded_resumes_to_the_bit():
     second.load_state_dict(first.state_dict())
     train(resumed, second, 2, start=2)
     assert torch.equal(resumed.weight, whole.weight)
+
+
+class EightBit(torch.optim.Optimizer):
+    """Keeps what bitsandbytes keeps: bytes, scales of other sizes, and a plain number of steps."""
+
+    def __init__(self, groups, lr, betas, eps):
+        super().__init__(groups, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                kept = self.state[p]
+                if not kept:
+                    kept |= {"step": 0, "state1": torch.zeros_like(p, dtype=torch.uint8)}
+                    kept |= {"absmax1": torch.zeros(3)}
+                average = kept["state1"].float() - 127 if kept["step"] > 0 else 0.0
+                average = 0.9 * average / 127 * kept["absmax1"][0] + 0.1 * p.grad
+                kept["absmax1"].fill_(average.abs().max().clamp_min(1e-9))
+                kept["state1"].copy_((average / kept["absmax1"][0] * 127).round() + 127)
+                kept["step"] += 1
+                p.add_(average, alpha=-group["lr"] / kept["step"])
+
+
+@pytest.mark.parametrize("lean", [{"offload": True}, {"name": "adamw8bit"}])
+def test_a_run_resumes_to_the_bit(make_config, make_trainer, tmp_path, monkeypatch, lean):
+    """A checkpoint knows states by name, which is not how an optimizer gives its own."""
+    monkeypatch.setattr("openjanus.train.lean_adamw._require_cuda", lambda *_: None)
+    bitsandbytes = SimpleNamespace(AdamW8bit=EightBit)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(optim=bitsandbytes))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", bitsandbytes)
+
+    def losses(name, **run):
+        config = make_config(run={"dir": str(tmp_path / name), "steps": 4, **run}, optim=lean)
+        run_loop(make_trainer(config), config.run, description=name)
+        return [line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl")]
+
+    losses("parts", stop_at=2)
+    assert losses("parts", resume=True) == losses("whole")
 
 
 def test_a_closure_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -94,6 +96,8 @@ def test_nothing_to_train_is_told():
     [
         ({"lr": 0.0}, r"optim\.lr must be > 0"),
         ({"weight_decay": -1.0}, ">= 0"),
+        ({"weight_decay": math.nan}, r"weight_decay must be finite and >= 0 .* got nan"),
+        ({"weight_decay": math.inf}, r"weight_decay must be finite"),
         ({"final_lr_ratio": 1.5}, r"\[0, 1\]"),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from openjanus.data.sources import SOURCES
+from openjanus.data.toy import ToyScenes
 from openjanus.train.loop import run_loop
 from openjanus.train.metrics import read_metrics
 from openjanus.train.source_config import SourceConfig, SourcesConfig
@@ -36,6 +38,29 @@ def test_watching_changes_nothing_of_what_is_learnt(make_config, make_trainer, t
         run_loop(make_trainer(config), config.run, description="x")
     losses = [[line["loss"] for line in lines_of(tmp_path / n)] for n in ("with", "without")]
     assert losses[0] == losses[1]
+
+
+def test_a_broken_sample_is_left_out_and_named(make_config, make_trainer, monkeypatch, capsys):
+    class Broken(ToyScenes):
+        broken = frozenset([3])
+
+        def __getitem__(self, index):
+            if index in self.broken:
+                raise OSError("no picture")
+            return super().__getitem__(index)
+
+    whole = make_trainer(make_config(watch=watch("und")))._other_face
+    monkeypatch.setitem(SOURCES._factories, "broken", Broken)
+    options = {"kind": "und", "length": 64, "seed": 1}
+    sources = SourcesConfig(und=[SourceConfig(type="broken", options=options)])
+    config = make_config(watch=WatchConfig(sources=sources, samples=10))
+    part = make_trainer(config)._other_face
+    assert "watch leaves out und source 0 item 3: OSError: no picture" in capsys.readouterr().err
+    sizes = [sum(map(len, face._batches["und"])) for face in (whole, part)]
+    assert sizes == [10, 9] and part.measure() != whole.measure()
+    Broken.broken = frozenset(range(10))
+    with pytest.raises(ValueError, match="no sample of kind 'und' can be watched"):
+        make_trainer(config)
 
 
 def test_the_start_is_kept_over_a_resume(make_config, make_trainer, tmp_path):

@@ -228,6 +228,8 @@ def test_the_encoder_of_the_papers_has_a_recipe() -> None:
     assert "siglip/large-384" in recipe_names()
     config = load_recipe("siglip/large-384")
     assert config.kind == "siglip"
+    options = config.source.options
+    assert set(options) == {"path", "face"}, "what caption-jsonl cannot do without"
     assert preset(config.preset).und_encoder == preset("janus-pro-7b").und_encoder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -61,8 +62,9 @@ def test_the_z_loss_is_told_apart_and_off_changes_nothing(make_config, make_trai
     assert some["loss"] - some["z_loss"] == pytest.approx(plain["loss"], abs=1e-5)
     assert some["z_loss"] > 0.05
     assert some["grad_norm"] != plain["grad_norm"]
-    with pytest.raises(ValueError, match=r"z_loss must be >= 0, got -1"):
-        make_config(z_loss=-1.0)
+    for wrong in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"z_loss must be finite and >= 0, got {wrong}"):
+            make_config(z_loss=wrong)
 
 
 def test_the_output_norm_is_of_real_tokens_before_the_final_norm(make_config, make_trainer):

@@ -76,6 +76,42 @@ def test_what_was_prepared_before_a_state_came_is_thrown_away(make_config, make_
     assert other.seen == run.seen
 
 
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [(2, r"sources\.und\[0\] has 2 items, and held_back keeps the last 2"), (0, "is empty")],
+)
+def test_a_source_that_is_all_held_back_is_told(make_config, make_trainer, length, message):
+    sources = {"und": [[ToyScenes(kind="und", length=64)[i] for i in range(length)]]}
+    with pytest.raises(ValueError, match=message):
+        make_trainer(make_config(ratio=(1, 0, 0)), sources=sources)
+
+
+def test_data_that_was_changed_since_is_refused(make_config, make_trainer, tmp_path):
+    """The order is a function of the length: a longer file would be another order in silence."""
+    path = tmp_path / "text.jsonl"
+
+    def run(words, **options):
+        path.write_text("\n".join(json.dumps({"text": word}) for word in words), encoding="utf-8")
+        source = SourceConfig(type="text-jsonl", options={"path": str(path)})
+        config = make_config(
+            stage=0,
+            sources=SourcesConfig(text=[source]),
+            ratio=(0, 1, 0),
+            batch_size=2,
+            run={"steps": 3, **options},
+        )
+        run_loop(make_trainer(config), config.run, description="x")
+
+    words = ["one", "two", "six", "ten"]
+    run(words, stop_at=1)
+    with pytest.raises(ValueError, match=r"sources\.text\[0\] has 5 items now, and had 4 when"):
+        run([*words, "five"], resume=True)
+    with pytest.raises(ValueError, match=r"sources\.text\[0\] is of files that are not what they"):
+        run(["three", *words[1:]], resume=True)
+    run(words, resume=True)
+    assert len(losses_of(tmp_path / "run")) == 3
+
+
 PACKS = {"batch_unit": "packs", "batch_size": 4, "pack_length": 256, "ratio_unit": "tokens"}
 
 
@@ -292,13 +328,14 @@ def test_captions_are_cut_to_their_first_sentence_when_asked(make_config, make_t
     assert cut.input_ids[: cut.gen_start] == trainer.processor.gen_prompt("One thing.")
 
 
-def test_bad_samples_are_counted_and_limited(make_config, make_trainer, tmp_path):
-    class Breaking(ToyScenes):
-        def __getitem__(self, index):
-            if index % 4 == 0:
-                raise OSError("unreadable")
-            return super().__getitem__(index)
+class Breaking(ToyScenes):
+    def __getitem__(self, index):
+        if index % 4 == 0:
+            raise OSError("unreadable")
+        return super().__getitem__(index)
 
+
+def test_bad_samples_are_counted_and_limited(make_config, make_trainer, tmp_path):
     config = make_config(
         ratio=(0, 1, 0), max_bad_samples=4, run={"steps": 30}, sources=SourcesConfig()
     )
@@ -307,6 +344,23 @@ def test_bad_samples_are_counted_and_limited(make_config, make_trainer, tmp_path
         run_loop(trainer, config.run, description="x")
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert 0 < max(line.get("bad_samples", 0) for line in lines) <= 4
+
+
+@pytest.mark.parametrize("allowed", [{"max_bad_samples": 5}, {"max_bad_share": 0.3}])
+def test_a_bad_sample_that_comes_back_counts_once(make_config, make_trainer, capsys, allowed):
+    """A quarter of a small file comes back with every epoch, and over a resume."""
+    config = make_config(
+        ratio=(0, 1, 0), sources=SourcesConfig(), **{"max_bad_samples": 0, **allowed}
+    )
+    sources = {"text": [Breaking(kind="text", length=20)]}
+    trainer = make_trainer(config, sources=sources)
+    for step in range(6):
+        values = trainer.train_step(step)
+    assert values["bad_samples"] == 5  # of the 18 that are trained on, 60 draws
+    assert capsys.readouterr().err.count("skipped text source 0 item 4:") == 1
+    resumed = make_trainer(config, sources=sources)
+    resumed.load_state_dict(trainer.state_dict())
+    assert resumed.train_step(6)["bad_samples"] == 5
 
 
 def test_ids_are_computed_once_and_kept_between_runs(make_config, make_trainer, tmp_path):

@@ -331,6 +331,26 @@ def test_a_score_that_the_task_has_not_is_told(make_config, make_trainer, count_
         run_loop(make_trainer(config), config.run, description="x")
 
 
+@pytest.mark.parametrize(
+    ("metric", "task", "message"),
+    [
+        ("val_loss", {"task": "cuont"}, "unknown task 'cuont'; did you mean 'count'"),
+        ("val_loss", {"task": "count", "options": {"scael": 2.0}}, "scael"),
+        ("val_loss_gne", {"task": "count"}, "nothing here measures; did you mean 'val_loss_gen'"),
+        ("val_loss_und_image", {"task": "count"}, "nothing here measures"),
+    ],
+)
+def test_a_slip_is_told_before_anything_is_trained(
+    make_config, make_trainer, count_task, metric, task, message
+):
+    config = make_config(
+        run={"best": BestConfig(metric=metric)},
+        val=ValConfig(every=1000, samples=2, tasks=[ValTaskConfig(**task)]),
+    )
+    with pytest.raises((KeyError, ValueError), match=message):
+        make_trainer(config)
+
+
 WATCHED = {"every": 2, "samples": 4, "und": [toy("und", **OTHER)]}
 
 
@@ -427,6 +447,10 @@ def test_a_list_of_an_earlier_run_in_the_folder_is_not_taken_over(
         ({"run": {"patience": 2}}, r"run\.patience needs run\.best"),
         ({"run": {"final_from": "best"}}, r"run\.final_from needs run\.best"),
         ({"run": {"best": BestConfig()}}, r"val\.every is 0: add --val\.every"),
+        (
+            {"run": {"best": BestConfig(metric="eval_emoji_all")}},
+            r"val\.tasks does not name it: its scores are none",
+        ),
         ({"run": {"best": BestConfig(), "patience": -1}}, r"run\.patience must be >= 0"),
     ],
 )

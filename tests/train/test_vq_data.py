@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from openjanus.config import VQConfig
+from openjanus.data.fetching import TooManyBadSamples
 from openjanus.data.samples import Sample, Turn
 from openjanus.data.sources import build_source
 from openjanus.model.vq import VQTokenizer
 from openjanus.presets import preset
+from openjanus.train.loop import run_loop
+from openjanus.train.metrics import read_metrics
 from openjanus.train.run_config import RunConfig
 from openjanus.train.runs import _pictures, init_vq
 from openjanus.train.source_config import SourceConfig
-from openjanus.train.vq_config import VQEvalConfig, VQTrainConfig
+from openjanus.train.vq_config import VQEvalConfig, VQLossConfig, VQTrainConfig
 from openjanus.train.vq_data import HELD_OUT_FIRST, EpochPictures, centre, random_crop
 from openjanus.train.vq_trainer import VQTrainer
 
@@ -81,9 +86,8 @@ def test_the_centre_is_cut_out():
 def make_trainer(source=None, **options):
     config = VQTrainConfig(
         source=SourceConfig(type="toy-pictures"),
-        run=RunConfig(dir="x", steps=4),
         batch_size=8,
-        **options,
+        **{"run": RunConfig(dir="x", steps=4), **options},
     )
     door = preset("tiny").gen_tokenizer
     assert isinstance(door, VQConfig)
@@ -124,3 +128,67 @@ def test_a_folder_of_pictures_is_gone_through_by_epochs(tmp_path):
     pictures = _pictures(VQTrainConfig(source=source, eval=VQEvalConfig(pictures=2)))
     assert isinstance(pictures, EpochPictures)
     assert len(set(greys(pictures, range(4)))) == 4
+
+
+@pytest.mark.parametrize("options", [{"noise": math.nan}, {"loss": {"entropy": math.nan}}])
+def test_what_is_no_number_is_refused(options):
+    with pytest.raises(ValueError, match=r"must be >= 0, got .*nan"):
+        make_trainer(**{k: VQLossConfig(**v) if k == "loss" else v for k, v in options.items()})
+
+
+def test_without_restarts_the_use_of_the_codebook_is_measured_still():
+    run = RunConfig(dir="x", steps=4, log_every=2)
+    trainer = make_trainer(run=run, restart_every=0, restart_until=4)
+    values = [trainer.train_step(step) for step in range(2)]
+    assert "codebook_usage" not in values[0] and 0 < values[1]["codebook_usage"] <= 1
+    assert "codebook_restarts" not in values[1]
+
+
+class Broken(Folder):
+    """Some items cannot be read."""
+
+    def __init__(self, *broken):
+        self.broken = broken
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise OSError("no picture")
+        return super().__getitem__(index)
+
+
+def test_a_broken_picture_is_replaced_named_and_counted_once(tmp_path, capsys):
+    source = EpochPictures(Broken(0, 4), seed=0, held_out=2)
+    run = RunConfig(dir=str(tmp_path / "run"), steps=4)
+    trainer = make_trainer(source, run=run, eval=VQEvalConfig(every=1, pictures=2))
+    assert run_loop(trainer, run, description="x") == 4  # 32 pictures of 8, and those held out
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["bad_samples"] for line in lines][1:] == [2, 2, 2]
+    told = capsys.readouterr().err
+    assert told.count("skipped item 0: OSError: no picture") == 1
+    assert told.count("skipped item 4") == 1
+    one, other = make_trainer(source), make_trainer(source)
+    one._batch(0)
+    other.next_index = 8
+    assert torch.equal(one._batch(1), other._batch(3))
+    other.load_state_dict(trainer.state_dict())
+    assert other.source.count_bad() == {"bad_samples": 2}
+
+
+def test_more_broken_pictures_than_the_run_allows_end_it():
+    source = EpochPictures(Broken(0, 4), seed=0, held_out=2)
+    with pytest.raises(TooManyBadSamples, match=r"max_bad_samples is 0; the last: item 0: OSErr"):
+        make_trainer(source, max_bad_samples=0).train_step(0)
+    source._source.broken = range(10)
+    with pytest.raises(TooManyBadSamples, match="16 items in a row cannot be used"):
+        make_trainer(source).train_step(0)
+    with pytest.raises(OSError, match="no picture"):
+        EpochPictures(Broken(*range(10)), seed=0, held_out=2)
+    with pytest.raises(ValueError, match="max_bad_samples must be >= 0, got -1"):
+        make_trainer(max_bad_samples=-1)
+
+
+def test_another_number_of_pictures_is_refused_on_resume():
+    state = make_trainer(EpochPictures(Folder(), seed=0, held_out=2)).state_dict()
+    other = make_trainer(EpochPictures([Folder()[i] for i in range(9)], seed=0, held_out=2))
+    with pytest.raises(ValueError, match="source has 9 items now, and had 10"):
+        other.load_state_dict(state)

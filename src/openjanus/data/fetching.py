@@ -23,6 +23,21 @@ class TooManyBadSamples(ValueError):
     """More samples could not be used than the run allows."""
 
 
+def first_readable(source: Source) -> Any:
+    """The first item of a source that is not broken, to see what it gives.
+
+    Raises:
+        Exception: Whatever the first item raises, where none of the first few can be read.
+    """
+    first: Exception | None = None
+    for index in range(min(MAX_ATTEMPTS, len(source))):
+        try:
+            return source[index]
+        except Exception as error:  # noqa: BLE001 - any code of a source: raised again
+            first = error if first is None else first
+    raise ValueError("the source is empty: check its options") if first is None else first
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BadSample:
     """A sample that could not be used."""

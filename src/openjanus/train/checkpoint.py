@@ -48,6 +48,10 @@ class Shards:
         """Whole shapes, by name."""
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """What they are saved in, by name."""
+        return {name: tensor.dtype for name, tensor in self.tensors.items()}
+
     def read_into(self, wanted: Mapping[str, Tensor]) -> None:
         """Fill tensors in place, each by its name; parts of whole ones where they are parts."""
         for name, tensor in wanted.items():
@@ -67,11 +71,16 @@ class SavedShards:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Whole shapes, by name."""
+        return {name: tuple(item.size) for name, item in self._known().items()}
+
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """What they were saved in, by name."""
+        return {name: item.properties.dtype for name, item in self._known().items()}
+
+    def _known(self) -> dict[str, TensorStorageMetadata]:
         known = dcp.FileSystemReader(self.folder).read_metadata().state_dict_metadata
         return {
-            name: tuple(item.size)
-            for name, item in known.items()
-            if isinstance(item, TensorStorageMetadata)
+            name: item for name, item in known.items() if isinstance(item, TensorStorageMetadata)
         }
 
     def read_into(self, wanted: Mapping[str, Tensor]) -> None:

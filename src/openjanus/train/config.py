@@ -7,6 +7,7 @@ trainings have too, and those trainings, have files of their own beside this one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -107,7 +108,9 @@ class JanusTrainConfig:
     """Learn ``<begin_of_image>`` where documents and answers draw, as Chameleon learns every token:
     what ``compose`` needs. Off, where a picture comes is the document's to say."""
     max_bad_samples: int = 100
-    """Samples that may be unusable before the run stops."""
+    """Different samples that may be unusable before the run stops."""
+    max_bad_share: float = 0.0
+    """Share of the sources' samples that may be, where that is more than ``max_bad_samples``."""
     log_keys: bool = False
     """Write the keys of each step's samples to metrics.jsonl, for the report of spikes."""
     held_back: int = 8
@@ -155,7 +158,7 @@ class JanusTrainConfig:
             raise ValueError(f"tokenize must be whole or islands, got {self.tokenize!r}")
         require_at_least_one("batch_size", self.batch_size)
         require_at_least_one("held_back", self.held_back)
-        for name in ("cond_drop", "first_sentence"):
+        for name in ("cond_drop", "first_sentence", "max_bad_share"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be a share in [0, 1], got {value}")
@@ -165,13 +168,19 @@ class JanusTrainConfig:
             raise ValueError(
                 f"run.best.metric is {metric!r}, and val.every is 0: add --val.every STEPS"
             )
+        scored = tuple(f"eval_{task.task}_" for task in self.val.tasks)
+        if metric.startswith("eval_") and not metric.startswith(scored):
+            raise ValueError(
+                f"run.best.metric is {metric!r}, the score of a task, and val.tasks does not name "
+                f"it: its scores are {', '.join(f'{name}...' for name in scored) or 'none'}"
+            )
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; {near(self.preset, list(PRESETS))}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in (0, 1), or left out, got {self.ema_decay}")
         check_timeout(self.process_timeout_s)
-        if self.z_loss < 0:
-            raise ValueError(f"z_loss must be >= 0, got {self.z_loss}: 0 is none")
+        if not 0 <= self.z_loss < math.inf:
+            raise ValueError(f"z_loss must be finite and >= 0, got {self.z_loss}: 0 is none")
         if self.max_bad_samples < 0:
             raise ValueError(f"max_bad_samples must be >= 0, got {self.max_bad_samples}")
         self._check_sources()

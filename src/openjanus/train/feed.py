@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any
 
 from openjanus.data.encoding import SampleEncoder
 from openjanus.data.fetching import Crew
+from openjanus.data.id_cache import fingerprint_of
 from openjanus.data.mixture import ALWAYS, Mixture
 from openjanus.data.packed import PackedStream
 from openjanus.data.packing import BinRules
@@ -22,7 +24,19 @@ def mixture_of(
     named: Mapping[Kind, Sequence[SourceConfig]],
     sources: Mapping[Kind, Sequence[Source]],
 ) -> Mixture:
-    """The order over all sources but for what is held back of each."""
+    """The order over all sources but for what is held back of each.
+
+    Raises:
+        ValueError: Nothing is left of a source to train on; or as ``Mixture``.
+    """
+    for kind, share in zip(KINDS, config.ratio, strict=True):
+        for place, source in enumerate(sources.get(kind, ())) if share > 0 else ():
+            if 0 < len(source) <= config.held_back:
+                raise ValueError(
+                    f"sources.{kind}[{place}] has {len(source)} items, and held_back keeps the "
+                    f"last {config.held_back} of every source from training: give more, or lower "
+                    "--held_back"
+                )
     return Mixture(
         {kind: [len(s) - config.held_back for s in sources.get(kind, ())] for kind in KINDS},
         {
@@ -37,6 +51,36 @@ def mixture_of(
             for kind in KINDS
         },
     )
+
+
+def facts_of_source(source: object) -> dict[str, Any]:
+    """How many items a source has, and which files they are of, where it has an end and files."""
+    items = len(source) if isinstance(source, Sized) else None
+    return {"items": items, "fingerprint": fingerprint_of(source)}
+
+
+def refuse_other_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with files that were changed since: their order would be another.
+
+    Args:
+        before: ``facts_of_source`` by name, of the checkpoint.
+        now: The same, of this run; a name that the other has not is left alone.
+
+    Raises:
+        ValueError: The source has other items or files.
+    """
+    for name, facts in now.items():
+        known = before.get(name, facts)
+        if known == facts:
+            continue
+        told = f"has {facts['items']} items now, and had {known['items']}"
+        if known["items"] == facts["items"]:
+            told = "is of files that are not what they were"
+        raise ValueError(
+            f"{name} {told} when the checkpoint was written, so what was trained on and what comes "
+            "next cannot be told: bring its files back, or start another run from these weights "
+            "with --init"
+        )
 
 
 def encoder_of(config: JanusTrainConfig, processor: Processor) -> SampleEncoder:

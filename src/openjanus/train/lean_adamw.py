@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from openjanus.train.optim_config import OptimConfig
+
+HOST = torch.device("cpu")
+"""Where ``OffloadedAdamW`` keeps what it keeps."""
 
 
 def build_adamw(
@@ -81,6 +84,18 @@ class OffloadedAdamW(torch.optim.Optimizer):
             for group in self.param_groups
         ]
         self._host = torch.optim.AdamW(copies, lr=lr, betas=betas, eps=eps, fused=True)
+        self._share_state()
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Parameters on the device, each with its copy."""
+        for own, host in zip(self.param_groups, self._host.param_groups, strict=True):
+            yield from zip(own["params"], host["params"], strict=True)
+
+    def _share_state(self) -> None:
+        """What is kept for a copy is found under its parameter too, as in any optimizer."""
+        self.state.clear()
+        for parameter, copy in self._pairs():
+            self.state[parameter] = self._host.state[copy]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -93,26 +108,29 @@ class OffloadedAdamW(torch.optim.Optimizer):
             raise ValueError("OffloadedAdamW takes no closure: compute the gradients before")
         for own, host in zip(self.param_groups, self._host.param_groups, strict=True):
             host["lr"] = own["lr"]
-            for parameter, copy in zip(own["params"], host["params"], strict=True):
-                copy.grad = None if parameter.grad is None else parameter.grad.to(copy.device)
+        for parameter, copy in self._pairs():
+            copy.grad = None if parameter.grad is None else parameter.grad.to(copy.device)
         self._host.step()
-        for own, host in zip(self.param_groups, self._host.param_groups, strict=True):
-            for parameter, copy in zip(own["params"], host["params"], strict=True):
-                parameter.copy_(copy)
-                copy.grad = None
+        for parameter, copy in self._pairs():
+            parameter.copy_(copy)
+            copy.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """The averages; the weights are the model's."""
         return self._host.state_dict()
 
-    @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the averages, and copy the weights, which are restored before, anew."""
         self._host.load_state_dict(state_dict)
-        for own, host in zip(self.param_groups, self._host.param_groups, strict=True):
-            for parameter, copy in zip(own["params"], host["params"], strict=True):
-                copy.copy_(parameter)
+        self._share_state()
+        self.take_weights()
+
+    @torch.no_grad()
+    def take_weights(self) -> None:
+        """Copy the weights anew: they were changed otherwise than by a step."""
+        for parameter, copy in self._pairs():
+            copy.copy_(parameter)
 
 
 def _host_copy(parameter: Tensor) -> Tensor:
-    return parameter.detach().to("cpu", copy=True).requires_grad_()
+    return parameter.detach().to(HOST, copy=True).requires_grad_()

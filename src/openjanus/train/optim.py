@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from openjanus.train.lean_adamw import build_adamw
+from openjanus.train.lean_adamw import HOST, OffloadedAdamW, build_adamw
 from openjanus.train.optim_config import OptimConfig
 
 
@@ -140,6 +141,15 @@ class Optimizers:
 
     def named_state(self) -> dict[str, Tensor]:
         """What is kept for each parameter, as ``NAME/key``: sharded as the parameters are."""
+        kept = self._kept()
+        return {name: value for name, value in kept.items() if isinstance(value, Tensor)}
+
+    def named_numbers(self) -> dict[str, int | float]:
+        """What is kept for each parameter and is no tensor, as ``NAME/key``."""
+        kept = self._kept()
+        return {name: value for name, value in kept.items() if isinstance(value, int | float)}
+
+    def _kept(self) -> dict[str, Any]:
         return {
             f"{name}/{key}": value
             for name, parameter in self.named.items()
@@ -148,11 +158,18 @@ class Optimizers:
             for key, value in optimizer.state[parameter].items()
         }
 
-    def make_state(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    def make_state(
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        dtypes: Mapping[str, torch.dtype],
+        numbers: Mapping[str, int | float],
+    ) -> dict[str, Tensor]:
         """Make room for a state that is to be read, and forget the present one.
 
         Args:
             shapes: By the names that ``named_state`` gave.
+            dtypes: By the same names.
+            numbers: What ``named_numbers`` gave.
 
         Returns:
             The state's own tensors, to be filled in place.
@@ -167,23 +184,45 @@ class Optimizers:
             for p in group["params"]
         }
         for optimizer in self.optimizers:
-            optimizer.state.clear()
+            for kept in optimizer.state.values():
+                kept.clear()  # not the whole: two optimizers may share what is kept
         made: dict[str, Tensor] = {}
         for full_name, shape in shapes.items():
-            name, _, key = full_name.rpartition("/")
-            if name not in self.named:
-                raise ValueError(
-                    f"the checkpoint has a state of the optimizer for {name}, which this run does "
-                    "not train: resume with the stage that the run was started with"
-                )
-            parameter = self.named[name]
+            parameter, key = self._place_of(full_name)
+            optimizer, dtype = owner[parameter], dtypes[full_name]
+            device = HOST if isinstance(optimizer, OffloadedAdamW) else parameter.device
             if tuple(shape) == tuple(parameter.shape):
-                value = torch.zeros_like(parameter.detach())
+                value = torch.zeros_like(parameter.detach(), dtype=dtype, device=device)
             else:
-                fused = owner[parameter].defaults.get("fused", False)
-                value = torch.zeros(tuple(shape), device=parameter.device if fused else "cpu")
-            owner[parameter].state[parameter][key] = made[full_name] = value
+                # A number of steps, which AdamW of one kernel alone has on the device.
+                if not shape and not optimizer.defaults.get("fused", False):
+                    device = torch.device("cpu")
+                value = torch.zeros(tuple(shape), dtype=dtype, device=device)
+            optimizer.state[parameter][key] = made[full_name] = value
+        for full_name, number in numbers.items():
+            parameter, key = self._place_of(full_name)
+            owner[parameter].state[parameter][key] = number
         return made
+
+    def _place_of(self, full_name: str) -> tuple[nn.Parameter, str]:
+        """The parameter that a state is kept for, and its key.
+
+        Raises:
+            ValueError: It is not trained here.
+        """
+        name, _, key = full_name.rpartition("/")
+        if name not in self.named:
+            raise ValueError(
+                f"the checkpoint has a state of the optimizer for {name}, which this run does "
+                "not train: resume with the stage that the run was started with"
+            )
+        return self.named[name], key
+
+    def take_weights(self) -> None:
+        """Hear of weights that were changed otherwise than by a step."""
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, OffloadedAdamW):
+                optimizer.take_weights()
 
     def by_name(self, states: list[dict]) -> dict[str, Tensor]:
         """A state by number, which ``state_dict`` of one process gave, as ``NAME/key``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,8 +37,11 @@ class OptimConfig:
             value = getattr(self, name)
             if not value > 0:
                 raise ValueError(f"optim.{name} must be > 0, got {value}")
-        if self.weight_decay < 0 or self.warmup_steps < 0:
-            raise ValueError("optim.weight_decay and optim.warmup_steps must be >= 0")
+        if not 0 <= self.weight_decay < math.inf or self.warmup_steps < 0:
+            raise ValueError(
+                "optim.weight_decay must be finite and >= 0 and optim.warmup_steps >= 0, got "
+                f"{self.weight_decay} and {self.warmup_steps}"
+            )
         if not 0 <= self.final_lr_ratio <= 1:
             raise ValueError(f"optim.final_lr_ratio must be in [0, 1], got {self.final_lr_ratio}")
         if self.schedule == "exponential" and self.final_lr_ratio == 0:

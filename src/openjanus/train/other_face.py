@@ -16,6 +16,7 @@ from openjanus.data.sources import Source, build_source
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig
+from openjanus.train.parallel import ALONE, World
 from openjanus.train.source_config import SourceConfig
 
 BATCH = 8
@@ -33,11 +34,12 @@ class OtherFace:
         tokenize: Pictures to codebook ids.
         measure: A batch's sums and counts of supervised tokens by kind, without gradients.
         shipped: Within it, the model has the weights that are shipped.
-        warn: Told what got worse, one line.
+        warn: Told what got worse, or cannot be read; one line.
+        world: All processes.
 
     Raises:
         KeyError: An unknown source.
-        ValueError: Options that a source refuses, no source, or samples that are not usable.
+        ValueError: Options that a source refuses, no source, or none of its samples is usable.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class OtherFace:
         measure: Callable[[Batch], tuple[Mapping[Any, Tensor], Mapping[Any, int]]],
         shipped: Callable[[], AbstractContextManager[None]],
         warn: Callable[[str], None],
+        world: World = ALONE,
     ) -> None:
         assert config.watch is not None, "there is nothing to watch otherwise"
         self.config = config.watch
@@ -69,20 +72,44 @@ class OtherFace:
         }
         for kind in KINDS:
             sources = [build_source(source.type, source.options) for source in named[kind]]
-            samples = [encode(sample) for source in sources for sample in self._first(source)]
-            if samples:
+            if samples := self._read(kind, sources, encode, world):
                 ready = with_image_ids(samples, processor, tokenize)
                 self._batches[kind] = _in_batches(ready)
         if not self._batches:
             raise ValueError("watch.sources must name a source: add one of und, text or gen")
 
-    def _first(self, source: Source) -> list[Any]:
-        if len(source) < self.config.samples:
+    def _read(
+        self,
+        kind: Kind,
+        sources: Sequence[Source],
+        encode: Callable[[Any], EncodedSample],
+        world: World,
+    ) -> list[EncodedSample]:
+        """The first samples of each source, but for those that are broken, which are named."""
+        read: dict[tuple[int, int], EncodedSample] = {}
+        broken: dict[tuple[int, int], str] = {}
+        for place, source in enumerate(sources):
+            if len(source) < self.config.samples:
+                raise ValueError(
+                    f"watch.samples is {self.config.samples}, and a source to watch has "
+                    f"{len(source)}: lower it"
+                )
+            for index in range(self.config.samples):
+                try:
+                    read[place, index] = encode(source[index])
+                except Exception as error:  # noqa: BLE001 - any code of a source: named
+                    broken[place, index] = f"{type(error).__name__}: {error}"
+        # What one process cannot read none measures, or they would wait for each other for ever.
+        anywhere = {at: reason for told in world.gather(broken) for at, reason in told.items()}
+        for (place, index), reason in sorted(anywhere.items()):
+            self.warn(f"watch leaves out {kind} source {place} item {index}: {reason}")
+        samples = [sample for at, sample in read.items() if at not in anywhere]
+        if sources and not samples:
             raise ValueError(
-                f"watch.samples is {self.config.samples}, and a source to watch has {len(source)}: "
-                "lower it"
+                f"no sample of kind {kind!r} can be watched: check watch.sources.{kind} and "
+                "max_length"
             )
-        return [source[index] for index in range(self.config.samples)]
+        return samples
 
     def before(self, step: int) -> dict[str, float]:
         """The losses before anything is trained; nothing at any other step than 0."""

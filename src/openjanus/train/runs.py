@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from openjanus.config import DoorConfig, SemanticConfig, SiglipConfig, VQConfig
+from openjanus.data.fetching import first_readable
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
@@ -36,7 +37,7 @@ from openjanus.train.run_config import RunConfig
 from openjanus.train.semantic_config import SemanticTrainConfig
 from openjanus.train.semantic_trainer import SemanticTrainer, init_semantic
 from openjanus.train.siglip_config import SiglipTrainConfig
-from openjanus.train.siglip_trainer import SiglipTrainer, regions_of
+from openjanus.train.siglip_trainer import SiglipTrainer, pair_of
 from openjanus.train.stages import count_by_part
 from openjanus.train.start import (
     beside,
@@ -68,7 +69,8 @@ FREE_ON_RESUME = frozenset(
     [f"run.{name}" for name in ("dir", "stop_at", "resume", "save_every", "keep", "sample_every")]
     + [f"run.{name}" for name in ("log_every", "final_from", "measure_peak", "sinks")]
     + [f"run.wandb.{name}" for name in ("project", "entity", "mode")]
-    + ["compile", "prefetch", "device", "id_cache", "max_bad_samples", "num_workers"]
+    + ["compile", "prefetch", "device", "id_cache", "num_workers"]
+    + ["max_bad_samples", "max_bad_share"]
     + [
         "micro_batch",
         "activation_checkpointing",
@@ -354,13 +356,7 @@ def _run_siglip(config: SiglipTrainConfig, world: World) -> None:
     encoder = SiglipEncoder(door)
     tokenizer = read_tokenizer(config.run.dir, config.tokenizer, model_config.processor)
     source = build_source(config.source.type, config.source.options)
-    item = source[0]
-    if not (isinstance(item, tuple) and len(item) == 2):
-        raise ValueError(
-            f"source {config.source.type!r} gives no pictures with what they show: take one that "
-            "does, such as emoji-pairs or emoji-regions"
-        )
-    regions_of(item[1])
+    pair_of(first_readable(source))
     trainer = SiglipTrainer(
         encoder,
         tokenizer,

@@ -30,6 +30,8 @@ class SiglipTrainConfig:
     """A trained Janus whose encoder is trained on, the first that exists: folders beside
     ``run.dir``, or ``nano``. Without any the encoder starts afresh; the text tower always does."""
     batch_size: int = 64
+    max_bad_samples: int = 100
+    """Different pictures that may be unusable before the run stops."""
     embed_size: int = 128
     """Width of the space where pictures and captions meet."""
     text_layers: int = 2
@@ -51,6 +53,8 @@ class SiglipTrainConfig:
             require_at_least_one(name, getattr(self, name))
         refuse_steps([self.source], self.kind)
         check_timeout(self.process_timeout_s)
+        if self.max_bad_samples < 0:
+            raise ValueError(f"max_bad_samples must be >= 0, got {self.max_bad_samples}")
         if self.batch_size < 2 or self.max_text_length < 2:
             raise ValueError(
                 "batch_size and max_text_length must be >= 2, got "

@@ -22,14 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.config import DecoderConfig, ProcessorConfig
-from openjanus.data.mixture import Mixture
-from openjanus.data.samples import Region
+from openjanus.data.mixture import Mixture, stable_hash
+from openjanus.data.samples import IMAGE_MARK, Region, Sample
 from openjanus.data.sources import Source
 from openjanus.model.decoder import Decoder
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.processor.image import open_image, und_pixel_values
 from openjanus.processor.text import TextTokenizer
 from openjanus.train.fast_forward import run_encoder
+from openjanus.train.feed import facts_of_source, refuse_other_data
+from openjanus.train.mended import Mended
 from openjanus.train.optim import Optimizers
 from openjanus.train.parallel import ALONE, World
 from openjanus.train.replicas import all_rows, check_batch, own_part, sum_gradients
@@ -114,6 +116,28 @@ def regions_of(told: object) -> tuple[Region, ...]:
     raise ValueError(
         "what is told of a picture must be its caption or a tuple of Region, got "
         f"{type(told).__name__} {told!r:.80}: take a source such as emoji-pairs or emoji-regions"
+    )
+
+
+def pair_of(item: object) -> tuple[Any, tuple[Region, ...]]:
+    """What a source gives, as a picture and what is told of it.
+
+    Args:
+        item: A pair of a picture and a caption or regions; or a sample of one picture, to draw or
+            to understand, whose caption is what is said last.
+
+    Raises:
+        ValueError: Neither.
+    """
+    if isinstance(item, tuple) and len(item) == 2:
+        return item[0], regions_of(item[1])
+    if isinstance(item, Sample) and item.turns:
+        caption = item.turns[-1].text.replace(IMAGE_MARK, "").strip()
+        if len(item.pictures) == 1 and caption:
+            return item.pictures[0], regions_of(caption)
+    raise ValueError(
+        f"the source gives no pictures with what they show, but a {type(item).__name__}: take one "
+        "that does, such as caption-jsonl, emoji-pairs or emoji-regions"
     )
 
 
@@ -249,8 +273,8 @@ class SiglipTrainer:
     Args:
         encoder: Filled with fresh values here.
         tokenizer: Of the captions.
-        source: (uint8 picture, caption) pairs, or pictures with their regions; the last
-            ``eval_pairs`` are never trained on.
+        source: (uint8 picture, caption) pairs, pictures with their regions, or samples of a picture
+            and its caption; the last ``eval_pairs`` are never trained on.
         processor_config: How pictures are normalised.
         config: The run.
         start: Called with the encoder thereafter, to put better values in.
@@ -285,6 +309,14 @@ class SiglipTrainer:
                 f"too few for batches of {config.batch_size}"
             )
         self.mixture = Mixture({"und": [num_pairs]}, {"und": [1]}, (1, 0, 0), seed=config.run.seed)
+        self._data = {"source": facts_of_source(source)}
+        self._pairs = Mended(
+            lambda index: pair_of(source[index]),
+            key=lambda index: f"{config.source.type}/{index}",
+            instead=self._instead,
+            limit=config.max_bad_samples,
+            world=world,
+        )
         self.towers = TwoTowers(encoder, tokenizer.vocab_size, config)
         self.towers.init_weights(torch.Generator().manual_seed(config.run.seed))
         if start is not None:
@@ -294,6 +326,14 @@ class SiglipTrainer:
             self.towers.named_parameters(), config.optim, muon_takes=BLOCKS
         )
         self._keys: list[str] = []
+
+    def _instead(self, index: int, attempt: int) -> int:
+        """Another pair for a broken one; what is held back is replaced by what is held back."""
+        length = len(self.source)
+        edge = length - self.config.eval_pairs
+        first, end = (edge, length) if index >= edge else (0, edge)
+        draw = stable_hash("replacement", self.config.run.seed, index, attempt)
+        return first + draw % (end - first)
 
     def _read(self, captions: Sequence[str]) -> Tensor:
         """(U, embed_size) unit vectors; each process reads its part, and has all of them."""
@@ -315,10 +355,10 @@ class SiglipTrainer:
 
     def _items(self, indices: Sequence[int]) -> tuple[Tensor, list[Sequence[Region]]]:
         """(B, 3, S, S) pixel values, and the regions of each picture."""
-        pairs = [self.source[index] for index in indices]
+        pairs = [self._pairs.read(index) for index in indices]
         pictures = [open_image(picture) for picture, _ in pairs]
         pixels = und_pixel_values(pictures, self.encoder.config.image_size, self.processor_config)
-        return pixels.to(self.world.device), [regions_of(told) for _, told in pairs]
+        return pixels.to(self.world.device), [told for _, told in pairs]
 
     def _autocast(self) -> torch.autocast:
         kind = self.world.device.type
@@ -327,7 +367,7 @@ class SiglipTrainer:
     def train_step(self, step: int) -> dict[str, Any]:
         """One batch, one update; retrieval is measured when due."""
         indices = [draw.index for draw in self.mixture.batch(step, self.config.batch_size)]
-        self._keys = [f"{self.config.source.type}/{index}" for index in indices]
+        self._keys = [self._pairs.key(index) for index in indices]
         pixels, told = self._items(own_part(indices, self.world))
         everyone = [of_one for part in self.world.gather(told) for of_one in part]
         batch = join_regions(told, everyone).to(self.world.device)
@@ -343,7 +383,7 @@ class SiglipTrainer:
         values["scale"] = self.towers.log_scale.exp().item()
         if (step + 1) % self.config.eval_every == 0:
             values |= self.evaluate()
-        return values
+        return values | self._pairs.count_bad()
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -382,6 +422,7 @@ class SiglipTrainer:
         """Write the retrieval figures."""
         lines = [f"{name}: {value:.4f}" for name, value in self.evaluate().items()]
         lines.append(f"among {self.config.eval_pairs} pictures that were never trained on")
+        self._pairs.count_bad()
 
         def write() -> None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -396,9 +437,14 @@ class SiglipTrainer:
             "model": self.encoder.state_dict(),
             "towers": self.towers.state_dict(),
             "optimizers": self.optimizers.state_dict(),
+            "bad": self._pairs.bad,
+            "sources": self._data,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
+        """Restore what ``state_dict`` gave; ``ValueError`` where files were changed since."""
+        refuse_other_data(state.get("sources", {}), self._data)  # none in an older checkpoint
         self.towers.load_state_dict(state["towers"], strict=True)
         self.optimizers.load_state_dict(state["optimizers"])
+        # A checkpoint from before broken pictures were replaced has none.
+        self._pairs.bad = dict(state.get("bad", {}))

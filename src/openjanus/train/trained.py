@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -18,6 +18,8 @@ from openjanus.train.optim import Optimizers
 from openjanus.train.parallel import ALONE, World
 from openjanus.train.sharding import free_gathered, whole_of
 from openjanus.train.stages import freeze_for_stage
+
+T = TypeVar("T")
 
 
 def hash_frozen(model: JanusModel, world: World = ALONE) -> str:
@@ -105,6 +107,7 @@ class Trained:
         optim = {f"optim/{name}": t for name, t in self.optimizers.named_state().items()}
         return {
             SHARDS: Shards(self._weights() | optim),
+            "optim_numbers": self.optimizers.named_numbers(),
             "frozen_hash": self.frozen_hash,
             "ema_steps": None if self.ema is None else self.ema.steps,
         }
@@ -124,7 +127,7 @@ class Trained:
             )
         shards: Shards | SavedShards = state[SHARDS]
         shapes = shards.shapes()
-        optim = {n.removeprefix("optim/"): s for n, s in shapes.items() if n.startswith("optim/")}
+        optim = _of_optimizers(shapes)
         weights = self._weights()
         odd = sorted(weights.keys() ^ {name for name in shapes if not name.startswith("optim/")})
         if odd:
@@ -132,8 +135,11 @@ class Trained:
                 f"the checkpoint and this run do not train the same ({len(odd)} differences, the "
                 f"first {odd[0]}): resume with the stage and ema_decay of the run's start"
             )
-        room = self.optimizers.make_state(optim)
+        # A checkpoint from before they were kept has none: PyTorch's own optimizers have none.
+        numbers = state.get("optim_numbers", {})
+        room = self.optimizers.make_state(optim, _of_optimizers(shards.dtypes()), numbers)
         shards.read_into(weights | {f"optim/{name}": tensor for name, tensor in room.items()})
+        self.optimizers.take_weights()
         if self.ema is not None:
             self.ema.steps = state["ema_steps"]
 
@@ -146,3 +152,9 @@ class Trained:
         optim = self.optimizers.by_name(whole["optimizers"])
         tensors |= {f"optim/{name}": tensor for name, tensor in optim.items()}
         return {SHARDS: Shards(tensors), "frozen_hash": tensors_hash(frozen)}
+
+
+def _of_optimizers(named: Mapping[str, T]) -> dict[str, T]:
+    """Of what is known of the tensors of a checkpoint, what is the optimizers'; by their names."""
+    prefix = "optim/"
+    return {n.removeprefix(prefix): it for n, it in named.items() if n.startswith(prefix)}

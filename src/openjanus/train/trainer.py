@@ -27,7 +27,13 @@ from openjanus.model.doors import ImageTokenizer
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig
-from openjanus.train.feed import encoder_of, mixture_of, open_stream
+from openjanus.train.feed import (
+    encoder_of,
+    facts_of_source,
+    mixture_of,
+    open_stream,
+    refuse_other_data,
+)
 from openjanus.train.flops import FlopCounter
 from openjanus.train.gradients import Gradients
 from openjanus.train.kept_ids import KeptIds, open_caches
@@ -112,7 +118,14 @@ class JanusTrainer:
             grid = math.isqrt(model.config.num_gen_image_tokens)
             self._tokenize = IslandIds(self.encode_images, grid)
         self._ids = KeptIds(caches, processor, self._tokenize)
+        self._data = {
+            f"sources.{kind}[{place}]": facts_of_source(source)
+            for kind, some in sources.items()
+            for place, source in enumerate(some)
+        }
         self.mixture = mixture_of(config, named, sources)
+        shares = self.mixture.shares
+        self._num_items = sum(len(one) for kind in sources for one in sources[kind] if shares[kind])
         self._encode = encoder_of(config, processor)
         self.crew = Crew(Fetcher(sources, self.mixture, self._encode), config.num_workers)
         self.stream = open_stream(config, self.crew, self.mixture, self.share)
@@ -121,7 +134,8 @@ class JanusTrainer:
         self.trained = Trained(model, config, frozen_hash=hash_frozen(model, world))
         self.optimizers = self.trained.optimizers
         self._next: Ahead[StepSamples] | None = None
-        self.num_bad = 0
+        self._bad: set[str] = set()
+        self._bad_before = 0
         self.seen: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self.seen_tokens: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._keys: list[str] = []
@@ -170,6 +184,7 @@ class JanusTrainer:
             measure=self.gradients.measure,
             shipped=self._shipped,
             warn=warn,
+            world=self.world,
         )
 
     def _samples(self) -> StepSamples:
@@ -188,14 +203,22 @@ class JanusTrainer:
             self._next.wait()
         self.crew.close()
 
+    @property
+    def num_bad(self) -> int:
+        """Different samples that could not be used."""
+        return self._bad_before + len(self._bad)
+
     def _count_bad(self, bad: Sequence[BadSample]) -> None:
-        for sample in bad if self.world.is_main else ():
+        new = {sample.name: sample for sample in bad if sample.name not in self._bad}
+        self._bad |= new.keys()
+        for sample in new.values() if self.world.is_main else ():
             tqdm.write(f"skipped {sample.name}: {sample.reason}", file=sys.stderr)
-        self.num_bad += len(bad)
-        if bad and self.num_bad > self.config.max_bad_samples:
+        limit, share = self.config.max_bad_samples, self.config.max_bad_share
+        if new and self.num_bad > max(limit, share * self._num_items):
+            last = next(reversed(new.values()))
             raise TooManyBadSamples(
-                f"{self.num_bad} samples could not be used, max_bad_samples is "
-                f"{self.config.max_bad_samples}; the last: {bad[-1].name}: {bad[-1].reason}"
+                f"{self.num_bad} of {self._num_items} samples could not be used, max_bad_samples "
+                f"is {limit} and max_bad_share {share}; the last: {last.name}: {last.reason}"
             )
 
     def fill(self, step: StepSamples) -> None:
@@ -346,7 +369,9 @@ class JanusTrainer:
         self._ids.flush()
         return self.trained.state_dict() | {
             "data": self._position,
+            "sources": self._data,
             "num_bad": self.num_bad,
+            "bad": sorted(self._bad),
             "seen": dict(self.seen),
             "seen_tokens": dict(self.seen_tokens),
             "watched": {} if self._other_face is None else dict(self._other_face.start),
@@ -356,12 +381,15 @@ class JanusTrainer:
         """Restore what ``state_dict`` gave, in this or another number of processes.
 
         Raises:
-            ValueError: The run started from other weights, or trained other parts.
+            ValueError: The run started from other weights, trained other parts, or its files were
+                changed since.
         """
+        refuse_other_data(state.get("sources", {}), self._data)  # none in an older checkpoint
         self.trained.load_state_dict(state)
         self._position = state["data"]
         self._next = None
-        self.num_bad = state["num_bad"]
+        self._bad = set(state.get("bad", ()))
+        self._bad_before = state["num_bad"] - len(self._bad)  # counted before names were kept
         self.seen = dict(state["seen"])
         # A checkpoint from before tokens were counted: they count from there on.
         self.seen_tokens = dict(state.get("seen_tokens", self.seen_tokens))

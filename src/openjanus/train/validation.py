@@ -26,6 +26,7 @@ from openjanus.data.mixture import Draw
 from openjanus.data.samples import KINDS, Kind, Sample
 from openjanus.data.sources import Source, build_source
 from openjanus.eval.runner import SETTINGS_NAME, run_task
+from openjanus.eval.task import build_task
 from openjanus.model.janus import JanusModel
 from openjanus.pipeline import Janus
 from openjanus.processor.prompt import Processor
@@ -70,8 +71,9 @@ class Validation:
         world: All processes.
 
     Raises:
-        KeyError: An unknown source.
-        ValueError: Options that a source refuses, or a kind without a usable sample.
+        KeyError: An unknown source or task.
+        ValueError: Options that one of them refuses, a kind without a usable sample, or a
+            held-out loss for ``run.best`` that is not measured.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class Validation:
         self._shipped = shipped
         self._whole_model = whole_model
         self.world = world
+        for task in config.val.tasks:
+            build_task(task.task, task.options)  # a slip is told now, not when it is first due
         self.samples: dict[Kind, list[EncodedSample]] = {}
         if config.val.every > 0:
             for kind in KINDS:
@@ -104,6 +108,25 @@ class Validation:
                     self.samples[kind] = self._read(kind, parts)
         self.keys = frozenset(one.key for some in self.samples.values() for one in some)
         """Of all samples: none of them may be trained on."""
+        self._check_metric()
+
+    def _check_metric(self) -> None:
+        """Refuse a held-out loss to go by that none of the samples gives."""
+        best = self.config.run.best
+        if best is None or not best.metric.startswith("val_"):
+            return
+        samples = [sample for some in self.samples.values() for sample in some]
+        kinds: list[LossKind] = list(self.samples)
+        if any(sample.drawings for sample in samples):
+            kinds.append("gen")  # a document's words are text, what it draws is not
+        if self.config.und_image_loss:
+            kinds.append("und_image")
+        known = ["val_loss", *(f"val_loss_{kind}" for kind in dict.fromkeys(kinds))]
+        if best.metric not in known:
+            raise ValueError(
+                f"run.best.metric is {best.metric!r}, which nothing here measures; "
+                f"{near(best.metric, known)}"
+            )
 
     def _parts(self, kind: Kind, trained: Sequence[Source]) -> list[_Items]:
         """Where the samples of a kind come from."""

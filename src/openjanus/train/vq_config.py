@@ -35,7 +35,7 @@ class VQLossConfig:
             raise ValueError(
                 f"loss.entropy_temperature must be > 0, got {self.entropy_temperature}"
             )
-        if self.perceptual < 0 or self.entropy < 0:
+        if not (self.perceptual >= 0 and self.entropy >= 0):
             raise ValueError(
                 "loss.perceptual and loss.entropy must be >= 0, got "
                 f"{self.perceptual} and {self.entropy}"
@@ -63,7 +63,7 @@ class GanConfig:
     the decoder's last layer (VQGAN's rule); LlamaGen's recipe takes the plain weight."""
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.start < 0:
+        if not (self.weight >= 0 and self.start >= 0):
             raise ValueError(
                 f"gan.weight and gan.start must be >= 0, got {self.weight} and {self.start}"
             )
@@ -124,6 +124,8 @@ class VQTrainConfig:
     """Keep a moving average of the weights, which is then the result; None keeps none."""
     source: SourceConfig
     batch_size: int = 32
+    max_bad_samples: int = 100
+    """Different pictures that may be unusable before the run stops."""
     crop_size: int = 0
     """Side of the square pieces trained on, in pixels; 0 means whole pictures."""
     crop: Literal["busiest", "random"] = "busiest"
@@ -142,7 +144,8 @@ class VQTrainConfig:
     noise: float = 0.12
     """Standard deviation of that noise on each coordinate of a unit vector."""
     restart_every: int = 100
-    """Steps between restarts of codebook rows that nothing chose; 0 never."""
+    """Steps between restarts of codebook rows that nothing chose, and over which the codebook's use
+    is measured; 0 never restarts, and measures it over ``run.log_every``."""
     restart_until: int = 0
     """Step after which rows are left alone."""
     compile: bool = False
@@ -174,8 +177,15 @@ class VQTrainConfig:
                 "gan.adaptive looks at single gradients, which compile does away with: set one "
                 "of them to false"
             )
-        for name in ("crop_size", "quantize_from", "noise", "restart_every", "restart_until"):
-            if getattr(self, name) < 0:
+        for name in (
+            "crop_size",
+            "quantize_from",
+            "noise",
+            "restart_every",
+            "restart_until",
+            "max_bad_samples",
+        ):
+            if not getattr(self, name) >= 0:  # nor is NaN
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         if self.quantize_from >= self.run.steps:
             raise ValueError(

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from openjanus.data.fetching import first_readable
+from openjanus.data.id_cache import fingerprint_of
 from openjanus.data.mixture import permuted, stable_hash
 from openjanus.data.samples import Sample
 from openjanus.data.sources import Source
@@ -20,11 +22,11 @@ HELD_OUT_FIRST = 1 << 40
 class PictureSource(Protocol):
     """Pictures by index, the same for ever; those from ``HELD_OUT_FIRST`` on are held out."""
 
-    def picture(self, index: int) -> np.ndarray:
+    def picture(self, index: int, /) -> np.ndarray:
         """uint8 (H, W, 3)."""
         ...
 
-    def key(self, index: int) -> str:
+    def key(self, index: int, /) -> str:
         """The picture's name for messages."""
         ...
 
@@ -39,7 +41,7 @@ class EpochPictures:
             the last ones of a folder of classes would be of one class.
 
     Raises:
-        ValueError: The source is too short, or its first item has no picture.
+        ValueError: The source is too short, or its first readable item has no picture.
     """
 
     def __init__(self, source: Source, *, seed: int, held_out: int) -> None:
@@ -51,7 +53,14 @@ class EpochPictures:
                 "give more pictures, or lower eval.pictures"
             )
         self._held_out = held_out
-        _picture_of(source[0])
+        _picture_of(first_readable(source))
+
+    def __len__(self) -> int:
+        return self._length + self._held_out
+
+    def fingerprint(self) -> str | None:
+        """Names the files of the source; None for one without."""
+        return fingerprint_of(self._source)
 
     def _place(self, index: int) -> int:
         if index >= HELD_OUT_FIRST:

@@ -16,7 +16,9 @@ from openjanus.data.islands import IslandIds
 from openjanus.data.mixture import stable_hash
 from openjanus.model.vq import VQTokenizer
 from openjanus.processor.image import pixel_values_to_uint8, sheet, uint8_to_pixel_values
+from openjanus.train.feed import facts_of_source, refuse_other_data
 from openjanus.train.gan import Adversary, adaptive_weight, smallest_side
+from openjanus.train.mended import MendedPictures
 from openjanus.train.optim import Optimizers
 from openjanus.train.parallel import ALONE, World
 from openjanus.train.perceptual import SMALLEST, load_perceptual
@@ -83,7 +85,11 @@ class VQTrainer:
             )
         self.world = world
         self.model = model
-        self.source = source
+        self._data = {"source": facts_of_source(source)}
+        self._any_size = isinstance(source, EpochPictures)
+        self.source = MendedPictures(
+            source, seed=config.run.seed, limit=config.max_bad_samples, world=world
+        )
         self.config = config
         self.device = model.quant_conv.weight.device
         self._tokenize: Callable[[Tensor], Tensor] = self._encode
@@ -111,7 +117,7 @@ class VQTrainer:
             # Whole pictures; where they are never trained on, at the size that is.
             only_crops = config.crop_size > 0 and config.whole_from is None
             self.held_out = HeldOut(
-                source,
+                self.source,
                 model,
                 config.eval,
                 size=config.crop_size if only_crops else model.config.image_size,
@@ -177,7 +183,7 @@ class VQTrainer:
     def _whole(self, picture: np.ndarray) -> np.ndarray:
         """Pictures of a folder have any size; a source without an end has one, which is kept."""
         size = self.model.config.image_size
-        return centre(picture, size) if isinstance(self.source, EpochPictures) else picture
+        return centre(picture, size) if self._any_size else picture
 
     def train_step(self, step: int) -> dict[str, Any]:
         """One batch, one update of each side; restarts unused codebook rows when due."""
@@ -213,7 +219,7 @@ class VQTrainer:
         values |= self._tend_codebook(losses, step, seen=noise is None)
         if self.held_out is not None and (step + 1) % self.config.eval.every == 0:
             values |= self.held_out.measure(self.result)
-        return values
+        return values | self.source.count_bad()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.bf16)
@@ -251,9 +257,11 @@ class VQTrainer:
             if step + 1 == self.config.quantize_from:
                 self._seed_codebook(step)
             return values
-        if self.config.restart_every and (step + 1) % self.config.restart_every == 0:
+        restarts = self.config.restart_every > 0
+        window = self.config.restart_every if restarts else self.config.run.log_every
+        if (step + 1) % window == 0:
             values["codebook_usage"] = (self.code_counts > 0).float().mean().item()
-            if step < self.config.restart_until:
+            if restarts and step < self.config.restart_until:
                 values["codebook_restarts"] = self._restart_unused(losses.vectors, step)
             self.code_counts.zero_()
         return values
@@ -325,6 +333,7 @@ class VQTrainer:
     def sample(self, folder: Path, step: int) -> None:
         """Write a sheet: pictures that are never trained on above their reconstructions."""
         self.world.on_main(lambda: self._write_sheet(folder, step))
+        self.source.count_bad()
 
     @torch.no_grad()
     def _write_sheet(self, folder: Path, step: int) -> None:
@@ -348,6 +357,8 @@ class VQTrainer:
             "optimizers": self.optimizers.state_dict(),
             "next_index": self.next_index,
             "code_counts": self.code_counts,
+            "bad": self.source.bad,
+            "sources": self._data,
         }
         if self.adversary is not None:
             state["adversary"] = self.adversary.state_dict()
@@ -356,11 +367,18 @@ class VQTrainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
+        """Restore what ``state_dict`` gave.
+
+        Raises:
+            ValueError: The source's files were changed since.
+        """
+        refuse_other_data(state.get("sources", {}), self._data)  # none in an older checkpoint
         self.model.load_state_dict(state["model"], strict=True)
         self.optimizers.load_state_dict(state["optimizers"])
         self.next_index = state["next_index"]
         self.code_counts = state["code_counts"]
+        # A checkpoint from before broken pictures were replaced has none.
+        self.source.bad = dict(state.get("bad", {}))
         if self.adversary is not None:
             self.adversary.load_state_dict(state["adversary"])
         if self.ema is not None:

@@ -91,7 +91,7 @@ class WatchConfig:
 
     def __post_init__(self) -> None:
         require_at_least_one("watch.samples", self.samples)
-        if self.every < 0 or self.margin < 0:
+        if not (self.every >= 0 and self.margin >= 0):  # nor is NaN
             raise ValueError("watch.every and watch.margin must be >= 0")
 
 
