@@ -123,6 +123,10 @@ class TarShards(FileSource):
         name = self._names[start : abs(self._name_ends[index])].decode("utf-8", "backslashreplace")
         return f"{self.files.name(self._shards[index])}:{name}"
 
+    def folder(self) -> Path:
+        """That of the files."""
+        return self.files.root
+
     def fingerprint(self) -> str:
         """Of the shards' names and sizes, and of where their members lie."""
         return digest_of(fingerprint_files(self.files), hashlib.sha256(self._spans).hexdigest())
