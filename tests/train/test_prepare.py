@@ -87,6 +87,19 @@ def test_ids_made_before_a_run_are_those_it_finds(captions, make_config, tmp_pat
     assert len(list((tmp_path / "ids").iterdir())) == 2
 
 
+def test_ids_are_made_where_the_run_says(captions, make_config, tmp_path, monkeypatch):
+    options = {"path": str(captions), "face": "gen"}
+    config = make_config(
+        sources=SourcesConfig(gen=[SourceConfig(type="caption-jsonl", options=options)]),
+        ratio=(0, 0, 1),
+        held_back=1,
+        id_cache=str(tmp_path / "ids"),
+        device="nowhere",
+    )
+    with pytest.raises(ValueError, match="nowhere"):
+        encode_images(config, tell=print)
+
+
 def counted(monkeypatch):
     """How many pictures each call of the tokenizer was given, from now on."""
     encoded: list[int] = []
