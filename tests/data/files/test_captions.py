@@ -144,6 +144,14 @@ def test_shards_are_read_in_any_order(tmp_path, picture_bytes):
         assert abs(sample.target.astype(int) - wanted).max() < 6
 
 
+@pytest.mark.parametrize("name", ["1.txt", "1.json"])
+def test_a_mark_of_byte_order_is_no_part_of_a_caption(tmp_path, picture_bytes, name):
+    words = "réd" if name == "1.txt" else json.dumps({"caption": "réd"})
+    members = [("1.png", picture_bytes()), (name, words.encode("utf-8-sig"))]
+    source = TarShards(path=str(write_tar(tmp_path / "a.tar", members)), face="gen")
+    assert said(source[0]) == [("user", "réd")]
+
+
 @pytest.mark.parametrize("keep", [0.5, 0.6, 0.9])
 def test_a_cut_shard_gives_what_is_whole_and_names_the_cut(tmp_path, picture_bytes, keep):
     members = []

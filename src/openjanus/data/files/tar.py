@@ -147,10 +147,10 @@ class TarShards(FileSource):
     def _caption(self, text: bytes | None, data: bytes | None) -> str:
         try:
             if text is not None:
-                return text.decode("utf-8").strip()
+                return text.decode("utf-8-sig").strip()
             if data is None:
                 raise ValueError("it has neither .txt nor .json: give it a caption")
-            record: Any = json.loads(data.decode("utf-8"))
+            record: Any = json.loads(data.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             raise ValueError(f"its caption is not UTF-8 ({error.reason}): convert it") from error
         except json.JSONDecodeError as error:
