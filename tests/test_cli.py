@@ -609,6 +609,22 @@ def test_encode_images_takes_every_key_of_the_recipe(tmp_path, capsys):
     assert "unknown key id_cach" in capsys.readouterr().err
 
 
+def test_the_note_of_captions_names_the_adapter_too(tmp_path, monkeypatch):
+    given = {}
+
+    def recaption(janus, source, output, **options):
+        given.update(options)
+        return {"done": 1, "written": 1}
+
+    monkeypatch.setattr("openjanus.cli.data.load", lambda args: None)
+    monkeypatch.setattr("openjanus.train.recaption.recaption", recaption)
+    path = tmp_path / "captions.jsonl"
+    path.write_text(json.dumps({"image": "a.png", "caption": "a"}) + "\n")
+    command = ["data", "caption", "caption-jsonl", "--set", f"path={path}", "--set", "face=und"]
+    assert main([*command, "--output", str(tmp_path / "out.jsonl"), "--adapter", "lora/a"]) == 0
+    assert given["name"] == "nano + lora/a"
+
+
 def test_filter_copies_a_record_as_it_is(chat_file, tmp_path, capsys):
     output = tmp_path / "kept.jsonl"
     command = ["data", "filter", "chat-jsonl", "--set", f"path={chat_file}"]

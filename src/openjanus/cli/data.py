@@ -207,13 +207,14 @@ def _caption(args: argparse.Namespace) -> None:
     from openjanus.train.recaption import recaption
 
     source = _file_source(args)
+    named = (args.model, args.revision, args.adapter)
     counts = recaption(
         load(args),
         source,
         args.output,
         prompt=args.prompt,
         max_new_tokens=args.max_new_tokens,
-        name=args.model,
+        name=" + ".join(str(part) for part in named if part is not None),
         tell=_tell,
         limit=args.limit,
     )
