@@ -75,7 +75,7 @@ def is_kept(sample: Sample, rules: Rules, score: Score | None) -> bool:
 def _score_of(sample: Sample, rules: Rules, score: Score) -> float:
     try:
         value = float(score(sample))
-    except Exception as error:  # noqa: BLE001 - any code of a user: named
+    except Exception as error:  # any code of a user: named
         raise BrokenScore(
             f"score {rules.score!r} gives no number for {sample.key} ({type(error).__name__}: "
             f"{error}): mend the function and run this again"
