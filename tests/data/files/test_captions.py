@@ -152,6 +152,14 @@ def test_a_mark_of_byte_order_is_no_part_of_a_caption(tmp_path, picture_bytes, n
     assert said(source[0]) == [("user", "réd")]
 
 
+def test_what_macos_adds_to_a_shard_is_passed_over(tmp_path, picture_bytes):
+    members = [("a/1.png", picture_bytes()), ("a/1.txt", b"red")]
+    added = [(f"a/._{name[2:]}", b"Mac OS X") for name, _ in members]
+    both = [one for pair in zip(added, members, strict=True) for one in pair]
+    source = TarShards(path=str(write_tar(tmp_path / "a.tar", both)), face="gen")
+    assert [sample.key for sample in source] == ["a.tar:a/1"]
+
+
 @pytest.mark.parametrize("keep", [0.5, 0.6, 0.9])
 def test_a_cut_shard_gives_what_is_whole_and_names_the_cut(tmp_path, picture_bytes, keep):
     members = []

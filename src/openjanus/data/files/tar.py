@@ -33,7 +33,8 @@ TWICE = -2
 class TarShards(FileSource):
     """Pictures with captions in tar shards: ``000.jpg`` beside ``000.txt`` or ``000.json``.
 
-    Members of one name up to its first dot are a sample. Of a shard that is cut, what surely lies
+    Members of one name up to its first dot are a sample; what macOS adds to each as ``._NAME`` is
+    passed over. Of a shard that is cut, what surely lies
     before the cut is read; one item stands for the sample at the cut and what followed, and says
     so.
 
@@ -77,7 +78,7 @@ class TarShards(FileSource):
             # "r:" refuses compression: a compressed shard has no offsets.
             with tarfile.open(shard, "r:", encoding="utf-8") as archive:
                 for member in archive:
-                    if not member.isfile():
+                    if not member.isfile() or PurePosixPath(member.name).name.startswith("._"):
                         continue
                     if member.offset_data + member.size > size:
                         cut = True
