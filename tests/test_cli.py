@@ -610,6 +610,54 @@ def test_lint_and_show_take_a_recipe(tmp_path, capsys):
     assert page.read_text(encoding="utf-8").count("<h2>") == 3
 
 
+def test_lint_of_a_recipe_counts_the_tokens_of_what_it_trains(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    lines = (
+        "kind: janus",
+        "stage: 2",
+        "init: [janus-pro-1b]",
+        "preset: janus-pro-1b",
+        "ratio: [0, 0, 1]",
+        "sources: {gen: [{type: toy, options: {kind: gen, length: 2}}]}",
+        "batch_size: 2",
+        "max_length: 500",
+        "run: {steps: 1}",
+        "optim: {lr: 1.0e-3}",
+    )
+    recipe.write_text("\n".join(lines) + "\n")
+    command = ["data", "lint", "--config", str(recipe)]
+    assert main(command) == 1  # a picture is 576 tokens
+    assert "too long (max_length 500): 2" in capsys.readouterr().out
+    assert main([*command, "--model", "tiny"]) == 0
+    recipe.write_text(recipe.read_text().replace("init: [janus-pro-1b]", "init: [gone/final]"))
+    assert main(command) == 2
+    assert "by --model" in capsys.readouterr().err
+
+
+def test_encode_images_takes_every_key_of_the_recipe(tmp_path, capsys):
+    command = ["data", "encode-images", "--config", "tiny/stage2", "--run-dir", str(tmp_path / "r")]
+    assert main([*command, "--id_cache", str(tmp_path / "ids"), "--device", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert main([*command, "--id_cach", "x"]) == 2
+    assert "unknown key id_cach" in capsys.readouterr().err
+
+
+def test_the_note_of_captions_names_the_adapter_too(tmp_path, monkeypatch):
+    given = {}
+
+    def recaption(janus, source, output, **options):
+        given.update(options)
+        return {"done": 1, "written": 1}
+
+    monkeypatch.setattr("openjanus.cli.data.load", lambda args: None)
+    monkeypatch.setattr("openjanus.train.recaption.recaption", recaption)
+    path = tmp_path / "captions.jsonl"
+    path.write_text(json.dumps({"image": "a.png", "caption": "a"}) + "\n")
+    command = ["data", "caption", "caption-jsonl", "--set", f"path={path}", "--set", "face=und"]
+    assert main([*command, "--output", str(tmp_path / "out.jsonl"), "--adapter", "lora/a"]) == 0
+    assert given["name"] == "nano + lora/a"
+
+
 def test_filter_copies_a_record_as_it_is(chat_file, tmp_path, capsys):
     output = tmp_path / "kept.jsonl"
     command = ["data", "filter", "chat-jsonl", "--set", f"path={chat_file}"]

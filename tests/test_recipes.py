@@ -217,3 +217,13 @@ def test_one_command_runs_all_and_goes_on_where_it_was_stopped(tmp_path):
     assert again == load_recipe(
         "tiny/stage2", ["--run.dir", str(root / "stage2"), "--run.steps", "2"]
     )
+
+
+def test_a_folder_may_be_called_like_a_date(tmp_path: Path):
+    config = load_recipe("tiny/stage2", ["--run.dir", "2026-11-23"])
+    assert config.run.dir == "2026-11-23"
+    path = tmp_path / "dated.yaml"
+    text = yaml.safe_dump(read_recipe("tiny/stage2")) + "id_cache: 2026-11-23\n"
+    path.write_text(text)
+    dated = load_recipe(str(path))
+    assert isinstance(dated, JanusTrainConfig) and dated.id_cache == "2026-11-23"

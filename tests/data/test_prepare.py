@@ -203,3 +203,33 @@ def test_a_format_without_records_is_refused_before_anything_is_written(tmp_path
     with pytest.raises(ValueError, match=r"a\.txt:1: samples of this format are no lines"):
         filter_source(source, Rules(), tmp_path / "out.jsonl", tell=print)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_job_whose_output_is_gone_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_each(path, 9, lambda index: {"n": index}, job={}, limit=5)
+    whole = path.read_bytes()
+    for left in (whole[:-1], None):
+        path.unlink() if left is None else path.write_bytes(left)
+        with pytest.raises(ValueError, match=r"of the 45 that a\.jsonl\.job\.json tells of"):
+            write_each(path, 9, lambda index: {"n": index}, job={})
+        assert path.exists() == (left is not None)
+
+
+def test_a_score_that_fails_is_named_and_one_that_is_nan_leaves_its_sample_out(
+    captions, tmp_path, monkeypatch
+):
+    scores = ModuleType("scores")
+    scores.none = lambda sample: None  # pyright: ignore[reportAttributeAccessIssue]
+    scores.fails = lambda sample: 1 / 0  # pyright: ignore[reportAttributeAccessIssue]
+    scores.nan = lambda sample: float("nan")  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "scores", scores)
+    for name, says in (("none", "TypeError"), ("fails", "ZeroDivisionError")):
+        rules = Rules(score=f"scores:{name}")
+        with pytest.raises(ValueError, match=rf"no number for captions\.jsonl:1 \({says}: "):
+            filter_source(captions, rules, tmp_path / f"{name}.jsonl", tell=print)
+    told = []
+    rules = Rules(score="scores:nan")
+    counts = filter_source(captions, rules, tmp_path / "nan.jsonl", tell=told.append)
+    assert counts == {"done": 4, "written": 0}
+    assert told[0] == "left out: captions.jsonl:1: score 'scores:nan' is not a number (NaN)"

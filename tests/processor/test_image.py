@@ -224,3 +224,9 @@ def test_a_sheet_shows_every_picture() -> None:
     assert pixel(page, 10, 8) == (255, 255, 255)
     with pytest.raises(ValueError, match="at least one picture"):
         sheet([])
+
+
+def test_floats_up_to_1_are_shares_of_white() -> None:
+    values = np.array([[0.0, 0.5, 1.0]], dtype=np.float32)
+    assert np.asarray(open_image(Image.fromarray(values)))[0, :, 0].tolist() == [0, 128, 255]
+    assert np.asarray(open_image(Image.fromarray(values * 2)))[0, :, 0].tolist() == [0, 1, 2]

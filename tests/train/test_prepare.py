@@ -62,6 +62,16 @@ def test_captions_are_made_anew_and_nothing_is_lost(captions, tmp_path):
         recaption(teller, source, output, **options)
 
 
+@pytest.mark.parametrize("changes", [{"prompt": " "}, {"max_new_tokens": 0}, {"limit": -3}])
+def test_options_of_no_use_are_refused_before_anything_is_written(captions, tmp_path, changes):
+    source, output = CaptionFile(path=str(captions), face="und"), tmp_path / "out.jsonl"
+    teller: Any = Teller()
+    options: dict[str, Any] = {"prompt": "?", "max_new_tokens": 4, "limit": 1} | changes
+    with pytest.raises(ValueError, match=f"^{next(iter(changes))} "):
+        recaption(teller, source, output, name="teller", tell=print, **options)
+    assert not output.exists()
+
+
 def test_ids_made_before_a_run_are_those_it_finds(captions, make_config, tmp_path, monkeypatch):
     options = {"path": str(captions), "face": "gen"}
     config = make_config(
@@ -85,6 +95,19 @@ def test_ids_made_before_a_run_are_those_it_finds(captions, make_config, tmp_pat
         file.write(json.dumps({"image": "b.png", "caption": "more"}) + "\n")
     assert encode_images(config, tell=told.append)["encoded"] == 3
     assert len(list((tmp_path / "ids").iterdir())) == 2
+
+
+def test_ids_are_made_where_the_run_says(captions, make_config, tmp_path, monkeypatch):
+    options = {"path": str(captions), "face": "gen"}
+    config = make_config(
+        sources=SourcesConfig(gen=[SourceConfig(type="caption-jsonl", options=options)]),
+        ratio=(0, 0, 1),
+        held_back=1,
+        id_cache=str(tmp_path / "ids"),
+        device="nowhere",
+    )
+    with pytest.raises(ValueError, match="nowhere"):
+        encode_images(config, tell=print)
 
 
 def counted(monkeypatch):

@@ -194,3 +194,9 @@ def test_a_mixed_list_has_curves_and_bars(tmp_path: Path, capsys) -> None:
     assert rows["Janus 1.3B"]["figures"][0]["value"] == 59.1
     assert rows["Janus 1.3B"]["paper"] is True
     assert any("2410.13848" in source for source in table["sources"])
+
+
+def test_a_line_of_metrics_that_is_no_json_is_named(tmp_path: Path, capsys) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo\n')
+    assert main(["report", str(tmp_path), "--output", str(tmp_path / "curves.png")]) == 2
+    assert "metrics.jsonl, line 2 is not valid JSON" in capsys.readouterr().err

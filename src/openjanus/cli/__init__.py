@@ -111,7 +111,7 @@ def parse(given: list[str]) -> argparse.Namespace:
         if rest:
             _refuse(rest, parser)
         raise ValueError(f"give a command: {', '.join(verbs.choices)}")
-    if args.run is runs.train:
+    if hasattr(args, "overrides"):
         args.overrides = rest
     elif rest:
         _refuse(rest, args.parser)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openjanus.cli import worlds
-from openjanus.cli.parsing import add_model, add_verb, load, parse_option
+from openjanus.cli.parsing import DEFAULT_MODEL, add_model, add_verb, load, parse_option
 
 if TYPE_CHECKING:
     from openjanus.data.files.base import FileSource
     from openjanus.data.samples import Kind
     from openjanus.processor.prompt import Processor
+    from openjanus.train.config import JanusTrainConfig
 
 
 class BrokenData(Exception):
@@ -30,7 +31,9 @@ def add_verbs(verbs: Any) -> None:
     for verb in (lint, show):
         _add_source(verb, required=False)
         verb.add_argument("--config", help="a recipe, whose sources are all looked at")
-        verb.add_argument("--model", default="nano", help="whose tokens are meant (%(default)s)")
+        verb.add_argument(
+            "--model", help=f"whose tokens are meant: the recipe's own, else {DEFAULT_MODEL}"
+        )
         verb.add_argument("--revision", help="of a hub id")
     lint.add_argument("--max-length", type=int, help="tokens of a sample; the recipe's or model's")
     lint.add_argument("--limit", type=int, help="items of a source; all when left out")
@@ -54,6 +57,8 @@ def add_verbs(verbs: Any) -> None:
     encode = add_verb(kinds, "encode-images", _encode, "compute the ids of a run's drawings")
     encode.add_argument("--config", required=True, help="the run's recipe")
     encode.add_argument("--run-dir", required=True, help="the run's folder")
+    encode.epilog = "Every key of a recipe is an option too: --device cuda"
+    encode.set_defaults(overrides=[])
 
 
 def _add_source(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -71,11 +76,23 @@ def _tell(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
-def _processor(args: argparse.Namespace) -> Processor:
+def _processor(args: argparse.Namespace, config: JanusTrainConfig | None) -> Processor:
+    """Of ``--model``; without it of what the recipe trains, where there is one."""
     from openjanus.pipeline.load import describe
     from openjanus.processor.prompt import Processor
 
-    _, model, tokenizer = describe(args.model, revision=args.revision)
+    if config is not None and args.model is None:
+        from openjanus.train.start import start_processor
+
+        try:
+            return start_processor(config)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the model that {args.config} trains is not known here ({error}): name one with "
+                "the same tokens by --model"
+            ) from error
+    name = DEFAULT_MODEL if args.model is None else args.model
+    _, model, tokenizer = describe(name, revision=args.revision)
     return Processor(model.config, tokenizer)
 
 
@@ -111,7 +128,7 @@ def _lint(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
     sources, config = _sources(args)
-    processor = _processor(args)
+    processor = _processor(args, config)
     max_length = processor.config.language.max_position_embeddings
     if config is not None:
         max_length = config.max_length
@@ -151,7 +168,7 @@ def _show(args: argparse.Namespace) -> None:
         raise ValueError(f"no samples from --start {args.start} on: check the source's options")
     page = sample_page(
         samples,
-        _processor(args),
+        _processor(args, config),
         title=args.source if config is None else args.config,
         mask_prompt=True if config is None else config.mask_prompt,
         learn_image_start=False if config is None else config.image_start_loss,
@@ -190,13 +207,14 @@ def _caption(args: argparse.Namespace) -> None:
     from openjanus.train.recaption import recaption
 
     source = _file_source(args)
+    named = (args.model, args.revision, args.adapter)
     counts = recaption(
         load(args),
         source,
         args.output,
         prompt=args.prompt,
         max_new_tokens=args.max_new_tokens,
-        name=args.model,
+        name=" + ".join(str(part) for part in named if part is not None),
         tell=_tell,
         limit=args.limit,
     )
@@ -208,7 +226,7 @@ def _encode(args: argparse.Namespace) -> None:
     from openjanus.train.encode_images import encode_images
     from openjanus.train.recipes import load_recipe
 
-    config = load_recipe(args.config, ["--run.dir", args.run_dir])
+    config = load_recipe(args.config, ["--run.dir", args.run_dir, *args.overrides])
     if not isinstance(config, JanusTrainConfig):
         raise ValueError(f"{args.config} trains no Janus: give a recipe of kind janus")
     counts = encode_images(config, tell=_tell)

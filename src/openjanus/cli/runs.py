@@ -46,6 +46,7 @@ def _add_train(verbs: Any) -> None:
         help="give freed memory back to the system: on a CPU less memory, and slower steps",
     )
     parser.epilog = "Every key of a recipe is an option too: --run.dir DIR --optim.lr 1e-4"
+    parser.set_defaults(overrides=[])
 
 
 def train(args: argparse.Namespace) -> None:

@@ -213,7 +213,8 @@ def _encode_document(
     text = "".join(turn.text for turn in sample.turns)
     is_drawn = [mark == DRAW_MARK for mark in _MARK.findall(text)]
     if sample.form == "plain":
-        ids, mask = processor.training_plain(text.replace(DRAW_MARK, IMAGE_MARK))
+        marked = text.replace(DRAW_MARK, IMAGE_MARK)
+        ids, mask = processor.training_plain(marked, needs_words=not any(is_drawn))
     else:
         ids, mask = _encode_drawing_chat(sample, processor, mask_prompt)
     num_slots = processor.config.num_und_image_tokens

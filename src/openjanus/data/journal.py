@@ -38,7 +38,7 @@ def write_each(
         ``done`` items, and ``written`` lines, of all calls.
 
     Raises:
-        ValueError: The file is there and is not of this job.
+        ValueError: The file is there and is not of this job, or some of it is gone.
     """
     note = output.with_name(output.name + ".job.json")
     wanted = json.loads(json.dumps({"format_version": FORMAT_VERSION, "items": count, **job}))
@@ -52,6 +52,12 @@ def write_each(
                 "or give another --output"
             )
         state = found["state"]
+        size = output.stat().st_size if output.is_file() else 0
+        if size < state["bytes"]:
+            raise ValueError(
+                f"{output} has {size} bytes, of the {state['bytes']} that {note.name} tells of: "
+                f"put it back, or delete {note.name} and what is left to begin anew"
+            )
     elif output.exists():
         raise ValueError(f"{output} is there already: delete it or give another --output")
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,10 @@ from openjanus.data.samples import Sample
 Score = Callable[[Sample], float]
 
 
+class BrokenScore(ValueError):
+    """A user's function fails: no sample can be judged by it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
     """What a sample must be to be kept; its pictures are all those of both roles."""
@@ -55,12 +59,30 @@ def find_score(name: str) -> Score:
 
 
 def is_kept(sample: Sample, rules: Rules, score: Score | None) -> bool:
-    """Whether a sample keeps the rules."""
+    """Whether a sample keeps the rules.
+
+    Raises:
+        BrokenScore: The score's function fails.
+        ValueError: The score is NaN.
+    """
     for picture in sample.pictures:
         short, long = sorted(picture.shape[:2])
         if short < rules.min_side or long > short * rules.max_aspect:
             return False
-    return score is None or score(sample) >= rules.min_score
+    return score is None or _score_of(sample, rules, score) >= rules.min_score
+
+
+def _score_of(sample: Sample, rules: Rules, score: Score) -> float:
+    try:
+        value = float(score(sample))
+    except Exception as error:  # any code of a user: named
+        raise BrokenScore(
+            f"score {rules.score!r} gives no number for {sample.key} ({type(error).__name__}: "
+            f"{error}): mend the function and run this again"
+        ) from error
+    if math.isnan(value):
+        raise ValueError(f"{sample.key}: score {rules.score!r} is not a number (NaN)")
+    return value
 
 
 def filter_source(
@@ -76,16 +98,21 @@ def filter_source(
 
     Returns:
         ``done`` items, and ``written`` lines.
+
+    Raises:
+        BrokenScore: The score's function fails.
     """
     score = None if rules.score is None else find_score(rules.score)
 
     def make(index: int) -> dict[str, object] | None:
         try:
-            sample = source[index]
+            is_wanted = is_kept(source[index], rules, score)
+        except BrokenScore:
+            raise
         except ValueError as error:
             tell(f"left out: {error}")
             return None
-        return source.record(index) if is_kept(sample, rules, score) else None
+        return source.record(index) if is_wanted else None
 
     source.require_records()
     told = {key: str(value) for key, value in asdict(rules).items()}

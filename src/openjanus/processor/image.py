@@ -75,10 +75,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow clips wide values to 8 bits instead of scaling them. "I" and "F" do not say how
-        # wide they are: beyond 255 they are taken for 16 bits.
+        # wide they are: beyond 255 they are taken for 16 bits, and "F" up to 1 for shares of it.
         values = np.asarray(image, dtype=np.float64)
         is_wide = image.mode.startswith("I;16") or values.max(initial=0) > 255
-        scaled = values * (255 / 65535 if is_wide else 1.0)
+        is_share = image.mode == "F" and values.max(initial=0) <= 1
+        scaled = values * (255 / 65535 if is_wide else 255.0 if is_share else 1.0)
         image = Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
     if image.mode in ("La", "RGBa"):  # premultiplied alpha, which converts to its plain form alone
         image = image.convert("LA" if image.mode == "La" else "RGBA")

@@ -172,8 +172,14 @@ class Processor:
         mask = [any(a <= start and end <= b for a, b in spans) for start, end in offsets]
         return self._with_bos(ids, mask)
 
-    def training_plain(self, text: str) -> tuple[list[int], list[bool]]:
+    def training_plain(
+        self, text: str, *, needs_words: bool = True
+    ) -> tuple[list[int], list[bool]]:
         """Text without roles, as in stage I (``<image_placeholder>caption``) and pure text.
+
+        Args:
+            text: Words and marks.
+            needs_words: Whether marks alone teach nothing; a picture that is drawn does.
 
         Returns:
             BOS, the text with its marks expanded, EOS; and the loss mask: True on words and EOS.
@@ -182,7 +188,7 @@ class Processor:
             ValueError: No words to learn, or a special token other than the image mark in them.
         """
         words = text.replace(IMAGE_MARK, "").strip()
-        if not words:
+        if needs_words and not words:
             raise ValueError("a plain training text must have words: it is empty")
         self._check_words(words)
         ids = self.tokenizer.encode(text.replace(IMAGE_MARK, self.config.processor.image_token))

@@ -9,7 +9,9 @@ from tqdm import tqdm
 from openjanus.data.encoding import EncodedSample, encode_sample
 from openjanus.data.mixture import Draw
 from openjanus.data.stream import StepSamples
+from openjanus.pipeline.load import choose_device
 from openjanus.train.config import JanusTrainConfig
+from openjanus.train.parallel import World
 from openjanus.train.start import start_model
 from openjanus.train.trainer import ENCODE_CHUNK, JanusTrainer
 
@@ -33,7 +35,9 @@ def encode_images(config: JanusTrainConfig, *, tell: Callable[[str], None]) -> d
     if config.id_cache is None:
         raise ValueError("id_cache is null, so no ids are kept: name a folder by id_cache")
     model, processor = start_model(config)
-    trainer = JanusTrainer(model, processor, config)
+    trainer = JanusTrainer(
+        model, processor, config, world=World(device=choose_device(config.device))
+    )
     counts = {"encoded": 0, "broken": 0}
     for number, source in enumerate(trainer.sources.get("gen", ())):
         for start in tqdm(

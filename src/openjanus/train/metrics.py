@@ -31,8 +31,20 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line cut off by a kill is left out."""
+    """The lines of a metrics file; a last line cut off by a kill is left out.
+
+    Raises:
+        ValueError: A line that is no JSON.
+    """
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    found = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            found += [json.loads(line)] if line else []
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number} is not valid JSON ({error.msg}): take the line out"
+            ) from error
+    return found

@@ -128,9 +128,28 @@ def parse_overrides(arguments: Sequence[str]) -> list[tuple[str, Any]]:
     return result
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without dates: no key takes one, and a folder may be called like one."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:timestamp"]
+    for letter, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def load_yaml(text: str) -> Any:
+    """Plain data; what looks like a date stays the word that it is.
+
+    Raises:
+        yaml.YAMLError: Not YAML.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise ValueError(f"{where}: {text!r} is not valid YAML ({problem}): quote it") from error

@@ -34,13 +34,21 @@ def recaption(
         output: The file.
         prompt: What is asked of each picture.
         max_new_tokens: Most tokens of a caption.
-        name: Names the model, for the note beside the file.
+        name: Names the model and its adapter, for the note beside the file.
         tell: Gets a line for each broken item.
         limit: Items done at most in this call.
 
     Returns:
         ``done`` items, and ``written`` lines.
+
+    Raises:
+        ValueError: An option against a rule, or a file that is not of this job.
     """
+    if not prompt.strip():
+        raise ValueError("prompt is empty: say what is asked of each picture")
+    for option, value in (("max_new_tokens", max_new_tokens), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} must be >= 1, got {value}")
     source.require_records()
 
     def make(index: int) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from openjanus.rules import near
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.parallel import is_first_process
-from openjanus.train.parse import apply_override, parse_overrides, parse_typed
+from openjanus.train.parse import apply_override, load_yaml, parse_overrides, parse_typed
 from openjanus.train.runs import TrainConfig, check_same_run, is_complete, run_training
 from openjanus.train.semantic_config import SemanticTrainConfig
 from openjanus.train.siglip_config import SiglipTrainConfig
@@ -72,7 +72,7 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no recipe {name_or_path!r}; {near(name_or_path, recipe_names())}")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = load_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict) or data.get("kind") not in (*KINDS, "all"):

@@ -92,6 +92,20 @@ def read_tokenizer(run_dir: str, path: str | None, config: ProcessorConfig) -> T
     return TextTokenizer.from_file(file / "tokenizer.json" if file.is_dir() else file, config)
 
 
+def start_processor(config: JanusTrainConfig) -> Processor:
+    """How the model that a run begins with sees a sample; of its weights nothing is read.
+
+    Args:
+        config: The run; doors that it takes from elsewhere need not be there.
+
+    Raises:
+        FileNotFoundError: None of ``init`` exists, or no tokenizer.
+        ValueError: A tokenizer that does not fit the model.
+    """
+    base = _open_base(dataclasses.replace(config, vq=None, und_encoder=None), tell=False)
+    return Processor(base.config, base.tokenizer)
+
+
 def start_model(config: JanusTrainConfig, *, tell: bool = True) -> tuple[JanusModel, Processor]:
     """The model that a run begins with, in fp32, and its processor.
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from openjanus.data.collate import Batch, collate
 from openjanus.data.encoding import EncodedSample, SampleEncoder, with_image_ids
+from openjanus.data.files.base import FileSource
 from openjanus.data.mixture import Draw
 from openjanus.data.samples import KINDS, Kind, Sample
 from openjanus.data.sources import Source, build_source
@@ -102,12 +103,14 @@ class Validation:
         for task in config.val.tasks:
             build_task(task.task, task.options)  # a slip is told now, not when it is first due
         self.samples: dict[Kind, list[EncodedSample]] = {}
+        self._keys: set[str] = set()
+        self._trained_in = {_folder(one) for some in sources.values() for one in some}
         if config.val.every > 0:
             for kind in KINDS:
                 if parts := self._parts(kind, sources.get(kind, ())):
                     self.samples[kind] = self._read(kind, parts)
-        self.keys = frozenset(one.key for some in self.samples.values() for one in some)
-        """Of all samples: none of them may be trained on."""
+        self.keys = frozenset(self._keys)
+        """Of all samples that what is trained on may hold too: none may be trained on."""
         self._check_metric()
 
     def _check_metric(self) -> None:
@@ -179,6 +182,11 @@ class Validation:
             raise ValueError(
                 f"no sample of kind {kind!r} can be validated on: check val.{kind} and max_length"
             )
+        for (place, _), sample in found.items():
+            # Keys are relative to a folder: files of the same name in another are others.
+            here = _folder(parts[place].source)
+            if here is None or here in self._trained_in or None in self._trained_in:
+                self._keys.add(sample.key)
         counts = [sum(at == place for at, _ in found) for place in range(len(parts))]
         labels = [f"{n} {part.label}" for n, part in zip(counts, parts, strict=True)]
         self._tell(f"validation {kind}: {', '.join(labels)}")
@@ -290,6 +298,12 @@ class Validation:
                 f"{near(best.metric, list(values))}"
             )
         return values
+
+
+def _folder(source: Source) -> Path | None:
+    """What an item's key is relative to, where it is known."""
+    folder = source.folder() if isinstance(source, FileSource) else None
+    return None if folder is None else folder.resolve()
 
 
 def _chunks(samples: Sequence[EncodedSample], size: int) -> Iterator[Sequence[EncodedSample]]:

@@ -144,6 +144,22 @@ def test_shards_are_read_in_any_order(tmp_path, picture_bytes):
         assert abs(sample.target.astype(int) - wanted).max() < 6
 
 
+@pytest.mark.parametrize("name", ["1.txt", "1.json"])
+def test_a_mark_of_byte_order_is_no_part_of_a_caption(tmp_path, picture_bytes, name):
+    words = "réd" if name == "1.txt" else json.dumps({"caption": "réd"})
+    members = [("1.png", picture_bytes()), (name, words.encode("utf-8-sig"))]
+    source = TarShards(path=str(write_tar(tmp_path / "a.tar", members)), face="gen")
+    assert said(source[0]) == [("user", "réd")]
+
+
+def test_what_macos_adds_to_a_shard_is_passed_over(tmp_path, picture_bytes):
+    members = [("a/1.png", picture_bytes()), ("a/1.txt", b"red")]
+    added = [(f"a/._{name[2:]}", b"Mac OS X") for name, _ in members]
+    both = [one for pair in zip(added, members, strict=True) for one in pair]
+    source = TarShards(path=str(write_tar(tmp_path / "a.tar", both)), face="gen")
+    assert [sample.key for sample in source] == ["a.tar:a/1"]
+
+
 @pytest.mark.parametrize("keep", [0.5, 0.6, 0.9])
 def test_a_cut_shard_gives_what_is_whole_and_names_the_cut(tmp_path, picture_bytes, keep):
     members = []

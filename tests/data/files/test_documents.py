@@ -320,3 +320,13 @@ def test_pictures_are_drawn_in_answers_alone(processor):
     seen = Sample(key="k", kind="gen", turns=turns, images=(picture,), targets=(picture,))
     with pytest.raises(ValueError, match="an answer holds <image_placeholder>, a picture to"):
         encode_sample(seen, processor, max_length=256)
+
+
+def test_a_document_may_draw_without_a_word(write_lines, pictures, processor):
+    path = write_lines("a.jsonl", [{"parts": [drawn("red.png")]}, {"parts": [seen("red.png")]}])
+    source = DocumentFile(path=str(path), image_root=str(pictures))
+    encoded = encode_sample(source[0], processor, max_length=256)
+    assert encoded.kind == "gen" and len(encoded.gen_starts) == 1
+    assert encoded.input_ids[-1] == processor.tokenizer.eos_id
+    with pytest.raises(ValueError, match="must have words"):
+        encode_sample(source[1], processor, max_length=256)

@@ -114,3 +114,27 @@ def test_a_fingerprint_follows_the_records(write_lines):
     assert records(path).fingerprint() == before
     write_lines("a.jsonl", [{"x": 22}, {"x": 1}])  # as many bytes, in other places
     assert records(path).fingerprint() != before
+
+
+def test_what_is_no_object_of_an_array_is_named_in_its_place(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[1, {"x": [2, "y"]},\n"a, b", null,\n[3], {"x": 4}, -5.0\n]')
+    found = records(path)
+    assert [found.read(i) for i in range(len(found))] == [
+        *(b"1", b'{"x": [2, "y"]}', b'"a, b"', b"null", b"[3]", b'{"x": 4}', b"-5.0")
+    ]
+    assert found.read_object(5) == {"x": 4} and found.key(5) == "a.json:3"
+    with pytest.raises(ValueError, match=r"a\.json:2 must be a JSON object, got str"):
+        found.read_object(2)
+
+
+def test_linked_folders_are_looked_through_and_hidden_ones_are_not(write_lines, tmp_path):
+    far = write_lines("far/a.jsonl", [{}]).parent
+    root = write_lines("root/own/b.jsonl", [{}]).parent.parent
+    (root / "linked").symlink_to(far, target_is_directory=True)
+    (root / "own" / "round").symlink_to(root, target_is_directory=True)
+    (root / ".ipynb_checkpoints").mkdir()
+    for hidden in (root / ".ipynb_checkpoints" / "c.jsonl", root / "own" / "._b.jsonl"):
+        hidden.write_text("{}\n")
+    files = find_files(str(root), (".jsonl",))
+    assert [files.name(i) for i in range(len(files.paths))] == ["linked/a.jsonl", "own/b.jsonl"]

@@ -53,6 +53,10 @@ class FileSource(ABC):
     def fingerprint(self) -> str:
         """Names the files as they are now: another one after an edit."""
 
+    def folder(self) -> Path | None:
+        """Where the files lie that keys name; None where a key says it by itself."""
+        return None
+
     @abstractmethod
     def make(self, index: int) -> Sample:
         """Item ``index``, from 0; a message need not name it."""
@@ -116,6 +120,10 @@ class IndexedSource(FileSource):
     def key(self, index: int) -> str:
         """``file:line``, the first of an item's lines."""
         return self.records.key(index)
+
+    def folder(self) -> Path:
+        """That of the records' files."""
+        return self.records.files.root
 
     def fingerprint(self) -> str:
         """Of the files' names and sizes, and of where the records lie."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from openjanus.data.files.base import (
@@ -108,6 +109,10 @@ class ImageFolder(FileSource):
     def key(self, index: int) -> str:
         """``class/picture``."""
         return self.files.name(index)
+
+    def folder(self) -> Path:
+        """That of the files."""
+        return self.files.root
 
     def fingerprint(self) -> str:
         """Of the names and sizes of the pictures."""

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import mmap
+import os
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 BOM = b"\xef\xbb\xbf"
+_JSON_WORD = re.compile(rb"[^\s,]+")
 _JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
@@ -53,8 +55,9 @@ def find_files(path: str, suffixes: Sequence[str]) -> Files:
     """The files that a source's ``path`` means.
 
     Args:
-        path: A file; a folder, of which all files with the suffixes are taken, subfolders
-            included; or a pattern with ``*``, ``?`` or ``**``.
+        path: A file; a folder, of which all files with the suffixes are taken, subfolders and
+            linked folders included, without those whose name begins with a dot; or a pattern with
+            ``*``, ``?`` or ``**``.
         suffixes: For instance ``(".jsonl", ".json")``.
 
     Raises:
@@ -70,7 +73,7 @@ def find_files(path: str, suffixes: Sequence[str]) -> Files:
             raise ValueError(f"{path} is no {known} file: give another, or another source type")
         return Files(root=given.parent, paths=(given,))
     if given.is_dir():
-        root, found = given, list(given.rglob("*"))
+        root, found = given, list(_files_below(given))
     elif glob.has_magic(path):
         fixed = next(i for i, part in enumerate(given.parts) if glob.has_magic(part))
         root = Path(*given.parts[:fixed])
@@ -81,6 +84,19 @@ def find_files(path: str, suffixes: Sequence[str]) -> Files:
     if not paths:
         raise FileNotFoundError(f"no {known} files at {path}: check the option path")
     return Files(root=root, paths=tuple(paths))
+
+
+def _files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """What lies in a folder; a link to a folder ``above`` it is not followed round for ever."""
+    above |= {os.path.realpath(folder)}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                yield folder / entry.name
+            elif not entry.is_symlink() or os.path.realpath(entry.path) not in above:
+                yield from _files_below(folder / entry.name, above)
 
 
 class Records:
@@ -271,11 +287,17 @@ def _scan_array(path: Path) -> Iterator[tuple[int, int, int]]:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: it must hold a JSON array of objects")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        depth, start, line, counted = 0, 0, 1, 0
+        depth, start, line, counted, free = 0, 0, 1, 0, 0
         for match in _JSON_TOKEN.finditer(data):
             token = match[0]
             if depth == 0 and token != b"[":
                 break
+            if depth == 1:  # what is no object is an item too, to be named when its turn comes
+                spans = [word.span() for word in _JSON_WORD.finditer(data, free, match.start())]
+                for first, end in [*spans, match.span()] if token[:1] == b'"' else spans:
+                    line += data[counted:first].count(b"\n")
+                    counted = first
+                    yield first, end, line
             if token in (b"[", b"{"):
                 if depth == 1:
                     start = match.start()
@@ -288,6 +310,8 @@ def _scan_array(path: Path) -> Iterator[tuple[int, int, int]]:
                     yield start, match.end(), line
                 if depth == 0:
                     return
+            if depth == 1:
+                free = match.end()
         raise ValueError(
             f"{path} is no whole JSON array of objects: write [{{...}}, ...], or one object a "
             "line in a .jsonl file"

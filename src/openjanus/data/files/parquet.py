@@ -100,6 +100,10 @@ class ParquetFile(FileSource):
         first = next(i for i, (number, _) in enumerate(self._groups) if number == file)
         return f"{self.files.name(file)}:{index - self._starts[first]}"
 
+    def folder(self) -> Path:
+        """That of the files."""
+        return self.files.root
+
     def fingerprint(self) -> str:
         """Of the files' names and sizes, and of their row groups."""
         return digest_of(fingerprint_files(self.files), str(self._starts))

@@ -33,7 +33,8 @@ TWICE = -2
 class TarShards(FileSource):
     """Pictures with captions in tar shards: ``000.jpg`` beside ``000.txt`` or ``000.json``.
 
-    Members of one name up to its first dot are a sample. Of a shard that is cut, what surely lies
+    Members of one name up to its first dot are a sample; what macOS adds to each as ``._NAME`` is
+    passed over. Of a shard that is cut, what surely lies
     before the cut is read; one item stands for the sample at the cut and what followed, and says
     so.
 
@@ -77,7 +78,7 @@ class TarShards(FileSource):
             # "r:" refuses compression: a compressed shard has no offsets.
             with tarfile.open(shard, "r:", encoding="utf-8") as archive:
                 for member in archive:
-                    if not member.isfile():
+                    if not member.isfile() or PurePosixPath(member.name).name.startswith("._"):
                         continue
                     if member.offset_data + member.size > size:
                         cut = True
@@ -123,6 +124,10 @@ class TarShards(FileSource):
         name = self._names[start : abs(self._name_ends[index])].decode("utf-8", "backslashreplace")
         return f"{self.files.name(self._shards[index])}:{name}"
 
+    def folder(self) -> Path:
+        """That of the files."""
+        return self.files.root
+
     def fingerprint(self) -> str:
         """Of the shards' names and sizes, and of where their members lie."""
         return digest_of(fingerprint_files(self.files), hashlib.sha256(self._spans).hexdigest())
@@ -143,10 +148,10 @@ class TarShards(FileSource):
     def _caption(self, text: bytes | None, data: bytes | None) -> str:
         try:
             if text is not None:
-                return text.decode("utf-8").strip()
+                return text.decode("utf-8-sig").strip()
             if data is None:
                 raise ValueError("it has neither .txt nor .json: give it a caption")
-            record: Any = json.loads(data.decode("utf-8"))
+            record: Any = json.loads(data.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             raise ValueError(f"its caption is not UTF-8 ({error.reason}): convert it") from error
         except json.JSONDecodeError as error:
