@@ -78,6 +78,14 @@ def test_a_wrong_path_is_said_before_any_weights_are_read(tmp_path, capsys):
         (["--task", "frechet", "--data", "x"], "scores files: give --reference"),
         (["--task", "dpg", "--limit", "3"], "--task dpg does nothing with --limit"),
         (["--task", "frechet", "--set", "a=1"], "--task frechet does nothing with --set"),
+        (
+            ["--task", "geneval", "--data", "x", "--detections", "y", "--set", "detectr=OWLv2"],
+            "--task geneval has no option 'detectr'; did you mean 'detector'?",
+        ),
+        (
+            ["--task", "geneval", "--data", "x", "--detections", "y", "--set", "detector="],
+            "give --set detector=NAME",
+        ),
         (["--generate-set", "x", "--output", "y"], "give --layout, one of geneval, dpg, flat"),
         (["--generate-set", "x", "--layout", "flat"], "give --output"),
         (["--generate-set", "x", "--rule", "a"], "--generate-set does nothing with --rule"),
@@ -112,11 +120,12 @@ def test_from_prompts_to_a_geneval_score(tmp_path, capsys):
     ]
     found.write_text("".join(json.dumps(line) + "\n" for line in lines))
     score = ["eval", "--task", "geneval", "--data", str(out), "--detections", str(found)]
+    score += ["--set", "detector=OWLv2"]
     assert main([*score, "--output", str(tmp_path / "score")]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "score" / "summary.json").read_text())
     assert result["tags"] == {"counting": 0.5}
-    assert result["drawings"]["seed"] == 4
+    assert (result["drawings"]["seed"], result["detector"]) == (4, "OWLv2")
 
 
 def test_dpg_and_frechet(tmp_path, capsys):

@@ -45,7 +45,8 @@ def test_geneval_from_detections(drawings, tmp_path):
     result = score_drawings(drawings, path)
     assert result["tags"] == dict.fromkeys(TAGS, 0.5) | {"single_object": 1.0, "two_object": 0.75}
     assert result["overall"] == round((1 + 0.75 + 4 * 0.5) / 6, 4)
-    assert (result["n"], result["prompts"]["counting"]) == (24, 2)
+    assert (result["n"], result["prompts"]["counting"], result["samples"]) == (24, 2, [2])
+    assert (result["detector"], len(result["prompts_sha256"])) == (None, 64)
     assert result["ci"]["single_object"] == [1.0, 1.0]
     low, high = result["ci"]["overall"]
     assert low <= result["overall"] <= high
@@ -152,6 +153,9 @@ def test_wrong_questions_and_answers(table, tmp_path):
         score([("z", 0, 1, "yes")])
     with pytest.raises(ValueError, match="answers about nothing"):
         score([])
+    for tile in (-1, 4):
+        with pytest.raises(ValueError, match=f"has tile {tile} of a: a prompt's tiles are 0 to 3"):
+            score([*TOLD, ("a", tile, 1, "yes")])
     with pytest.raises(ValueError, match="that is no number"):
         score([("a", "0", 1, "yes")])  # type: ignore[list-item] - refused when run
     path = tmp_path / "told.jsonl"

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from openjanus.cli.parsing import add_model, add_verb, load, parse_option, parse_seed
+from openjanus.rules import near
 
 SCORED_FROM = {"geneval": "detections", "dpg": "answers", "frechet": "reference"}
 """Task that needs no model -> the option with what is scored beside --data."""
+
+NAMES_OF = {"geneval": ["detector"], "dpg": [], "frechet": []}
+"""Such a task -> what --set names: what made its files."""
 
 
 def add_verbs(verbs: Any) -> None:
@@ -115,6 +119,20 @@ def _draw_set(args: argparse.Namespace) -> dict[str, Any]:
     return drawn.draw(load(args), output, seed=args.seed, limit=args.limit)
 
 
+def _names(args: argparse.Namespace) -> dict[str, str]:
+    """What --set says of how the files were made."""
+    known = NAMES_OF[args.task]
+    if not known:
+        _refuse(args, f"--task {args.task}", "set")
+    told = dict(text.partition("=")[::2] for text in args.set)
+    for name, value in told.items():
+        if name not in known:
+            raise ValueError(f"--task {args.task} has no option {name!r}; {near(name, known)}")
+        if not value.strip():
+            raise ValueError(f"--set {name} needs a name behind it: give --set {name}=NAME")
+    return told
+
+
 def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     from openjanus.eval.detections import score_drawings
     from openjanus.eval.frechet import score_features
@@ -124,12 +142,15 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
 
     other = SCORED_FROM[args.task]
     idle = [name for name in SCORED_FROM.values() if name != other]
-    _refuse(args, f"--task {args.task}", "layout", "rule", "limit", "retry_broken", "set", *idle)
+    _refuse(args, f"--task {args.task}", "layout", "rule", "limit", "retry_broken", *idle)
+    named = _names(args)
     missing = [name for name in ("data", other) if getattr(args, name) is None]
     if missing:
         raise ValueError(f"--task {args.task} scores files: give --{' and --'.join(missing)}")
     how: dict[str, Callable[[], dict[str, Any]]] = {
-        "geneval": lambda: score_drawings(args.data, args.detections, seed=args.seed),
+        "geneval": lambda: score_drawings(
+            args.data, args.detections, seed=args.seed, detector=named.get("detector")
+        ),
         "dpg": lambda: score_answers(args.data, args.answers, seed=args.seed),
         "frechet": lambda: score_features(args.data, args.reference),
     }

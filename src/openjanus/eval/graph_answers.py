@@ -7,6 +7,7 @@ picture's number among the four of a prompt, from 0.
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,9 @@ COLUMNS: Final = (
 )
 TABLE: Final = f"DPG-Bench's .csv with columns {', '.join(COLUMNS)}"
 LINES: Final = 'JSON lines of {"item_id", "tile", "proposition_id", "answer"}'
+PROMPTS: Final = 1065
+TILES: Final = 4
+"""Of each prompt."""
 
 Answers = dict[str, dict[int, dict[int, bool]]]
 """Yes or no by item, tile and question."""
@@ -74,11 +78,23 @@ def read_answers(path: Path) -> Answers:
         item, tile, number = str(record["item_id"]), record["tile"], record["proposition_id"]
         if not (isinstance(tile, int) and isinstance(number, int)):
             raise WrongLayout(path, f"has a tile or question of {item} that is no number", LINES)
+        if not 0 <= tile < TILES:
+            said = f"has tile {tile} of {item}: a prompt's tiles are 0 to {TILES - 1}"
+            raise WrongLayout(path, said, LINES)
         told = answers.setdefault(item, {}).setdefault(tile, {})
         if number in told:
             raise WrongLayout(path, f"answers {item}, tile {tile}, question {number} twice", LINES)
         told[number] = is_yes(str(record["answer"]))
     return answers
+
+
+def is_whole(summary: Mapping[str, Any]) -> bool:
+    """Whether a summary is of all four tiles of all the benchmark's prompts."""
+    return (
+        summary["prompts_without_answers"] == 0
+        and summary["prompts"] == PROMPTS
+        and summary["n"] == PROMPTS * TILES
+    )
 
 
 def score_answers(data: str | Path, answers: str | Path, *, seed: int = 0) -> dict[str, Any]:
