@@ -98,6 +98,10 @@ def test_a_wrong_path_is_said_before_any_weights_are_read(tmp_path, capsys):
             "n must be a number (int | None), got 'many'",
         ),
         (
+            ["--generate-set", "x", "--layout", "flat", "--output", "y", "--set", "top_p=7"],
+            "openjanus: top_p must be in (0, 1], got 7",
+        ),
+        (
             ["--generate-set", "no-such", "--layout", "flat", "--output", "y"],
             "no-such does not exist: expected a text file",
         ),

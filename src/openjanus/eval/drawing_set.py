@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from openjanus.config import DrawingConfig
+from openjanus.engine.request import check_sampling
 from openjanus.eval.geneval import check_metadata
 from openjanus.eval.layouts import WrongLayout, files_hash, need_file
 from openjanus.eval.record import template_hash, weights_hash, write_json
@@ -137,8 +138,7 @@ class DrawingSet:
         top_p: Of sampling.
 
     Raises:
-        ValueError: An unknown layout, a number below 1, or a guidance scale or temperature against
-            its rule.
+        ValueError: An unknown layout, a number below 1, or an option of sampling against its rule.
     """
 
     def __init__(
@@ -166,7 +166,10 @@ class DrawingSet:
             "top_p": top_p,
         }
         given = {"guidance_scale": guidance_scale, "temperature": temperature}
-        DrawingConfig(**{name: value for name, value in given.items() if value is not None})
+        own = DrawingConfig(**{name: value for name, value in given.items() if value is not None})
+        # Now, and not when the first prompt is drawn: then the folder is claimed already, and what
+        # is wrong would be said of the prompt.
+        check_sampling(temperature=own.temperature, top_k=top_k, top_p=top_p, seed=0)
 
     def check(self) -> None:
         """See that the prompts can be read, before any weights are.
