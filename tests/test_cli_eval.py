@@ -77,7 +77,16 @@ def test_a_wrong_path_is_said_before_any_weights_are_read(tmp_path, capsys):
         (["--task", "dpg"], "scores files: give --data and --answers"),
         (["--task", "frechet", "--data", "x"], "scores files: give --reference"),
         (["--task", "dpg", "--limit", "3"], "--task dpg does nothing with --limit"),
-        (["--task", "frechet", "--set", "a=1"], "--task frechet does nothing with --set"),
+        (["--task", "dpg", "--data", "x", "--answers", "y", "--set", "a=1"], "nothing with --set"),
+        (
+            ["--task", "frechet", "--data", "x", "--reference", "y", "--set", "resize=none"],
+            "means nothing without its network and how pictures were resized: give --set features",
+        ),
+        (
+            ["--task", "geneval", "--data", "x", "--detections", "y", "--drawings", "z"],
+            "--task geneval does nothing with --drawings",
+        ),
+        (["--task", "gqa", "--data", "x", "--drawings", "y"], "nothing with --drawings"),
         (
             ["--task", "geneval", "--data", "x", "--detections", "y", "--set", "detectr=OWLv2"],
             "--task geneval has no option 'detectr'; did you mean 'detector'?",
@@ -143,7 +152,13 @@ def test_dpg_and_frechet(tmp_path, capsys):
     np.save(tmp_path / "a.npy", features)
     np.save(tmp_path / "b.npy", features + np.array([1, 2, 2]))
     paths = ["--data", str(tmp_path / "a.npy"), "--reference", str(tmp_path / "b.npy")]
-    assert main(["eval", "--task", "frechet", *paths]) == 0
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    (drawn / "settings.json").write_text('{"layout": "flat", "checkpoint_sha256": "aa"}')
+    names = ["--set", "features=Inception", "--set", "resize=299", "--drawings", str(drawn)]
+    assert main(["eval", "--task", "frechet", *paths, *names]) == 0
     result = json.loads(capsys.readouterr().out)
+    assert (result["features"], result["resize"]) == ("Inception", "299")
+    assert result["drawings"]["checkpoint_sha256"] == "aa"
     assert result["frechet_distance"] == pytest.approx(9)
     assert (result["format_version"], result["n"]) == (1, 30)

@@ -141,6 +141,27 @@ def test_dpg_from_answers(table, tmp_path):
     assert result["format_version"] == 1
 
 
+def test_answers_that_are_neither_yes_nor_no_are_counted(table, tmp_path):
+    told = [*TOLD[:-2], ("b", 0, 1, "No."), ("b", 1, 1, "there is none")]
+    result = score_answers(table, write_answers(tmp_path / "told.jsonl", told))
+    assert result["parse_failure_rate"] == 0.125
+    assert result["categories"]["entity"] == 50.0  # a no all the same
+
+
+def test_a_result_says_which_drawings_it_is_of(table, tmp_path):
+    answers = write_answers(tmp_path / "told.jsonl", TOLD)
+    assert score_answers(table, answers)["drawings"] is None
+    settings = {"format_version": 1, "layout": "dpg", "checkpoint_sha256": "a" * 64}
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "settings.json").write_text(json.dumps(settings))
+    assert score_answers(table, answers, drawings=tmp_path / "drawn")["drawings"] == settings
+    with pytest.raises(ValueError, match="expected a folder that openjanus eval --generate-set"):
+        score_answers(table, answers, drawings=tmp_path)
+    (tmp_path / "drawn" / "settings.json").write_text('{"task": "gqa"}')
+    with pytest.raises(ValueError, match="is of no drawings"):
+        score_answers(table, answers, drawings=tmp_path / "drawn")
+
+
 def test_wrong_questions_and_answers(table, tmp_path):
     def score(told: list[tuple[str, int, int, str]]) -> None:
         score_answers(table, write_answers(tmp_path / "told.jsonl", told))

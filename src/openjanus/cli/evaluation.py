@@ -14,7 +14,7 @@ from openjanus.rules import near
 SCORED_FROM = {"geneval": "detections", "dpg": "answers", "frechet": "reference"}
 """Task that needs no model -> the option with what is scored beside --data."""
 
-NAMES_OF = {"geneval": ["detector"], "dpg": [], "frechet": []}
+NAMES_OF = {"geneval": ["detector"], "dpg": [], "frechet": ["features", "resize"]}
 """Such a task -> what --set names: what made its files."""
 
 
@@ -35,6 +35,9 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--detections", type=Path, help="of geneval: a detector's JSON lines")
     parser.add_argument("--answers", type=Path, help="of dpg: a model's answers, JSON lines")
     parser.add_argument("--reference", type=Path, help="of frechet: features or statistics")
+    parser.add_argument(
+        "--drawings", type=Path, help="of dpg and frechet: the folder that was drawn into"
+    )
     parser.add_argument(
         "--limit", type=int, help="the first so many of each part; all when left out"
     )
@@ -81,7 +84,7 @@ def _need_output(args: argparse.Namespace) -> Path:
 def _run_task(args: argparse.Namespace) -> dict[str, Any]:
     from openjanus.eval.runner import run_task
 
-    _refuse(args, f"--task {args.task}", "layout", *SCORED_FROM.values())
+    _refuse(args, f"--task {args.task}", "layout", "drawings", *SCORED_FROM.values())
     options = dict(parse_option(text) for text in args.set)
     for name in ("data", "rule"):
         value = getattr(args, name)
@@ -102,7 +105,8 @@ def _draw_set(args: argparse.Namespace) -> dict[str, Any]:
     from openjanus.config_file import has_type, type_hints
     from openjanus.eval.drawing_set import SAMPLES, DrawingSet
 
-    _refuse(args, "--generate-set", "data", "rule", "retry_broken", *SCORED_FROM.values())
+    idle = ("data", "rule", "retry_broken", "drawings")
+    _refuse(args, "--generate-set", *idle, *SCORED_FROM.values())
     if args.layout is None:
         raise ValueError(f"give --layout, one of {', '.join(SAMPLES)}")
     output = _need_output(args)
@@ -130,6 +134,12 @@ def _names(args: argparse.Namespace) -> dict[str, str]:
             raise ValueError(f"--task {args.task} has no option {name!r}; {near(name, known)}")
         if not value.strip():
             raise ValueError(f"--set {name} needs a name behind it: give --set {name}=NAME")
+    missing = [f"--set {name}=NAME" for name in known if name not in told]
+    if args.task == "frechet" and missing:
+        raise ValueError(
+            "a Frechet distance means nothing without its network and how pictures were resized: "
+            f"give {' and '.join(missing)}"
+        )
     return told
 
 
@@ -143,16 +153,19 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     other = SCORED_FROM[args.task]
     idle = [name for name in SCORED_FROM.values() if name != other]
     _refuse(args, f"--task {args.task}", "layout", "rule", "limit", "retry_broken", *idle)
-    named = _names(args)
     missing = [name for name in ("data", other) if getattr(args, name) is None]
     if missing:
         raise ValueError(f"--task {args.task} scores files: give --{' and --'.join(missing)}")
+    named = _names(args)
+    drawings = args.drawings
+    if args.task == "geneval":
+        _refuse(args, "--task geneval", "drawings")  # --data is that folder
     how: dict[str, Callable[[], dict[str, Any]]] = {
         "geneval": lambda: score_drawings(
             args.data, args.detections, seed=args.seed, detector=named.get("detector")
         ),
-        "dpg": lambda: score_answers(args.data, args.answers, seed=args.seed),
-        "frechet": lambda: score_features(args.data, args.reference),
+        "dpg": lambda: score_answers(args.data, args.answers, seed=args.seed, drawings=drawings),
+        "frechet": lambda: score_features(args.data, args.reference, drawings=drawings, **named),
     }
     summary = how[args.task]()
     if args.output is not None:

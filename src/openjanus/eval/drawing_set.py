@@ -21,9 +21,9 @@ from tqdm import tqdm
 from openjanus.config import DrawingConfig
 from openjanus.engine.request import check_sampling
 from openjanus.eval.geneval import check_metadata
-from openjanus.eval.layouts import WrongLayout, files_hash, need_file
+from openjanus.eval.layouts import WrongLayout, files_hash, need_file, read_json
 from openjanus.eval.record import template_hash, weights_hash, write_json
-from openjanus.eval.runner import NAMED_BROKEN, TEMPLATE, claim
+from openjanus.eval.runner import NAMED_BROKEN, SETTINGS_NAME, TEMPLATE, claim
 from openjanus.pipeline import Janus
 from openjanus.pipeline.results import Drawing, DrawOptions
 from openjanus.processor.image import sheet
@@ -104,6 +104,19 @@ def _dpg_prompts(path: Path) -> Iterator[Job]:
                 text = (row["text"] or "").strip()
                 error = None if text else "is empty"
                 yield Job(name=before, prompt=text, line=text, error=error)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """How a set was drawn: model, prompts, options.
+
+    Raises:
+        WrongLayout: Nothing was drawn into the folder.
+    """
+    expected = "a folder that openjanus eval --generate-set drew into"
+    settings = read_json(folder / SETTINGS_NAME, expected)
+    if not isinstance(settings, dict) or "layout" not in settings:
+        raise WrongLayout(folder / SETTINGS_NAME, "is of no drawings", expected)
+    return settings
 
 
 def seed_of(seed: int, prompt: str) -> int:

@@ -24,7 +24,7 @@ VERSIONS: Final = {
 """Newest format of the summaries that are made from files; all others are the runner's."""
 HASH: Final = 8
 """Characters of a hash that a header shows."""
-NAMED: Final = frozenset({"detector"})
+NAMED: Final = frozenset({"detector", "features", "resize"})
 """Marks that are names, which a header shows whole."""
 
 
@@ -321,7 +321,11 @@ def _frechet_block(summary: Mapping[str, Any]) -> Block:
         rule=None,
         unit="distance",
         limit=None,
-        marks={"reference": summary["reference_sha256"]},
+        marks={
+            "reference": summary["reference_sha256"],
+            # The first summaries did not say.
+            **{name: summary.get(name, "not named") for name in ("features", "resize")},
+        },
         main=Figure(value=summary["frechet_distance"], n=summary["n"]),
     )
 
