@@ -343,8 +343,8 @@ def why_no_record(record: Mapping[str, Any]) -> list[str]:
     overall, cpus = record["result"]["drawing"]["overall"], record["machine"]["cpus"]
     if overall < WANTED:
         said.append(f"overall {overall:.3f} is below {WANTED}")
-    for kind in below_blind(record["result"]["understanding"]):
-        said.append(f"answers of {kind} are below blind")
+    below = below_blind(record["result"]["understanding"])
+    said += [f"answers of {kind} are below blind" for kind in below]
     if record["result"]["parameters"] > PARAMETERS:
         said.append(f"{record['result']['parameters']:,} parameters, more than {PARAMETERS:,}")
     if record["limit"] != LIMIT:

@@ -138,7 +138,7 @@ def mmmu(tmp_path, make_picture) -> Path:
             "answer": "['3', 'three']",
             "question_type": "open",
             "image_1": image,
-            "image_2": None,
+            "image_2": {"bytes": None, "path": None},  # as some writers say that there is none
             "image_3": None,
         },
     ]
