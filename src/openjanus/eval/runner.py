@@ -163,6 +163,8 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
             prediction = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} line {number} is not JSON ({error}): delete it") from error
+        if not isinstance(prediction, dict) or not isinstance(prediction.get("key"), str):
+            raise ValueError(f"{path} line {number} is no prediction with its key: delete it")
         found[prediction["key"]] = prediction
     return found
 
