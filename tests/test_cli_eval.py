@@ -120,6 +120,20 @@ def test_what_does_not_go_together_is_refused(arguments, says, capsys):
     assert says in refused(capsys, *TINY, *arguments)
 
 
+def test_an_output_that_is_a_file_is_refused_before_any_weights_are_read(gqa, tmp_path, capsys):
+    file = tmp_path / "run"
+    file.write_text("")
+    tasks = (
+        ["--model", "no/such-model", "--task", "gqa", "--data", gqa],
+        ["--model", "no/such-model", "--generate-set", "x", "--layout", "flat"],
+        ["--task", "dpg", "--data", "x", "--answers", "y"],
+    )
+    for arguments in tasks:
+        for output in (file, file / "below"):
+            said = refused(capsys, "eval", *arguments, "--output", output)
+            assert f"--output is a folder, {file} is a file: give another" in said
+
+
 def test_from_prompts_to_a_geneval_score(tmp_path, capsys):
     metadata = {"tag": "counting", "include": [{"class": "dog", "count": 1}], "prompt": "a dog"}
     (tmp_path / "prompts.jsonl").write_text(json.dumps(metadata) + "\n")

@@ -58,6 +58,11 @@ def add_verbs(verbs: Any) -> None:
 def _eval(args: argparse.Namespace) -> None:
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit must be >= 1, got {args.limit}: leave it out for all")
+    if args.output is not None:
+        # Weights take long, and so may questions.
+        files = [path for path in (args.output, *args.output.parents) if path.is_file()]
+        if files:
+            raise ValueError(f"--output is a folder, {files[0]} is a file: give another")
     if args.generate_set is not None:
         summary = _draw_set(args)
     elif args.task in SCORED_FROM:
