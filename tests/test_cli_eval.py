@@ -87,6 +87,7 @@ def test_a_wrong_path_is_said_before_any_weights_are_read(tmp_path, capsys):
             "--task geneval does nothing with --drawings",
         ),
         (["--task", "gqa", "--data", "x", "--drawings", "y"], "nothing with --drawings"),
+        (["--task", "dpg", "--data", "x", "--answers", "y"], "does nothing with --model"),
         (
             ["--task", "geneval", "--data", "x", "--detections", "y", "--set", "detectr=OWLv2"],
             "--task geneval has no option 'detectr'; did you mean 'detector'?",
@@ -132,6 +133,12 @@ def test_an_output_that_is_a_file_is_refused_before_any_weights_are_read(gqa, tm
         for output in (file, file / "below"):
             said = refused(capsys, "eval", *arguments, "--output", output)
             assert f"--output is a folder, {file} is a file: give another" in said
+
+
+@pytest.mark.parametrize("option", ["--device", "--dtype", "--revision", "--adapter"])
+def test_what_is_scored_from_files_has_no_model(option, capsys):
+    files = ["--task", "dpg", "--data", "x", "--answers", "y"]
+    assert f"does nothing with {option}" in refused(capsys, "eval", *files, option, "float32")
 
 
 def test_from_prompts_to_a_geneval_score(tmp_path, capsys):

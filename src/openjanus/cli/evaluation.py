@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openjanus.cli.parsing import add_model, add_verb, load, parse_option, parse_seed
+from openjanus.cli.parsing import DEFAULT_MODEL, add_model, add_verb, load, parse_option, parse_seed
 from openjanus.rules import near
 
 SCORED_FROM = {"geneval": "detections", "dpg": "answers", "frechet": "reference"}
 """Task that needs no model -> the option with what is scored beside --data."""
 
+DEFAULT = {"model": DEFAULT_MODEL, "device": "auto", "dtype": "auto"}
+"""What these options are where they were not given."""
 NAMES_OF = {"geneval": ["detector"], "dpg": [], "frechet": ["features", "resize"]}
 """Such a task -> what --set names: what made its files."""
 
@@ -74,7 +76,9 @@ def _eval(args: argparse.Namespace) -> None:
 
 def _refuse(args: argparse.Namespace, what: str, *names: str) -> None:
     """Refuse options that would do nothing."""
-    given = [name for name in names if getattr(args, name) not in (None, False, [])]
+    given = [
+        name for name in names if getattr(args, name) not in (None, False, [], DEFAULT.get(name))
+    ]
     if given:
         option = given[0].replace("_", "-")
         raise ValueError(f"{what} does nothing with --{option}: leave it out")
@@ -165,6 +169,7 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     drawings = args.drawings
     if args.task == "geneval":
         _refuse(args, "--task geneval", "drawings")  # --data is that folder
+    _refuse(args, f"--task {args.task}", *DEFAULT, "revision", "adapter")
     how: dict[str, Callable[[], dict[str, Any]]] = {
         "geneval": lambda: score_drawings(
             args.data, args.detections, seed=args.seed, detector=named.get("detector")
