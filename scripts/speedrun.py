@@ -52,6 +52,8 @@ LIMIT: Final = 400
 SEED: Final = 0
 """Of a record's drawings and questions."""
 CPUS: Final = 2
+PARAMETERS: Final = 15_500_000
+"""A record's model has at most so many, all parts together."""
 BEAT: Final = 5.0
 """Seconds between two writings of the clock."""
 ENDS: Final = 4
@@ -297,11 +299,26 @@ def judge(clock: Clock, folder: Path, model: Path) -> None:
         "rules": summary["rules"],
         "drawing": summary["drawing"],
         "understanding": summary["understanding"],
+        "parameters": parameters_of(model),
         "judge": summary["judge"],
         "judge_sha256": summary["options"]["judge_sha256"],
         "checkpoint_sha256": summary["checkpoint_sha256"],
     }
     clock.write()
+
+
+def parameters_of(model: Path) -> int:
+    """Numbers that a model has to learn, all its parts together."""
+    from openjanus.pipeline.load import describe
+
+    _, shapes, _ = describe(str(model))
+    return sum(parameter.numel() for parameter in shapes.parameters())
+
+
+def below_blind(understanding: Mapping[str, Any]) -> list[str]:
+    """Kinds of questions that are answered worse than without the picture."""
+    blind = understanding["blind"]
+    return [kind for kind in blind if understanding[kind] < blind[kind]]
 
 
 def failures(record: Mapping[str, Any]) -> list[str]:
@@ -326,6 +343,10 @@ def why_no_record(record: Mapping[str, Any]) -> list[str]:
     overall, cpus = record["result"]["drawing"]["overall"], record["machine"]["cpus"]
     if overall < WANTED:
         said.append(f"overall {overall:.3f} is below {WANTED}")
+    below = below_blind(record["result"]["understanding"])
+    said += [f"answers of {kind} are below blind" for kind in below]
+    if record["result"]["parameters"] > PARAMETERS:
+        said.append(f"{record['result']['parameters']:,} parameters, more than {PARAMETERS:,}")
     if record["limit"] != LIMIT:
         said.append(f"{record['limit']} drawings a tag, not {LIMIT}")
     if cpus != CPUS:

@@ -77,7 +77,25 @@ def test_a_wrong_path_is_said_before_any_weights_are_read(tmp_path, capsys):
         (["--task", "dpg"], "scores files: give --data and --answers"),
         (["--task", "frechet", "--data", "x"], "scores files: give --reference"),
         (["--task", "dpg", "--limit", "3"], "--task dpg does nothing with --limit"),
-        (["--task", "frechet", "--set", "a=1"], "--task frechet does nothing with --set"),
+        (["--task", "dpg", "--data", "x", "--answers", "y", "--set", "a=1"], "nothing with --set"),
+        (
+            ["--task", "frechet", "--data", "x", "--reference", "y", "--set", "resize=none"],
+            "means nothing without its network and how pictures were resized: give --set features",
+        ),
+        (
+            ["--task", "geneval", "--data", "x", "--detections", "y", "--drawings", "z"],
+            "--task geneval does nothing with --drawings",
+        ),
+        (["--task", "gqa", "--data", "x", "--drawings", "y"], "nothing with --drawings"),
+        (["--task", "dpg", "--data", "x", "--answers", "y"], "does nothing with --model"),
+        (
+            ["--task", "geneval", "--data", "x", "--detections", "y", "--set", "detectr=OWLv2"],
+            "--task geneval has no option 'detectr'; did you mean 'detector'?",
+        ),
+        (
+            ["--task", "geneval", "--data", "x", "--detections", "y", "--set", "detector="],
+            "give --set detector=NAME",
+        ),
         (["--generate-set", "x", "--output", "y"], "give --layout, one of geneval, dpg, flat"),
         (["--generate-set", "x", "--layout", "flat"], "give --output"),
         (["--generate-set", "x", "--rule", "a"], "--generate-set does nothing with --rule"),
@@ -90,6 +108,10 @@ def test_a_wrong_path_is_said_before_any_weights_are_read(tmp_path, capsys):
             "n must be a number (int | None), got 'many'",
         ),
         (
+            ["--generate-set", "x", "--layout", "flat", "--output", "y", "--set", "top_p=7"],
+            "openjanus: top_p must be in (0, 1], got 7",
+        ),
+        (
             ["--generate-set", "no-such", "--layout", "flat", "--output", "y"],
             "no-such does not exist: expected a text file",
         ),
@@ -97,6 +119,26 @@ def test_a_wrong_path_is_said_before_any_weights_are_read(tmp_path, capsys):
 )
 def test_what_does_not_go_together_is_refused(arguments, says, capsys):
     assert says in refused(capsys, *TINY, *arguments)
+
+
+def test_an_output_that_is_a_file_is_refused_before_any_weights_are_read(gqa, tmp_path, capsys):
+    file = tmp_path / "run"
+    file.write_text("")
+    tasks = (
+        ["--model", "no/such-model", "--task", "gqa", "--data", gqa],
+        ["--model", "no/such-model", "--generate-set", "x", "--layout", "flat"],
+        ["--task", "dpg", "--data", "x", "--answers", "y"],
+    )
+    for arguments in tasks:
+        for output in (file, file / "below"):
+            said = refused(capsys, "eval", *arguments, "--output", output)
+            assert f"--output is a folder, {file} is a file: give another" in said
+
+
+@pytest.mark.parametrize("option", ["--device", "--dtype", "--revision", "--adapter"])
+def test_what_is_scored_from_files_has_no_model(option, capsys):
+    files = ["--task", "dpg", "--data", "x", "--answers", "y"]
+    assert f"does nothing with {option}" in refused(capsys, "eval", *files, option, "float32")
 
 
 def test_from_prompts_to_a_geneval_score(tmp_path, capsys):
@@ -112,11 +154,12 @@ def test_from_prompts_to_a_geneval_score(tmp_path, capsys):
     ]
     found.write_text("".join(json.dumps(line) + "\n" for line in lines))
     score = ["eval", "--task", "geneval", "--data", str(out), "--detections", str(found)]
+    score += ["--set", "detector=OWLv2"]
     assert main([*score, "--output", str(tmp_path / "score")]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "score" / "summary.json").read_text())
     assert result["tags"] == {"counting": 0.5}
-    assert result["drawings"]["seed"] == 4
+    assert (result["drawings"]["seed"], result["detector"]) == (4, "OWLv2")
 
 
 def test_dpg_and_frechet(tmp_path, capsys):
@@ -130,7 +173,13 @@ def test_dpg_and_frechet(tmp_path, capsys):
     np.save(tmp_path / "a.npy", features)
     np.save(tmp_path / "b.npy", features + np.array([1, 2, 2]))
     paths = ["--data", str(tmp_path / "a.npy"), "--reference", str(tmp_path / "b.npy")]
-    assert main(["eval", "--task", "frechet", *paths]) == 0
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    (drawn / "settings.json").write_text('{"layout": "flat", "checkpoint_sha256": "aa"}')
+    names = ["--set", "features=Inception", "--set", "resize=299", "--drawings", str(drawn)]
+    assert main(["eval", "--task", "frechet", *paths, *names]) == 0
     result = json.loads(capsys.readouterr().out)
+    assert (result["features"], result["resize"]) == ("Inception", "299")
+    assert result["drawings"]["checkpoint_sha256"] == "aa"
     assert result["frechet_distance"] == pytest.approx(9)
     assert (result["format_version"], result["n"]) == (1, 30)

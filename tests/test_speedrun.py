@@ -16,9 +16,13 @@ from typing import Any
 import pytest
 import yaml
 
+from openjanus.pipeline.load import load
 from openjanus.train.recipes import load_members, read_configs, read_recipe
 
 ROOT = Path(__file__).parents[1]
+
+
+BLIND = {"existence": 0.5, "colour": 0.3}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,12 @@ def record() -> dict[str, Any]:
         "world": {"equals_shipped": True},
         "stages": stages,
         "training_seconds": 3 * 3600 + 7 * 60 + 31.0,
-        "result": {"drawing": drawing, "judge": {"renders": {"counting": {}}}},
+        "result": {
+            "drawing": drawing,
+            "understanding": {"existence": 0.8, "colour": 0.3, "blind": BLIND, "n": 800},
+            "parameters": 15_500_000,
+            "judge": {"renders": {"counting": {}}},
+        },
     }
 
 
@@ -188,14 +197,25 @@ def test_the_line_and_what_keeps_it_out_of_the_table(speedrun, record):
     record |= {"commit": "0123456789+", "idea": "", "limit": 4, "machine": {"cpus": 8}}
     record["world"]["equals_shipped"] = False
     record["result"]["drawing"]["overall"] = 0.44
+    record["result"]["understanding"]["colour"] = 0.29
+    record["result"]["parameters"] += 1
     assert [said.split(":")[0] for said in speedrun.why_no_record(record)] == [
         "overall 0.440 is below 0.45",
+        "answers of colour are below blind",
+        "15,500,001 parameters, more than 15,500,000",
         "4 drawings a tag, not 400",
         "8 CPUs, not 2",
         "the code is of no commit (0123456789+)",
         "the world that was rendered is not the one that ships",
         "no --idea",
     ]
+
+
+def test_parameters_are_those_of_all_parts(speedrun, tmp_path):
+    janus = load("tiny")
+    janus.save(tmp_path / "final")
+    wanted = sum(parameter.numel() for parameter in janus.model.parameters())
+    assert speedrun.parameters_of(tmp_path / "final") == wanted
 
 
 def test_what_is_complete_is_not_run_again(speedrun, tmp_path, monkeypatch, capsys):
@@ -214,13 +234,15 @@ def test_what_is_complete_is_not_run_again(speedrun, tmp_path, monkeypatch, caps
             folder = Path(command[command.index("--output") + 1])
             folder.mkdir()
             drawing = {"overall": 0.1, "ci": {"overall": [0.0, 0.2]}, "n": 24}
-            summary = {"rules": "r", "drawing": drawing, "understanding": {}}
+            summary = {"rules": "r", "drawing": drawing}
+            summary["understanding"] = BLIND | {"blind": BLIND}
             summary |= {"judge": {"renders": {"a": 1}}, "options": {"judge_sha256": "x"}}
             told = summary | {"checkpoint_sha256": "y"}
             (folder / "summary.json").write_text(json.dumps(told))
 
     monkeypatch.setattr(speedrun.Clock, "run", run)
     monkeypatch.setattr(speedrun, "_commit", lambda: "aaaa")
+    monkeypatch.setattr(speedrun, "parameters_of", lambda model: 7)
     arguments = ["--recipe", "speedrun/mini", "--shipped-world", "--limit", "4"]
     assert speedrun.main([*arguments, "--output", str(tmp_path)]) == 0
     assert [command[0] for command in ran] == ["train"] * 7 + ["eval"]

@@ -84,7 +84,10 @@ def test_features_and_statistics_from_files(tmp_path):
     for name in ("a.npy", "b.npz"):
         np.testing.assert_array_equal(read_features(tmp_path / name).covariance, made.covariance)
     assert read_features(tmp_path / "c.npz").n is None
-    scored = score_features(tmp_path / "a.npy", tmp_path / "c.npz")
+    paths = tmp_path / "a.npy", tmp_path / "c.npz"
+    scored = score_features(*paths, features="Inception", resize="bicubic, 299")
+    assert (scored["features"], scored["resize"]) == ("Inception", "bicubic, 299")
+    assert scored["drawings"] is None
     assert scored["frechet_distance"] == pytest.approx(0, abs=1e-9)
     assert (scored["n"], scored["reference_n"], scored["feature_size"]) == (20, None, 3)
 

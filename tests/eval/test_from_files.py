@@ -45,7 +45,8 @@ def test_geneval_from_detections(drawings, tmp_path):
     result = score_drawings(drawings, path)
     assert result["tags"] == dict.fromkeys(TAGS, 0.5) | {"single_object": 1.0, "two_object": 0.75}
     assert result["overall"] == round((1 + 0.75 + 4 * 0.5) / 6, 4)
-    assert (result["n"], result["prompts"]["counting"]) == (24, 2)
+    assert (result["n"], result["prompts"]["counting"], result["samples"]) == (24, 2, [2])
+    assert (result["detector"], len(result["prompts_sha256"])) == (None, 64)
     assert result["ci"]["single_object"] == [1.0, 1.0]
     low, high = result["ci"]["overall"]
     assert low <= result["overall"] <= high
@@ -140,6 +141,27 @@ def test_dpg_from_answers(table, tmp_path):
     assert result["format_version"] == 1
 
 
+def test_answers_that_are_neither_yes_nor_no_are_counted(table, tmp_path):
+    told = [*TOLD[:-2], ("b", 0, 1, "No."), ("b", 1, 1, "there is none")]
+    result = score_answers(table, write_answers(tmp_path / "told.jsonl", told))
+    assert result["parse_failure_rate"] == 0.125
+    assert result["categories"]["entity"] == 50.0  # a no all the same
+
+
+def test_a_result_says_which_drawings_it_is_of(table, tmp_path):
+    answers = write_answers(tmp_path / "told.jsonl", TOLD)
+    assert score_answers(table, answers)["drawings"] is None
+    settings = {"format_version": 1, "layout": "dpg", "checkpoint_sha256": "a" * 64}
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "settings.json").write_text(json.dumps(settings))
+    assert score_answers(table, answers, drawings=tmp_path / "drawn")["drawings"] == settings
+    with pytest.raises(ValueError, match="expected a folder that openjanus eval --generate-set"):
+        score_answers(table, answers, drawings=tmp_path)
+    (tmp_path / "drawn" / "settings.json").write_text('{"task": "gqa"}')
+    with pytest.raises(ValueError, match="is of no drawings"):
+        score_answers(table, answers, drawings=tmp_path / "drawn")
+
+
 def test_wrong_questions_and_answers(table, tmp_path):
     def score(told: list[tuple[str, int, int, str]]) -> None:
         score_answers(table, write_answers(tmp_path / "told.jsonl", told))
@@ -152,6 +174,9 @@ def test_wrong_questions_and_answers(table, tmp_path):
         score([("z", 0, 1, "yes")])
     with pytest.raises(ValueError, match="answers about nothing"):
         score([])
+    for tile in (-1, 4):
+        with pytest.raises(ValueError, match=f"has tile {tile} of a: a prompt's tiles are 0 to 3"):
+            score([*TOLD, ("a", tile, 1, "yes")])
     with pytest.raises(ValueError, match="that is no number"):
         score([("a", "0", 1, "yes")])  # type: ignore[list-item] - refused when run
     path = tmp_path / "told.jsonl"

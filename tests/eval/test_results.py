@@ -65,7 +65,26 @@ def geneval(**more: Any) -> dict[str, Any]:
         "overall": 0.5,
         "tags": dict.fromkeys(TAGS, 0.5),
         "ci": {name: [0.4, 0.6] for name in ("overall", *TAGS)},
+        "prompts": dict(zip(TAGS, (80, 99, 80, 94, 100, 100), strict=True)),
+        "samples": [4],
         "n": 2212,
+        "detector": "Mask2Former",
+        "prompts_sha256": "d" * 64,
+    } | more
+
+
+def dpg(**more: Any) -> dict[str, Any]:
+    score = {"name": "DPG-Bench", "value": 80.0, "unit": "percent", "interval": [79.0, 81.0]}
+    return {
+        "format_version": 1,
+        "task": "dpg",
+        "rules": "DPG-Bench, a question falls with its parents, v1",
+        "score": score,
+        "categories": {"global": 80.0},
+        "n": 4260,
+        "prompts": 1065,
+        "prompts_without_answers": 0,
+        "questions_sha256": "f" * 64,
     } | more
 
 
@@ -174,6 +193,38 @@ def test_geneval_proper_stands_beside_the_papers_with_their_judge_named(tmp_path
     assert cells(tables[0], "Janus 1.3B") == [0.61]
     assert cells(tables[1], "run") == [0.5] * 6
     assert cells(tables[1], "Janus-Pro-1B") == [0.98, 0.82, 0.51, 0.89, 0.65, 0.56]
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        dpg(prompts=1064, prompts_without_answers=1, n=4256),
+        dpg(n=4259),
+        dpg(prompts=10, n=40),
+        geneval(prompts=dict.fromkeys(TAGS, 80)),
+        geneval(samples=[1]),
+        geneval(samples=[3, 4, 5]),
+    ],
+)
+def test_a_part_of_the_benchmark_is_in_no_column_of_the_papers(tmp_path: Path, run) -> None:
+    whole = dpg() if run["task"] == "dpg" else geneval()
+    folders = [write(tmp_path / "part", run), write(tmp_path / "whole", whole)]
+    (table, *_) = compare([read_result(folder) for folder in folders])
+    assert "not the whole benchmark" in table.columns[0].title
+    assert "papers:" not in table.columns[0].title
+    assert "papers:" in table.columns[1].title
+    assert cells(table, "Janus-Pro-7B")[0] is None
+    assert cells(table, "Janus-Pro-7B")[1] is not None
+
+
+def test_detectors_and_prompts_tell_genevals_columns_apart(tmp_path: Path) -> None:
+    runs = [geneval(), geneval(detector="OWLv2"), geneval(detector=None, prompts_sha256="e" * 64)]
+    folders = [write(tmp_path / str(i), run) for i, run in enumerate(runs)]
+    (table, *_) = compare([read_result(folder) for folder in folders])
+    titles = [column.title for column in table.columns]
+    assert len(titles) == 3
+    assert "prompts dddddddd; detector OWLv2" in titles[1]
+    assert "prompts eeeeeeee; detector not named" in titles[2]
 
 
 def test_what_a_server_or_another_model_judges_is_said(tmp_path: Path) -> None:

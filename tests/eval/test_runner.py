@@ -150,6 +150,14 @@ def test_a_broken_line_in_the_middle_is_not_passed_over(tmp_path: Path) -> None:
         read_predictions(path)
 
 
+@pytest.mark.parametrize("line", ["[1]", "1", '{"reply": "a"}', '{"key": 1}', '{"key": ["a"]}'])
+def test_a_line_that_is_no_prediction_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(f'{{"key": "a"}}\n{line}\n')
+    with pytest.raises(ValueError, match="line 2 is no prediction with its key: delete it"):
+        read_predictions(path)
+
+
 def test_hashes_tell_weights_and_prompts_apart() -> None:
     model = torch.nn.Linear(2, 2, bias=False)
     before = weights_hash(model)

@@ -266,6 +266,8 @@ def test_tables_tell_what_is_there_and_what_is_missing(tmp_path):
     for seed, und in ((1, 0.50), (2, 0.52)):
         put_exam(exam_folder(tmp_path, run_name("D", seed)), und, 8.0 * seed)
     put_exam(exam_folder(tmp_path, run_name("E", 1)), 0.4, None)
+    summary = exam_folder(tmp_path, run_name("D", 2)) / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"parse_failure_rate": 0.25}))
     put_exam(exam_folder(tmp_path, "exp-d-1", 7.5), None, 12.25)
     put_exam(exam_folder(tmp_path, "scratch"), 0.3, 9.0)
     lines = [{"step": n, "loss_und": 4.0 - n / 50, "output_norm": n} for n in range(1, 101)]
@@ -277,9 +279,9 @@ def test_tables_tell_what_is_there_and_what_is_missing(tmp_path):
     rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
     # t of one degree of freedom is 12.706, the standard error of 0.50 and 0.52 is 0.01.
     assert "| 0.510 [0.383, 0.637] |" in rows["| D"]
-    assert rows["| D"].endswith("| 87 | 8.53 | `exp-d-1`, `exp-d-2` |")
+    assert rows["| D"].endswith("| -, 0.250 | 87 | 8.53 | `exp-d-1`, `exp-d-2` |")
     assert "| 0.400 (one seed) |" in rows["| E"]
-    assert rows["| A"].endswith("| 60.1 | 8.72 | none yet |")
+    assert rows["| A"].endswith("| - | 60.1 | 8.72 | none yet |")
     assert "Not there yet: exp-a-1, exp-a-2" in text
     assert "4. D ~ E in understanding: **not shown either way**" in text
     assert "1. A << D in understanding, A ~ D in drawing: **not run**" in text
@@ -287,6 +289,7 @@ def test_tables_tell_what_is_there_and_what_is_missing(tmp_path):
     # At a quarter of 100 steps stands the mean of steps 16 to 25.
     assert "| none | 0.300 [0.200, 0.400] |" in text
     assert "| 20.5, 45.5, 70.5, 95.5 | `scratch` |" in text
+    assert "| 0.250 [0.200, 0.300] | - | 3.59, " in rows["| none"]
     assert "| z-loss | not there yet |" in text
     assert "| `scratch/config.yaml` | 100 |" in text
     assert {run.folder for run in read_runs(tmp_path, SEEDS)} == {"exp-d-1", "exp-d-2", "exp-e-1"}

@@ -8,10 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from openjanus.cli.parsing import add_model, add_verb, load, parse_option, parse_seed
+from openjanus.cli.parsing import DEFAULT_MODEL, add_model, add_verb, load, parse_option, parse_seed
+from openjanus.rules import near
 
 SCORED_FROM = {"geneval": "detections", "dpg": "answers", "frechet": "reference"}
 """Task that needs no model -> the option with what is scored beside --data."""
+
+DEFAULT = {"model": DEFAULT_MODEL, "device": "auto", "dtype": "auto"}
+"""What these options are where they were not given."""
+NAMES_OF = {"geneval": ["detector"], "dpg": [], "frechet": ["features", "resize"]}
+"""Such a task -> what --set names: what made its files."""
 
 
 def add_verbs(verbs: Any) -> None:
@@ -32,6 +38,9 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--answers", type=Path, help="of dpg: a model's answers, JSON lines")
     parser.add_argument("--reference", type=Path, help="of frechet: features or statistics")
     parser.add_argument(
+        "--drawings", type=Path, help="of dpg and frechet: the folder that was drawn into"
+    )
+    parser.add_argument(
         "--limit", type=int, help="the first so many of each part; all when left out"
     )
     parser.add_argument("--seed", type=parse_seed, default=0)
@@ -51,6 +60,11 @@ def add_verbs(verbs: Any) -> None:
 def _eval(args: argparse.Namespace) -> None:
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit must be >= 1, got {args.limit}: leave it out for all")
+    if args.output is not None:
+        # Weights take long, and so may questions.
+        files = [path for path in (args.output, *args.output.parents) if path.is_file()]
+        if files:
+            raise ValueError(f"--output is a folder, {files[0]} is a file: give another")
     if args.generate_set is not None:
         summary = _draw_set(args)
     elif args.task in SCORED_FROM:
@@ -62,7 +76,9 @@ def _eval(args: argparse.Namespace) -> None:
 
 def _refuse(args: argparse.Namespace, what: str, *names: str) -> None:
     """Refuse options that would do nothing."""
-    given = [name for name in names if getattr(args, name) not in (None, False, [])]
+    given = [
+        name for name in names if getattr(args, name) not in (None, False, [], DEFAULT.get(name))
+    ]
     if given:
         option = given[0].replace("_", "-")
         raise ValueError(f"{what} does nothing with --{option}: leave it out")
@@ -77,7 +93,7 @@ def _need_output(args: argparse.Namespace) -> Path:
 def _run_task(args: argparse.Namespace) -> dict[str, Any]:
     from openjanus.eval.runner import run_task
 
-    _refuse(args, f"--task {args.task}", "layout", *SCORED_FROM.values())
+    _refuse(args, f"--task {args.task}", "layout", "drawings", *SCORED_FROM.values())
     options = dict(parse_option(text) for text in args.set)
     for name in ("data", "rule"):
         value = getattr(args, name)
@@ -98,7 +114,8 @@ def _draw_set(args: argparse.Namespace) -> dict[str, Any]:
     from openjanus.config_file import has_type, type_hints
     from openjanus.eval.drawing_set import SAMPLES, DrawingSet
 
-    _refuse(args, "--generate-set", "data", "rule", "retry_broken", *SCORED_FROM.values())
+    idle = ("data", "rule", "retry_broken", "drawings")
+    _refuse(args, "--generate-set", *idle, *SCORED_FROM.values())
     if args.layout is None:
         raise ValueError(f"give --layout, one of {', '.join(SAMPLES)}")
     output = _need_output(args)
@@ -115,6 +132,26 @@ def _draw_set(args: argparse.Namespace) -> dict[str, Any]:
     return drawn.draw(load(args), output, seed=args.seed, limit=args.limit)
 
 
+def _names(args: argparse.Namespace) -> dict[str, str]:
+    """What --set says of how the files were made."""
+    known = NAMES_OF[args.task]
+    if not known:
+        _refuse(args, f"--task {args.task}", "set")
+    told = dict(text.partition("=")[::2] for text in args.set)
+    for name, value in told.items():
+        if name not in known:
+            raise ValueError(f"--task {args.task} has no option {name!r}; {near(name, known)}")
+        if not value.strip():
+            raise ValueError(f"--set {name} needs a name behind it: give --set {name}=NAME")
+    missing = [f"--set {name}=NAME" for name in known if name not in told]
+    if args.task == "frechet" and missing:
+        raise ValueError(
+            "a Frechet distance means nothing without its network and how pictures were resized: "
+            f"give {' and '.join(missing)}"
+        )
+    return told
+
+
 def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     from openjanus.eval.detections import score_drawings
     from openjanus.eval.frechet import score_features
@@ -124,14 +161,21 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
 
     other = SCORED_FROM[args.task]
     idle = [name for name in SCORED_FROM.values() if name != other]
-    _refuse(args, f"--task {args.task}", "layout", "rule", "limit", "retry_broken", "set", *idle)
+    _refuse(args, f"--task {args.task}", "layout", "rule", "limit", "retry_broken", *idle)
     missing = [name for name in ("data", other) if getattr(args, name) is None]
     if missing:
         raise ValueError(f"--task {args.task} scores files: give --{' and --'.join(missing)}")
+    named = _names(args)
+    drawings = args.drawings
+    if args.task == "geneval":
+        _refuse(args, "--task geneval", "drawings")  # --data is that folder
+    _refuse(args, f"--task {args.task}", *DEFAULT, "revision", "adapter")
     how: dict[str, Callable[[], dict[str, Any]]] = {
-        "geneval": lambda: score_drawings(args.data, args.detections, seed=args.seed),
-        "dpg": lambda: score_answers(args.data, args.answers, seed=args.seed),
-        "frechet": lambda: score_features(args.data, args.reference),
+        "geneval": lambda: score_drawings(
+            args.data, args.detections, seed=args.seed, detector=named.get("detector")
+        ),
+        "dpg": lambda: score_answers(args.data, args.answers, seed=args.seed, drawings=drawings),
+        "frechet": lambda: score_features(args.data, args.reference, drawings=drawings, **named),
     }
     summary = how[args.task]()
     if args.output is not None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SCENE_SIZE = 128
 """Side in pixels of the pictures written, unless another is asked for."""
+MAX_SIZE = 4096
+"""Largest side: a picture of more is not held in memory by every machine."""
 
 
 def add_verbs(kinds: Any) -> None:
@@ -92,6 +94,7 @@ def _sheet(args: argparse.Namespace) -> None:
 
     if args.n < 1:
         raise ValueError(f"--n must be >= 1, got {args.n}")
+    _check_size(args.size)
     pairs = EmojiPairs(
         args.folder, seed=args.seed, split=args.split, size=args.size, world=args.world
     )
@@ -108,8 +111,7 @@ def _scene(args: argparse.Namespace) -> None:
     from openjanus.worlds.emoji.questions import QUESTION_KINDS, ask
     from openjanus.worlds.emoji.scenes import render
 
-    if args.size < 1:
-        raise ValueError(f"--size must be >= 1, got {args.size}")
+    _check_size(args.size)
     draw = _drawer(args)
     sprites = read_artwork(args.folder, args.world)
     rng = np.random.default_rng(args.seed)
@@ -123,6 +125,11 @@ def _scene(args: argparse.Namespace) -> None:
     print(words)
     for question, answer in questions:
         print(f"{question} {answer}")
+
+
+def _check_size(size: int) -> None:
+    if not 1 <= size <= MAX_SIZE:
+        raise ValueError(f"--size must be 1 to {MAX_SIZE} pixels, got {size}")
 
 
 def _drawer(args: argparse.Namespace) -> Callable[[np.random.Generator, Sprites], Scene]:

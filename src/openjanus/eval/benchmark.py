@@ -148,7 +148,13 @@ class Benchmark:
         if not self.asked:
             raise ValueError(f"{self.data} holds no questions of {self.name}")
         return [
-            Request(key=asked.key, group="", prompt=self._words(asked), data=asked)
+            Request(
+                key=asked.key,
+                group="",
+                prompt=self._words(asked),
+                pictures=tuple(_name_and_size(p) for p in asked.parts if isinstance(p, Path)),
+                data=asked,
+            )
             for asked in self.asked.values()
         ]
 
@@ -289,10 +295,15 @@ class FolderBenchmark(Benchmark):
         Raises:
             WrongLayout: Nowhere.
         """
+        candidates = [beside / name for name in (*more, *self.image_folders)]
         if self._images is not None:
-            return first_folder([self._images], "the folder of pictures that `images` names")
-        names = (*more, *self.image_folders)
-        return first_folder([beside / name for name in names], expected)
+            candidates, expected = [self._images], "the folder of pictures that `images` names"
+        self._found = first_folder(candidates, expected)
+        return self._found
+
+    def settings(self, janus: Janus) -> dict[str, Any]:
+        """As `Benchmark`, and where the pictures are."""
+        return super().settings(janus) | {"images": str(self._found.resolve())}
 
 
 def mean_score(
@@ -365,6 +376,11 @@ def with_pictures(text: str, pictures: Mapping[int, PictureSource]) -> list[str 
 
 def _missing(number: int) -> bytes:
     raise ValueError(f"the text shows <image {number}>, which is not there")
+
+
+def _name_and_size(picture: Path) -> str:
+    size = picture.stat().st_size if picture.is_file() else "missing"
+    return f"{picture.name} {size}"
 
 
 def _opened(source: PictureSource) -> Image.Image:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from openjanus.eval.geneval import COLOURS, TAGS, Detection, check_metadata, judge, overall
 from openjanus.eval.geneval import tag_scores as mean_by_tag
 from openjanus.eval.layouts import WrongLayout, files_hash, need_file, need_folder, read_json_lines
+from openjanus.eval.record import prompts_hash
 from openjanus.eval.runner import SETTINGS_NAME
 from openjanus.eval.stats import bootstrap_interval, bootstrap_macro_interval
 
@@ -25,6 +26,12 @@ LINES: Final = (
     'JSON lines of {"file": "00000/samples/0000.png", "detections": [{"class", "score", "box": '
     '[x0, y0, x1, y1], "color"?}]}'
 )
+
+
+PROMPTS: Final = dict(zip(TAGS, (80, 99, 80, 94, 100, 100), strict=True))
+"""Of each tag."""
+SAMPLES: Final = 4
+"""Pictures of each prompt."""
 
 
 def read_detections(path: Path) -> dict[str, list[Detection]]:
@@ -86,13 +93,21 @@ def read_drawings(folder: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
     return prompts
 
 
-def score_drawings(data: str | Path, detections: str | Path, *, seed: int = 0) -> dict[str, Any]:
+def is_whole(summary: Mapping[str, Any]) -> bool:
+    """Whether a summary is of four pictures of each of the benchmark's prompts."""
+    return summary["prompts"] == PROMPTS and summary["samples"] == [SAMPLES]
+
+
+def score_drawings(
+    data: str | Path, detections: str | Path, *, seed: int = 0, detector: str | None = None
+) -> dict[str, Any]:
     """Apply GenEval's rules to a folder of drawings.
 
     Args:
         data: The folder.
         detections: The detector's file.
         seed: Of the intervals, which resample whole prompts.
+        detector: What it is called; scores of two detectors are not comparable.
 
     Returns:
         Scores 0 to 1 a tag and over all, intervals, numbers, and how the drawings were made where
@@ -130,7 +145,12 @@ def score_drawings(data: str | Path, detections: str | Path, *, seed: int = 0) -
         "tags": {tag: round(score, 4) for tag, score in scores.items()},
         "ci": {name: [round(edge, 4) for edge in edges] for name, edges in ci.items()},
         "prompts": {tag: len(set(clusters)) for tag, (_, clusters) in groups.items()},
+        "samples": sorted({len(names) for _, names in prompts.values()}),
         "n": sum(len(values) for values, _ in groups.values()),
+        "detector": detector,
+        "prompts_sha256": prompts_hash(
+            json.dumps(metadata, sort_keys=True) for metadata, _ in prompts.values()
+        ),
         "detections_sha256": files_hash([file]),
         "drawings": json.loads(own.read_text(encoding="utf-8")) if own.is_file() else None,
     }

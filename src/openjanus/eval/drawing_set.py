@@ -19,10 +19,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from openjanus.config import DrawingConfig
+from openjanus.engine.request import check_sampling
 from openjanus.eval.geneval import check_metadata
-from openjanus.eval.layouts import WrongLayout, files_hash, need_file
+from openjanus.eval.layouts import WrongLayout, files_hash, need_file, read_json
 from openjanus.eval.record import template_hash, weights_hash, write_json
-from openjanus.eval.runner import NAMED_BROKEN, TEMPLATE, claim
+from openjanus.eval.runner import NAMED_BROKEN, SETTINGS_NAME, TEMPLATE, claim
 from openjanus.pipeline import Janus
 from openjanus.pipeline.results import Drawing, DrawOptions
 from openjanus.processor.image import sheet
@@ -105,6 +106,19 @@ def _dpg_prompts(path: Path) -> Iterator[Job]:
                 yield Job(name=before, prompt=text, line=text, error=error)
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """How a set was drawn: model, prompts, options.
+
+    Raises:
+        WrongLayout: Nothing was drawn into the folder.
+    """
+    expected = "a folder that openjanus eval --generate-set drew into"
+    settings = read_json(folder / SETTINGS_NAME, expected)
+    if not isinstance(settings, dict) or "layout" not in settings:
+        raise WrongLayout(folder / SETTINGS_NAME, "is of no drawings", expected)
+    return settings
+
+
 def seed_of(seed: int, prompt: str) -> int:
     """A prompt's own drawing seed; its pictures are told apart by their index.
 
@@ -137,8 +151,7 @@ class DrawingSet:
         top_p: Of sampling.
 
     Raises:
-        ValueError: An unknown layout, a number below 1, or a guidance scale or temperature against
-            its rule.
+        ValueError: An unknown layout, a number below 1, or an option of sampling against its rule.
     """
 
     def __init__(
@@ -166,7 +179,10 @@ class DrawingSet:
             "top_p": top_p,
         }
         given = {"guidance_scale": guidance_scale, "temperature": temperature}
-        DrawingConfig(**{name: value for name, value in given.items() if value is not None})
+        own = DrawingConfig(**{name: value for name, value in given.items() if value is not None})
+        # Now, and not when the first prompt is drawn: then the folder is claimed already, and what
+        # is wrong would be said of the prompt.
+        check_sampling(temperature=own.temperature, top_k=top_k, top_p=top_p, seed=0)
 
     def check(self) -> None:
         """See that the prompts can be read, before any weights are.

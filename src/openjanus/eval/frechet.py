@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from openjanus.eval.drawing_set import read_settings
 from openjanus.eval.layouts import files_hash
 
 FORMAT_VERSION: Final = 1
@@ -123,11 +124,26 @@ def _checked(mean: np.ndarray, covariance: np.ndarray, path: Path) -> Gaussian:
     return Gaussian(mean=mean, covariance=(covariance + covariance.T) / 2, n=None)
 
 
-def score_features(data: str | Path, reference: str | Path) -> dict[str, Any]:
+def score_features(
+    data: str | Path,
+    reference: str | Path,
+    *,
+    features: str,
+    resize: str,
+    drawings: str | Path | None = None,
+) -> dict[str, Any]:
     """Distance of the features in two files, with what is known of them.
+
+    Args:
+        data: Features of the drawings.
+        reference: Features that they are compared with.
+        features: Network that made both, and the tool with its version.
+        resize: How pictures were resized for it.
+        drawings: Folder that the pictures were drawn into; None is not known.
 
     Raises:
         FileNotFoundError: One is missing.
+        WrongLayout: Nothing was drawn into the folder of drawings.
         ValueError: As `read_features`, or features of different lengths.
     """
     one, other = read_features(data), read_features(reference)
@@ -136,9 +152,12 @@ def score_features(data: str | Path, reference: str | Path) -> dict[str, Any]:
         "task": "frechet",
         "rules": RULES,
         "frechet_distance": frechet_distance(one, other),
+        "features": features,
+        "resize": resize,
         "n": one.n,
         "reference_n": other.n,
         "feature_size": len(one.mean),
         "data_sha256": files_hash([Path(data)]),
         "reference_sha256": files_hash([Path(reference)]),
+        "drawings": None if drawings is None else read_settings(Path(drawings)),
     }

@@ -7,11 +7,20 @@ picture's number among the four of a prompt, from 0.
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from openjanus.eval.drawing_set import read_settings
 from openjanus.eval.layouts import WrongLayout, files_hash, need_file, need_keys, read_json_lines
-from openjanus.eval.rules.dpg import NO_PARENT, Question, check_graph, is_yes, picture_score
+from openjanus.eval.rules.dpg import (
+    NO_PARENT,
+    Question,
+    check_graph,
+    is_read,
+    is_yes,
+    picture_score,
+)
 from openjanus.eval.stats import bootstrap_interval
 
 FORMAT_VERSION: Final = 1
@@ -22,9 +31,12 @@ COLUMNS: Final = (
 )
 TABLE: Final = f"DPG-Bench's .csv with columns {', '.join(COLUMNS)}"
 LINES: Final = 'JSON lines of {"item_id", "tile", "proposition_id", "answer"}'
+PROMPTS: Final = 1065
+TILES: Final = 4
+"""Of each prompt."""
 
-Answers = dict[str, dict[int, dict[int, bool]]]
-"""Yes or no by item, tile and question."""
+Answers = dict[str, dict[int, dict[int, str]]]
+"""What was said by item, tile and question."""
 
 
 def read_questions(path: Path) -> dict[str, list[Question]]:
@@ -74,27 +86,47 @@ def read_answers(path: Path) -> Answers:
         item, tile, number = str(record["item_id"]), record["tile"], record["proposition_id"]
         if not (isinstance(tile, int) and isinstance(number, int)):
             raise WrongLayout(path, f"has a tile or question of {item} that is no number", LINES)
+        if not 0 <= tile < TILES:
+            said = f"has tile {tile} of {item}: a prompt's tiles are 0 to {TILES - 1}"
+            raise WrongLayout(path, said, LINES)
         told = answers.setdefault(item, {}).setdefault(tile, {})
         if number in told:
             raise WrongLayout(path, f"answers {item}, tile {tile}, question {number} twice", LINES)
-        told[number] = is_yes(str(record["answer"]))
+        told[number] = str(record["answer"])
     return answers
 
 
-def score_answers(data: str | Path, answers: str | Path, *, seed: int = 0) -> dict[str, Any]:
+def is_whole(summary: Mapping[str, Any]) -> bool:
+    """Whether a summary is of all four tiles of all the benchmark's prompts."""
+    return (
+        summary["prompts_without_answers"] == 0
+        and summary["prompts"] == PROMPTS
+        and summary["n"] == PROMPTS * TILES
+    )
+
+
+def score_answers(
+    data: str | Path,
+    answers: str | Path,
+    *,
+    seed: int = 0,
+    drawings: str | Path | None = None,
+) -> dict[str, Any]:
     """Apply DPG-Bench's rules.
 
     Args:
         data: The table of questions.
         answers: The answers' file; prompts without any answer are left out and counted.
         seed: Of the interval, which resamples whole prompts.
+        drawings: Folder that the pictures were drawn into; None is not known.
 
     Returns:
         `score`, 0 to 100, with its interval; `categories` from the answers before any falls with
-        a parent, as the benchmark prints them, but over all tiles; numbers.
+        a parent, as the benchmark prints them, but over all tiles; numbers; how the drawings were
+        made.
 
     Raises:
-        WrongLayout: One of the two is not what it should be.
+        WrongLayout: One of them is not what it should be.
         ValueError: A question without an answer, or answers to unknown items alone.
     """
     table, file = Path(data), Path(answers)
@@ -104,10 +136,12 @@ def score_answers(data: str | Path, answers: str | Path, *, seed: int = 0) -> di
         raise ValueError(f"{file} answers about {unknown or 'nothing'}: no such item in {table}")
     values: list[float] = []
     categories: dict[str, list[bool]] = {}
-    tiles = 0
+    tiles, unread = 0, []
     for item, by_tile in told.items():
         scores = []
-        for tile, yes in by_tile.items():
+        for tile, said in by_tile.items():
+            yes = {number: is_yes(answer) for number, answer in said.items()}
+            unread += [not is_read(answer) for answer in said.values()]
             try:
                 scores.append(picture_score(questions[item], yes))
             except ValueError as error:
@@ -131,8 +165,10 @@ def score_answers(data: str | Path, answers: str | Path, *, seed: int = 0) -> di
             name: round(100 * sum(yes) / len(yes), 2) for name, yes in sorted(categories.items())
         },
         "n": tiles,
+        "parse_failure_rate": round(sum(unread) / len(unread), 4),
         "prompts": len(values),
         "prompts_without_answers": len(questions) - len(values),
         "questions_sha256": files_hash([table]),
         "answers_sha256": files_hash([file]),
+        "drawings": None if drawings is None else read_settings(Path(drawings)),
     }

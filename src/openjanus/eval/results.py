@@ -24,6 +24,8 @@ VERSIONS: Final = {
 """Newest format of the summaries that are made from files; all others are the runner's."""
 HASH: Final = 8
 """Characters of a hash that a header shows."""
+NAMED: Final = frozenset({"detector", "features", "resize"})
+"""Marks that are names, which a header shows whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,13 +59,16 @@ class Block:
     """Of the questions."""
     main: Figure | None = None
     parts: Mapping[str, Figure] = field(default_factory=dict)
+    whole: bool = True
+    """Whether the benchmark was asked whole, beside the limit; False where that is not known."""
     like: str = ""
     """Task whose figures in the papers are beside these, though never in one column."""
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal where figures may stand in one column."""
-        return (self.task, self.title, self.rules, self.limit, tuple(sorted(self.marks.items())))
+        marks = tuple(sorted(self.marks.items()))
+        return (self.task, self.title, self.rules, self.limit, self.whole, marks)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +183,7 @@ def _benchmark_block(summary: Mapping[str, Any]) -> Block:
         unit=unit,
         limit=summary.get("limit"),
         marks=marks,
+        whole=summary["task"] != "dpg" or graph_answers.is_whole(summary),
         files=files,
         main=main,
         parts=parts,
@@ -188,6 +194,8 @@ def _geneval_block(summary: Mapping[str, Any]) -> Block:
     ci = summary["ci"]
     overall = summary["overall"]
     note = "" if overall is not None else "not all six tags"
+    detector = summary.get("detector")
+    detector = "not named" if detector is None else detector
     return Block(
         task=summary["task"],
         title="GenEval overall",
@@ -195,7 +203,9 @@ def _geneval_block(summary: Mapping[str, Any]) -> Block:
         rule=None,
         unit="share",
         limit=summary.get("limit"),
-        marks={},
+        # The first summaries told neither.
+        marks={"prompts": summary.get("prompts_sha256", ""), "detector": detector},
+        whole="samples" in summary and detections.is_whole(summary),
         main=Figure(value=overall, interval=_edges(ci, "overall"), n=summary["n"], note=note),
         parts={
             tag: Figure(value=value, interval=_edges(ci, tag))
@@ -311,7 +321,11 @@ def _frechet_block(summary: Mapping[str, Any]) -> Block:
         rule=None,
         unit="distance",
         limit=None,
-        marks={"reference": summary["reference_sha256"]},
+        marks={
+            "reference": summary["reference_sha256"],
+            # The first summaries did not say.
+            **{name: summary.get(name, "not named") for name in ("features", "resize")},
+        },
         main=Figure(value=summary["frechet_distance"], n=summary["n"]),
     )
 
@@ -333,14 +347,16 @@ def headers(blocks: Iterable[Block]) -> dict[tuple[Any, ...], str]:
         alike = [
             other
             for other in known.values()
-            if (other.task, other.title, other.rules, other.limit)
-            == (block.task, block.title, block.rules, block.limit)
+            if (other.task, other.title, other.rules, other.limit, other.whole)
+            == (block.task, block.title, block.rules, block.limit, block.whole)
         ]
         words = [block.rules]
         if block.limit is not None:
             words.append(f"first {block.limit} of each part alone")
+        if not block.whole:
+            words.append("not the whole benchmark")
         words += [
-            f"{mark} {value[:HASH]}"
+            f"{mark} {value if mark in NAMED else value[:HASH]}"
             for mark, value in block.marks.items()
             if len({other.marks.get(mark) for other in alike}) > 1
         ]

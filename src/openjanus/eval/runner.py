@@ -61,8 +61,8 @@ def run_task(
 
     Raises:
         KeyError: Unknown task.
-        ValueError: A limit below 1, unknown options, a folder with another run's predictions, or
-            every item is broken.
+        ValueError: A limit below 1, unknown options, a folder with another run's predictions or
+            with answers about other pictures, or every item is broken.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}: leave it out for everything")
@@ -73,6 +73,7 @@ def run_task(
     folder = Path(output)
     claim(folder, settings)
     done = read_predictions(folder / PREDICTIONS_NAME)
+    _check_pictures(folder, requests, done)
     if retry_broken:
         done = _forget_broken(folder / PREDICTIONS_NAME, done)
     _ask(janus, task, requests, done, folder)
@@ -162,8 +163,23 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
             prediction = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} line {number} is not JSON ({error}): delete it") from error
+        if not isinstance(prediction, dict) or not isinstance(prediction.get("key"), str):
+            raise ValueError(f"{path} line {number} is no prediction with its key: delete it")
         found[prediction["key"]] = prediction
     return found
+
+
+def _check_pictures(
+    folder: Path, requests: Sequence[Request], done: Mapping[str, Prediction]
+) -> None:
+    """See that what is answered was asked about today's pictures; broken items may be mended."""
+    for request in requests:
+        before = done.get(request.key, {"error": ""})
+        if "error" not in before and before.get("pictures", []) != list(request.pictures):
+            raise ValueError(
+                f"{folder} answers {request.key} about other pictures than "
+                f"{', '.join(request.pictures)}: give another output folder, or put them back"
+            )
 
 
 def _forget_broken(path: Path, done: Mapping[str, Prediction]) -> dict[str, Prediction]:
@@ -195,7 +211,10 @@ def _ask(
             answers = task.answer(janus, batch, folder)
             # Each its share: a run that was stopped and gone on with took the sum of all.
             seconds = round((time.perf_counter() - began) / len(batch), 4)
+            pictures = {request.key: request.pictures for request in batch}
             for prediction in answers:
+                if pictures[prediction["key"]]:
+                    prediction["pictures"] = list(pictures[prediction["key"]])
                 prediction["seconds"] = seconds
                 file.write(json.dumps(prediction) + "\n")
                 done[prediction["key"]] = prediction

@@ -69,6 +69,7 @@ def counted_alike(block: Block, paper: PaperBenchmark) -> bool:
         block.task == paper.task
         and block.rule == paper.rule
         and block.limit is None
+        and block.whole
         and any(paper.files in name for name in (block.title, *block.files))
     )
 

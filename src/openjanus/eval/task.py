@@ -24,6 +24,8 @@ class Request:
     """Requests of one group may be answered in one batch."""
     prompt: str
     """What the model is asked, in words: part of the record's prompt hash."""
+    pictures: tuple[str, ...] = ()
+    """Name and size in bytes of each file that is shown: an answer is kept for these alone."""
     data: Any = None
     """Whatever else the task needs to ask and to judge."""
 

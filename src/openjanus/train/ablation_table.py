@@ -56,6 +56,13 @@ def read_exam(folder: Path) -> dict[str, dict[str, Any]] | None:
     return json.loads(path.read_text(encoding="utf-8"))["columns"]
 
 
+def _unread(folders: Sequence[Path]) -> str:
+    """Rates of answers in words that could not be read, of exams that were asked in words."""
+    summaries = [json.loads((folder / "summary.json").read_text("utf-8")) for folder in folders]
+    rates = [summary.get("parse_failure_rate") for summary in summaries]  # the first had none
+    return ", ".join("-" if rate is None else f"{rate:.3f}" for rate in rates) if rates else "-"
+
+
 def read_runs(root: Path, seeds: Sequence[int]) -> list[Measured]:
     """The experiments' figures, of the runs that were examined."""
     found = []
@@ -85,7 +92,7 @@ def markdown(root: Path, seeds: Sequence[int]) -> str:
         raise FileNotFoundError(f"no runs in {root}: begin with scripts/ablation.py run")
     runs = read_runs(root, seeds)
     parts = [
-        _table_5(runs, seeds),
+        _table_5(root, runs, seeds),
         _missing(runs, seeds),
         _uneven(root, runs),
         _verdict_list(verdicts(runs)),
@@ -118,20 +125,22 @@ def _cell(cell: Cell | None, column: str) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _table_5(runs: Sequence[Measured], seeds: Sequence[int]) -> str:
-    head = ["exp", "visual encoder", "trained on", *TITLES.values(), "understanding"]
+def _table_5(root: Path, runs: Sequence[Measured], seeds: Sequence[int]) -> str:
+    head = ["exp", "visual encoder", "trained on", *TITLES.values(), "understanding", "unread"]
     head += ["paper: POPE", "COCO-FID", "runs"]
     rows = []
     for letter, (encoder, faces) in EXPERIMENTS.items():
         mine = [run.folder for run in runs if run.experiment == letter]
         cells = [_cell(cell_of(runs, letter, column), column) for column in COLUMNS]
         cells.append(_cell(cell_of(runs, letter, "understanding"), "understanding"))
+        cells.append(_unread([exam_folder(root, folder) for folder in mine]))
         paper = ["-" if value is None else f"{value:g}" for value in PAPER[letter]]
         where = ", ".join(f"`{folder}`" for folder in mine) if mine else "none yet"
         rows.append([letter, encoder, faces, *cells, *paper, where])
     told = (
         f"Means over seeds {', '.join(map(str, seeds))} with Student's 95 % interval over them. "
-        "FD-judge: the smaller the better; its features are the shipped judge's, it is not FID."
+        "FD-judge: the smaller the better; its features are the shipped judge's, it is not FID. "
+        "Unread: share of the answers in words that are no answer to their question, run by run."
     )
     return f"{told}\n\n{_table(head, rows)}"
 
@@ -200,7 +209,7 @@ def _levels(lines: Sequence[Mapping[str, Any]], name: str) -> str:
 
 
 def _group(root: Path, group: Group) -> str:
-    head = ["", *TITLES.values(), "loss und", "loss gen", "output norm", "run"]
+    head = ["", *TITLES.values(), "unread", "loss und", "loss gen", "output norm", "run"]
     rows, there = [], False
     for what, name in group.rows:
         run = folder_of(name)
@@ -210,6 +219,7 @@ def _group(root: Path, group: Group) -> str:
             continue
         there = True
         cells = [_single(columns.get(column), column) for column in COLUMNS]
+        cells.append(_unread([exam_folder(root, run)]))
         lines = read_metrics(root / run / "metrics.jsonl")
         curves = [_levels(lines, key) for key in ("loss_und", "loss_gen", "output_norm")]
         rows.append([what, *cells, *curves, f"`{run}`"])

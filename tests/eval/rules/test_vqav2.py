@@ -57,9 +57,17 @@ def test_three_of_the_other_nine_are_enough():
     assert accuracy("Yes.", human(4)) == 1
 
 
-def test_nothing_is_normalised_where_all_agree():
-    assert accuracy("2", ["two"] * 10) == 0
-    assert accuracy("two", ["two"] * 10) == 1
-    assert accuracy("2", ["two"] * 9 + ["three"]) == 1
+def test_the_reply_is_normalised_where_all_agree_too():
+    for reply in ("yes", "Yes", "Yes.", "the yes"):
+        assert accuracy(reply, ["yes"] * 10) == 1
+    assert accuracy("no", ["yes"] * 10) == 0
     with pytest.raises(ValueError, match="other annotators, got 1"):
         accuracy("2", ["2"])
+
+
+def test_of_the_annotators_answers_only_punctuation_is_normalised():
+    # Nine say "two", which no reply can say any more: one annotator's "2" is left.
+    assert accuracy("2", ["two"] * 9 + ["2"]) == pytest.approx(0.3)
+    assert accuracy("two", ["two"] * 10) == 0
+    assert accuracy("t shirt", ["t-shirt"] * 9 + ["cat"]) == 1
+    assert accuracy("t-shirt", ["t-shirt"] * 10) == 0  # theirs is left as it is where all agree

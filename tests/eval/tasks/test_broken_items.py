@@ -59,6 +59,22 @@ def test_broken_items_are_named_counted_and_left_out(scripted, tmp_path):
     assert sorted(keys) == [f"q{i}" for i in range(6)]
 
 
+def test_answers_about_other_pictures_are_not_kept(scripted, tmp_path):
+    data = write_gqa(tmp_path / "gqa", 2)
+    other = write_gqa(tmp_path / "other", 2, side=40) / "images"
+    janus, out = scripted(lambda words: "yes"), tmp_path / "run"
+    first = run_task(janus, "gqa", output=out, options={"data": str(data)})
+    assert first["options"]["images"] == str(data / "images")
+    assert run_task(janus, "gqa", output=out, options={"data": str(data)})["n"] == 2
+    with pytest.raises(ValueError, match="a run with other options: give another output folder"):
+        run_task(janus, "gqa", output=out, options={"data": str(data), "images": str(other)})
+    # The same folder, and another picture in it.
+    (data / "images" / "1.jpg").write_bytes((other / "1.jpg").read_bytes())
+    with pytest.raises(ValueError, match=r"answers q1 about other pictures than 1\.jpg \d+: give"):
+        run_task(janus, "gqa", output=out, options={"data": str(data)})
+    assert len(janus.asked) == 2
+
+
 def test_a_question_past_the_context_breaks_alone(scripted, tmp_path):
     data = write_gqa(tmp_path / "gqa", 3)
     file = data / "testdev_balanced_questions.json"

@@ -132,6 +132,22 @@ def test_wrong_tables(rows, tmp_path):
         load(write_table(tmp_path / "y.tsv", [rows[0], rows[1] | {"index": "x"}]))
 
 
+@pytest.mark.parametrize("wrong", ["a", "E", "C", "B "])
+def test_an_answer_that_no_model_can_give_is_refused(rows, tmp_path, wrong):
+    table = write_table(tmp_path / "dev.tsv", [rows[1], rows[0] | {"answer": wrong}])
+    task = build_task("mmbench", {"data": str(table)})
+    with pytest.raises(ValueError, match=f"answer '{wrong}' in row 2: expected one of .*A, B$"):
+        task.requests(limit=None, seed=0)
+
+
+def test_a_table_has_all_answers_or_none(rows, tmp_path):
+    for answer, other, says in (("", "A", "an"), ("B", "", "no"), ("B", "nan", "no")):
+        both = [rows[0] | {"answer": answer}, rows[1] | {"answer": other}]
+        task = build_task("mmbench", {"data": str(write_table(tmp_path / "dev.tsv", both))})
+        with pytest.raises(ValueError, match=f"has {says} answer in row 2, unlike those before"):
+            task.requests(limit=None, seed=0)
+
+
 @pytest.fixture
 def seed_bench(tmp_path, make_picture) -> Path:
     folder = tmp_path / "seed"
@@ -188,3 +204,11 @@ def test_wrong_layouts_of_seed(seed_bench, tmp_path):
     (seed_bench / "SEED-Bench.json").write_text('{"questions": [{"question_id": 1}]}')
     with pytest.raises(ValueError, match="has no question, choice_a"):
         load(seed_bench)
+
+
+def test_an_answer_that_is_no_choice_is_refused(seed_bench):
+    path = seed_bench / "SEED-Bench.json"
+    path.write_text(path.read_text().replace('"answer": "D"', '"answer": "d"'))
+    task = build_task("seed", {"data": str(seed_bench)})
+    with pytest.raises(ValueError, match="the answer 'd' to question 1: expected one of its cho"):
+        task.requests(limit=None, seed=0)

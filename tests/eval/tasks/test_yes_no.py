@@ -74,6 +74,13 @@ def test_a_limit_is_of_each_split(pope, scripted, tmp_path):
     assert [json.loads(line)["key"] for line in lines] == ["random/1", "popular/1", "adversarial/1"]
 
 
+def test_a_label_is_yes_or_no(pope):
+    path = pope / "coco_pope_random.json"
+    path.write_text(path.read_text().replace('"no"', '"maybe"', 1))
+    with pytest.raises(ValueError, match="the label 'maybe' of question 2: expected yes or no"):
+        build_task("pope", {"data": str(pope)}).requests(limit=None, seed=0)
+
+
 def test_pictures_may_lie_elsewhere(pope, scripted, tmp_path):
     (pope / "val2014").rename(tmp_path / "coco")
     with pytest.raises(ValueError, match=r"val2014 does not exist: expected a folder with coco"):

@@ -64,6 +64,9 @@ def test_a_run_has_six_columns_and_goes_on(
     assert summary["columns"]["frechet"]["value"] > 0
     assert (tmp_path / "sheet.png").is_file()
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").open()]
+    parsed = [line["parsed"] for line in lines if line["key"].startswith("understanding/")]
+    assert len(parsed) == 9 and not all(parsed)  # a random model babbles
+    assert summary["parse_failure_rate"] == round(parsed.count(False) / 9, 4)
     chosen = [line for line in lines if line["key"].startswith("choice/")]
     for line in chosen:
         best = min(line["losses"], key=line["losses"].__getitem__)
@@ -81,6 +84,7 @@ def test_one_face_is_asked_alone(
     options = options_of(sprites, referee, faces=faces, questions=2, drawings=1)
     summary = run_task(load("tiny"), "faces-test", output=tmp_path, options=options)
     assert tuple(summary["columns"]) == columns
+    assert (summary["parse_failure_rate"] is None) == (faces == "gen")
 
 
 def test_cells_are_held_out_ones_and_many(sprites: Sprites, referee: Judge) -> None:

@@ -150,7 +150,7 @@ def test_phrases_read_back_as_what_they_were_made_of() -> None:
     assert COUNT_WORDS[6] == "six"
     with pytest.raises(ValueError, match=r"'penguin' of .* is not a thing of this world"):
         metadata_for_prompt("a photo of a penguin")
-    with pytest.raises(ValueError, match="no article or number"):
+    with pytest.raises(ValueError, match="from one to four, got 'six'"):
         metadata_for_prompt("a photo of six dogs")
 
 

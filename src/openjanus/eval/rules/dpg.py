@@ -25,7 +25,16 @@ class Question:
 
 def is_yes(answer: str) -> bool:
     """Yes and nothing else, case and a full stop aside; whatever else is said is a no."""
-    return answer.strip().lower().removesuffix(".") == "yes"
+    return _word(answer) == "yes"
+
+
+def is_read(answer: str) -> bool:
+    """Whether an answer says yes or no, and nothing else."""
+    return _word(answer) in ("yes", "no")
+
+
+def _word(answer: str) -> str:
+    return answer.strip().lower().removesuffix(".")
 
 
 def check_graph(questions: Sequence[Question]) -> None:

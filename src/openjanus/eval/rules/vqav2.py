@@ -1,7 +1,7 @@
 """VQAv2's rules (Goyal et al., 2017): normalised answers against ten annotators' answers.
 
-Written from the public description of the evaluation, with what its program does where the
-description is silent: each such place says so.
+Written from the public description of the evaluation, with what its program (`vqaEval.py` of the
+authors' repository) does where the description is silent: each such place says so.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def _one_line(answer: str) -> str:
 def accuracy(answer: str, human: Sequence[str]) -> float:
     """Mean over the annotators of min(1, matches among the others / 3); 0 to 1.
 
-    Where all annotators say the same, nothing is normalised: so does the program.
+    So does the authors' program: the reply is always normalised; of the annotators' answers only
+    the punctuation is, and that only where they differ. (Copies of it that normalise both sides,
+    or neither where all agree, count otherwise.)
 
     Args:
         answer: The model's.
@@ -116,9 +118,8 @@ def accuracy(answer: str, human: Sequence[str]) -> float:
     """
     if len(human) < 2:
         raise ValueError(f"VQAv2 compares with the other annotators, got {len(human)} of them")
-    told = [_one_line(one) for one in human]
-    said = _one_line(answer)
+    told, said = [_one_line(one) for one in human], normalise(answer)
     if len(set(told)) > 1:
-        told, said = [normalise(one) for one in told], normalise(said)
+        told = [strip_punctuation(one) for one in told]
     agreeing = sum(one == said for one in told)
     return sum(min(1.0, (agreeing - (one == said)) / 3) for one in told) / len(told)

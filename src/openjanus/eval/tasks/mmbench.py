@@ -53,7 +53,7 @@ class MMBench(Benchmark):
         self.files = [self.data]
         pictures = {row["index"]: row["image"] for row in rows}
         self._rows = {row["index"]: row for row in rows}
-        self._has_answers = all(row.get("answer") for row in rows)
+        self._has_answers = bool(_answer(rows[0]))  # as all others, or none has one
         if not self._has_answers:  # the server rotates its own questions
             return [self._asked(row, row["index"], pictures) for row in rows]
         first = [row for row in rows if int(row["index"]) < ROTATED]
@@ -141,7 +141,20 @@ def _read(path: Path) -> list[dict[str, str]]:
     for number, row in enumerate(rows, start=1):
         if not row["index"].isdecimal() or row["image"] is None:
             raise WrongLayout(path, f"has a broken row {number}", EXPECTED)
+        answer, options = _answer(row), _options(row)
+        if bool(answer) != bool(_answer(rows[0])):
+            said = f"has {'an' if answer else 'no'} answer in row {number}, unlike those before it"
+            raise WrongLayout(path, said, "answers in all rows, or in none")
+        if answer and answer not in options:
+            said = f"has the answer {answer!r} in row {number}"
+            raise WrongLayout(path, said, f"one of its options, {', '.join(options)}")
     return rows
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    """The right letter; "" where there is none, or pandas' "nan"."""
+    answer = row.get("answer")
+    return "" if answer is None or answer == "nan" else answer
 
 
 def _letters(rows: Any) -> list[str]:

@@ -46,7 +46,7 @@ class Pope(FolderBenchmark):
             self.files += files
         pictures = self.image_folder(self.data, EXPECTED)
         return [
-            _asked(split, record, pictures)
+            _asked(split, record, pictures, file)
             for split, (file,) in found.items()
             for record in need_keys(
                 read_json_lines(file, EXPECTED),
@@ -86,15 +86,19 @@ class Pope(FolderBenchmark):
         }
 
 
-def _asked(split: str, record: Mapping[str, Any], pictures: Path) -> Asked:
+def _asked(split: str, record: Mapping[str, Any], pictures: Path, file: Path) -> Asked:
     key = f"{split}/{record['question_id']}"
+    label = str(record["label"]).strip().lower()
+    if label not in ("yes", "no"):
+        said = f"has the label {record['label']!r} of question {record['question_id']}"
+        raise WrongLayout(file, said, "yes or no")
     return Asked(
         key=key,
         parts=(pictures / str(record["image"]), str(record["text"])),
         part=split,
         unit=key,
         cluster=str(record["image"]),
-        record={"answer": str(record["label"]).strip().lower() == "yes"},
+        record={"answer": label == "yes"},
     )
 
 

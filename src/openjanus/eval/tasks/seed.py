@@ -61,6 +61,9 @@ class Seed(FolderBenchmark):
         words = str(record["question"])
         if self.rule == "letter":
             words += "\n" + option_lines(options)
+        if record["answer"] not in options:
+            said = f"has the answer {record['answer']!r} to question {record['question_id']}"
+            raise WrongLayout(self.files[0], said, f"one of its choices, {', '.join(options)}")
         kind = record.get("question_type_id")
         return Asked(
             key=str(record["question_id"]),

@@ -30,7 +30,7 @@ class VQAv2(FolderBenchmark):
 
     name = "VQAv2"
     rule_texts: ClassVar[Mapping[str, str]] = {
-        "official": "VQA accuracy with the official normalisation, v1"
+        "official": "VQA accuracy with the official normalisation, v2"
     }
     own_suffix = ONE_WORD
 

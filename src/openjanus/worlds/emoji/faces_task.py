@@ -196,7 +196,14 @@ class FacesTask(EmojiTask):
             }
             details["geneval"] = scores
             self._write_sheet(drawn, folder)
-        return {"columns": columns, "details": details, "frechet_features": FRECHET}
+        unread = sum(not p["parsed"] for p in open_answers)
+        return {
+            "columns": columns,
+            "details": details,
+            "frechet_features": FRECHET,
+            # Of what is answered in words: a choice is ranked, and so always read.
+            "parse_failure_rate": round(unread / len(open_answers), 4) if open_answers else None,
+        }
 
     def _frechet(self, janus: Janus, drawn: Sequence[Prediction], folder: Path) -> dict[str, Any]:
         """Distance of the drawings from pictures as training shows them, of the same tags."""

@@ -17,6 +17,11 @@ _FORMS: Final = (
     "joined by 'and' or one of 'left of', 'right of', 'above', 'below'"
 )
 
+_NUMBERS: Final = frozenset(
+    ("zero", "no", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty")
+)
+"""Words that are numbers, though none that every world counts to."""
+
 
 def metadata_for_prompt(prompt: str, name: WorldName = "v0") -> dict[str, Any]:
     """What a prompt such as "a photo of a red apple" asks for, as a line of GenEval metadata.
@@ -85,6 +90,11 @@ def read_phrase(words: str, prompt: str, *, forms: str, name: WorldName = "v0") 
         count = 1
     elif first in numbers[2:]:
         count = numbers.index(first)
+    elif first in (*_NUMBERS, *numbers) or first.isdecimal():
+        raise ValueError(
+            f"things are counted in words from one to {numbers[-1]}, got {first!r} of {prompt!r}: "
+            "write one of these"
+        )
     else:
         raise ValueError(f"{words!r} of {prompt!r} has no article or number: {forms}")
     for pair in ("pair of ", "pairs of "):
@@ -93,18 +103,18 @@ def read_phrase(words: str, prompt: str, *, forms: str, name: WorldName = "v0") 
     if rest in nouns:
         return Things(concept=nouns[rest], count=count, colour=None)
     colour, _, noun = rest.partition(" ")
+    if not rest or (colour in COLOURS and not noun):
+        raise ValueError(f"{words!r} of {prompt!r} names no thing: {forms}")
     if colour in COLOURS and noun in nouns:
         return Things(concept=nouns[noun], count=count, colour=colour)
     if noun in nouns:
-        close = _closest(colour, COLOURS)
+        close = _closest(colour, COLOURS, f"they are {', '.join(COLOURS)}")
         raise ValueError(f"{colour!r} of {prompt!r} is no colour of this world: {close}")
-    close = _closest(noun if colour in COLOURS else rest, list(nouns))
+    close = _closest(noun if colour in COLOURS else rest, list(nouns), "name another")
     raise ValueError(f"{rest!r} of {prompt!r} is not a thing of this world: {close}")
 
 
-def _closest(word: str, known: Sequence[str]) -> str:
-    """The tail of a message: near matches, or where there are none, the words least unlike."""
+def _closest(word: str, known: Sequence[str], otherwise: str) -> str:
+    """The tail of a message: near matches, or what else there is to say."""
     near = difflib.get_close_matches(word, known, n=3)
-    if near:
-        return f"did you mean {', '.join(near)}?"
-    return f"the nearest are {', '.join(difflib.get_close_matches(word, known, n=3, cutoff=0.0))}"
+    return f"did you mean {', '.join(near)}?" if near else otherwise
