@@ -22,7 +22,7 @@ from openjanus.train.losses import compute_losses
 from openjanus.train.metrics import read_metrics
 from openjanus.train.parallel import World
 from openjanus.train.runs import run_training
-from openjanus.train.source_config import SourceConfig, SourcesConfig
+from openjanus.train.source_config import SourcesConfig
 from openjanus.train.trainer import JanusTrainer
 from openjanus.train.watch_config import BestConfig, ValConfig, ValSourceConfig, ValTaskConfig
 from openjanus.weights.formats import load_model
@@ -462,26 +462,3 @@ def test_watching_that_cannot_be_is_refused(make_config, changes, message):
 
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_files_of_the_same_name_in_another_folder_are_others(make_config, make_trainer, tmp_path):
-    paths = {}
-    for folder in ("train", "val"):
-        paths[folder] = tmp_path / folder / "texts.jsonl"
-        paths[folder].parent.mkdir()
-        lines = (json.dumps({"text": f"{folder} {number}"}) + "\n" for number in range(8))
-        paths[folder].write_text("".join(lines))
-
-    def trainer_of(trained, validated):
-        known = SourceConfig(type="text-jsonl", options={"path": str(trained)})
-        other = ValSourceConfig(type="text-jsonl", options={"path": str(validated)})
-        val = ValConfig(every=1, samples=8, text=[other])
-        sources = SourcesConfig(text=[known])
-        return make_trainer(make_config(ratio=(0, 1, 0), sources=sources, val=val, batch_size=4))
-
-    trainer = trainer_of(paths["train"], paths["val"])
-    trainer.train_step(0)
-    assert len(trainer.validation.samples["text"]) == 8
-    trainer = trainer_of(paths["train"], tmp_path / "train")  # the same file, said otherwise
-    with pytest.raises(ValueError, match=r"sample texts\.jsonl:\d is validated on and would"):
-        trainer.train_step(0)
