@@ -96,6 +96,17 @@ def test_answers_are_the_models_own_in_order(lmms_eval, tiny_janus):
         for d in documents
     ]
     assert model.generate_until(requests) == wanted
+    # One past the context is answered with nothing, and the others of its batch as ever.
+    documents[3]["words"] = "dog " * 3000
+    with pytest.warns(UserWarning, match="a question is answered with nothing: "):
+        answers = model.generate_until(requests)
+    assert answers == [*wanted[:3], "", wanted[4]]
+    for wrong, says in (
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+        ({"do_sample": True, "top_p": 7.0}, "top_p must be in"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            decoding_options(wrong)
 
 
 @pytest.mark.parametrize(

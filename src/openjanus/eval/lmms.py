@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from openjanus.engine.request import check_sampling
 from openjanus.pipeline import Janus
 from openjanus.pipeline.load import load
 
@@ -83,10 +85,22 @@ class Answerer:
         answers: list[str] = [""] * len(requests)
         for options, places in self._batches(requests):
             conversations = [self._messages(requests[place].args) for place in places]
-            replies = self.janus.chat_batch(conversations, system=self.system, seed=0, **options)
-            for place, reply in zip(places, replies, strict=True):
-                answers[place] = reply.text
+            for place, text in zip(places, self._replies(conversations, options), strict=True):
+                answers[place] = text
         return answers
+
+    def _replies(
+        self, conversations: Sequence[list[dict[str, Any]]], options: Mapping[str, Any]
+    ) -> list[str]:
+        """Replies; "" with a warning for what is past the context."""
+        try:
+            replies = self.janus.chat_batch(conversations, system=self.system, seed=0, **options)
+        except ValueError as error:  # nothing was answered
+            if len(conversations) > 1:
+                return [text for one in conversations for text in self._replies([one], options)]
+            warnings.warn(f"a question is answered with nothing: {error}", stacklevel=2)
+            return [""]
+        return [reply.text for reply in replies]
 
     def _batches(self, requests: Sequence[Any]) -> Iterator[tuple[dict[str, Any], list[int]]]:
         """Places of requests with the same options, so many at once."""
@@ -123,7 +137,7 @@ def decoding_options(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `chat_batch` from a task's `generation_kwargs`.
 
     Raises:
-        ValueError: Beams, or an option that there is not.
+        ValueError: Beams, an option that there is not, or one against its rule.
     """
     unknown = sorted(set(asked) - KNOWN)
     if unknown:
@@ -139,10 +153,16 @@ def decoding_options(asked: Mapping[str, Any]) -> dict[str, Any]:
     tokens = asked.get("max_new_tokens")
     until = asked.get("until")
     stop = () if until is None else (until,) if isinstance(until, str) else tuple(until)
+    tokens = MAX_NEW_TOKENS if tokens is None else int(tokens)
+    top_p = asked.get("top_p") if temperature else None
+    # What is wrong for every question must not pass for a question that cannot be asked.
+    check_sampling(temperature=float(temperature), top_p=top_p, seed=0)
+    if tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {tokens}")
     return {
-        "max_new_tokens": MAX_NEW_TOKENS if tokens is None else int(tokens),
+        "max_new_tokens": tokens,
         "temperature": float(temperature),
-        "top_p": asked.get("top_p") if temperature else None,
+        "top_p": top_p,
         "stop": stop,
     }
 
