@@ -175,10 +175,11 @@ def test_a_broken_picture_is_replaced_named_and_counted_once(tmp_path, capsys):
 
 
 def test_more_broken_pictures_than_the_run_allows_end_it():
-    source = EpochPictures(Broken(0, 4), seed=0, held_out=2)
+    broken = Broken(0, 4)
+    source = EpochPictures(broken, seed=0, held_out=2)
     with pytest.raises(TooManyBadSamples, match=r"max_bad_samples is 0; the last: item 0: OSErr"):
         make_trainer(source, max_bad_samples=0).train_step(0)
-    source._source.broken = range(10)
+    broken.broken = range(10)
     with pytest.raises(TooManyBadSamples, match="16 items in a row cannot be used"):
         make_trainer(source).train_step(0)
     with pytest.raises(OSError, match="no picture"):
