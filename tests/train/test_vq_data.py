@@ -179,7 +179,7 @@ def test_more_broken_pictures_than_the_run_allows_end_it():
     source = EpochPictures(broken, seed=0, held_out=2)
     with pytest.raises(TooManyBadSamples, match=r"max_bad_samples is 0; the last: item 0: OSErr"):
         make_trainer(source, max_bad_samples=0).train_step(0)
-    broken.broken = range(10)
+    broken.broken = tuple(range(10))
     with pytest.raises(TooManyBadSamples, match="16 items in a row cannot be used"):
         make_trainer(source).train_step(0)
     with pytest.raises(OSError, match="no picture"):
