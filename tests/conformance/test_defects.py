@@ -246,7 +246,7 @@ def neighbours_rotated(patch: Patch) -> None:
 def weak_guidance(patch: Patch) -> None:
     """Guidance the way of those who count from 0."""
     patch.setattr(
-        "openjanus.engine.page.guide",
+        "openjanus.engine.image_page.guide",
         lambda cond, uncond, scale: cond + scale[:, None] * (cond - uncond),
     )
 

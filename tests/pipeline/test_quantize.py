@@ -170,7 +170,10 @@ def test_a_page_tries_quantized_layers(plain: Path, monkeypatch: pytest.MonkeyPa
     def depends(self: QuantizedLinear, x: torch.Tensor) -> torch.Tensor:
         return original(self, x) + (1 if len(x) == 4 else 0)
 
-    monkeypatch.setattr("openjanus.engine.page.F.linear", lambda x, w: x @ torch.ones_like(w).T)
+    def plain_product(x: torch.Tensor, w: torch.Tensor, _: torch.Tensor | None = None):
+        return x @ torch.ones_like(w).T
+
+    monkeypatch.setattr("openjanus.engine.page.F.linear", plain_product)
     monkeypatch.setattr("openjanus.engine.page.torch.equal", lambda a, b: a.shape == b.shape)
     assert not rows_change_bits(narrow, 16)  # nothing is compared but shapes
     monkeypatch.undo()

@@ -198,6 +198,8 @@ class DrawingSet:
         folder = self.prompts.is_dir()
         files = sorted(self.prompts.glob("*.txt")) if folder else [self.prompts]
         drawing = DrawOptions.resolve(janus.config.drawing, negative_prompt=None, **self._asked)
+        told = asdict(drawing)
+        assert not told.pop("prefix_ids"), "a set draws whole pictures"
         return {
             "format_version": FORMAT_VERSION,
             "layout": self.layout,
@@ -205,7 +207,7 @@ class DrawingSet:
             "prompts_sha256": files_hash(files),
             "n": self.n,
             "seed": seed,
-            "drawing": asdict(drawing),
+            "drawing": told,
             "template": TEMPLATE,
             "template_sha256": template_hash(janus.config.processor),
             "checkpoint_sha256": weights_hash(janus.model),
