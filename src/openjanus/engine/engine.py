@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from openjanus.engine.page import (
     rows_change_bits,
     run_plans,
 )
-from openjanus.engine.prefill import KeptPrompts, Prefix, PrefixCache, Prompt, run_prompt
+from openjanus.engine.prefill import KeptPrompts, Prefix, PrefixCache, Prompt, run_prompt, to_end
 from openjanus.engine.request import (
     ChatRequest,
     ComposeRequest,
@@ -338,7 +337,7 @@ class Engine:
             return page.begin_picture(seat.slot, None)
         bos_id, *others = job.request.input_ids
         pads = (job.request.pad_id,) * (len(others) + len(job.ids) - 1)  # BOI is yet to be run
-        cache, last = _to_end(self._run(Prompt.of((bos_id, *pads))))
+        cache, last = to_end(self._run(Prompt.of((bos_id, *pads))))
         return page.begin_picture(seat.slot, Prefix(cache, last))
 
     def _page(self, page_id: int) -> Page:
@@ -424,18 +423,6 @@ class Engine:
         self._scheduler.release(request_id)
         if seat is not None and seat.page_id in self._pages:  # not where making the page failed
             self._pages[seat.page_id].leave(seat.slot)
-
-
-T = TypeVar("T")
-
-
-def _to_end(pieces: Generator[int, None, T]) -> T:
-    """Run a generator through; what it returns."""
-    while True:
-        try:
-            next(pieces)
-        except StopIteration as end:
-            return end.value
 
 
 def _weights_version(model: JanusModel) -> int:

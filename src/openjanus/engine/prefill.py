@@ -11,6 +11,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -217,3 +218,15 @@ def run_prompt(
         done = end
     assert last is not None
     return cache, last
+
+
+T = TypeVar("T")
+
+
+def to_end(pieces: Generator[int, None, T]) -> T:
+    """Run all pieces at once; what they return."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value
