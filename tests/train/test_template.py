@@ -40,9 +40,13 @@ def saved(tiny_config, tmp_path):
 
 
 def test_a_fresh_model_is_given_a_template(make_config, tiny_config):
-    for chosen, expected in ((None, "deepseek"), ("deepseek", "deepseek"), ("paper", "paper")):
+    own = tiny_config.processor
+    for chosen, wanted in (
+        (None, own),
+        ("deepseek", own),
+        ("paper", with_template(own, "paper")),
+    ):
         config = make_config(template=chosen)
-        wanted = with_template(tiny_config.processor, expected)
         model, processor = start_model(config, tell=False)
         assert model.config.processor == processor.config.processor == wanted
         assert start_processor(config).config.processor == wanted
@@ -70,14 +74,11 @@ def test_samples_are_written_in_it_and_only_answers_are_learnt(make_config):
 
 
 def test_questions_that_branch_do_so_after_the_role_in_either(make_config):
-    turns = tuple(
-        Turn(role=role, text=text)
-        for role, text in (
-            ("user", "What?"),
-            ("assistant", "A cat."),
-            ("user", "How?"),
-            ("assistant", "So."),
-        )
+    turns = (
+        Turn(role="user", text="What?"),
+        Turn(role="assistant", text="A cat."),
+        Turn(role="user", text="How?"),
+        Turn(role="assistant", text="So."),
     )
     sample = Sample(key="a", kind="text", turns=turns, branched=True)
     for name in ("deepseek", "paper"):

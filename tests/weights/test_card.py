@@ -61,8 +61,11 @@ def test_a_card_does_not_tell_where_things_lie_on_somebodys_disk(tmp_path: Path)
 
 def test_a_card_names_the_template(tmp_path: Path) -> None:
     config = preset("tiny")
-    for name, roles in (("deepseek", "<|User|>"), ("paper", "User")):
-        processor = with_template(config.processor, name)
+    paper = with_template(config.processor, "paper")
+    for name, roles, processor in (
+        ("deepseek", "<|User|>", config.processor),
+        ("paper", "User", paper),
+    ):
         told = dataclasses.replace(config, processor=processor)
         write_card(tmp_path, told, layout="openjanus", origin=Origin())
         card = (tmp_path / "README.md").read_text(encoding="utf-8")
