@@ -133,7 +133,7 @@ def test_every_name_has_a_template() -> None:
 def test_a_change_of_template_brings_its_roles_and_keeps_the_rest() -> None:
     assert with_template(DEEPSEEK, "deepseek") is DEEPSEEK
     roles = {"user_role": "User", "assistant_role": "Assistant"}
-    assert dataclasses.replace(DEEPSEEK, template="paper", **roles) == PAPER  # pyright: ignore[reportArgumentType]
+    assert dataclasses.replace(DEEPSEEK, template="paper", **roles) == PAPER
     assert with_template(PAPER, "deepseek") == dataclasses.replace(PAPER, template="deepseek")
     tokens = ("<|User|>", "<|Assistant|>")
     assert with_template(PAPER, "deepseek", role_tokens=tokens) == DEEPSEEK
