@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from openjanus.eval.record import prompts_hash, template_hash, weights_hash
-from openjanus.eval.runner import FORMAT_VERSION, batches, read_predictions, run_task
+from openjanus.eval.runner import FORMAT_VERSION, batches, read_predictions, run_task, what_differs
 from openjanus.eval.task import Prediction, Request, build_task, register_task, task_names
 from openjanus.pipeline import Janus
 from openjanus.pipeline.load import load
@@ -119,6 +119,24 @@ def test_another_run_is_not_mixed_in(janus: Janus, tmp_path: Path) -> None:
     (tmp_path / "settings.json").unlink()
     with pytest.raises(ValueError, match=r"predictions without settings.json"):
         run_task(janus, "echo", output=tmp_path)
+
+
+def test_what_sets_a_folder_apart_is_named(janus: Janus, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def differing(model: Janus = janus, **changes: Any) -> list[str]:
+        return what_differs(lambda: model, "echo", output=folder, **changes)
+
+    assert differing() == []
+    run_task(janus, "echo", output=folder)
+    assert differing() == []
+    assert differing(seed=1, options={"loud": True}) == ["options", "prompts_sha256", "seed"]
+    other = load("tiny")
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1)
+    assert differing(other) == ["checkpoint_sha256"]
+    (folder / "settings.json").unlink()
+    assert differing() == ["settings.json"]
 
 
 def test_wrong_arguments(janus: Janus, tmp_path: Path) -> None:

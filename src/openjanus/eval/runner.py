@@ -130,9 +130,8 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     """
     path = folder / SETTINGS_NAME
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found != settings:
-            keys = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
+        keys = _differing(path, settings)
+        if keys:
             raise ValueError(
                 f"{folder} holds a run with other {', '.join(keys)}: give another output folder"
             )
@@ -143,6 +142,47 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, dict(settings))
+
+
+def _differing(path: Path, settings: Mapping[str, Any]) -> list[str]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
+
+
+def what_differs(
+    model: Callable[[], Janus],
+    task_name: str,
+    *,
+    limit: int | None = None,
+    output: str | Path,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """What sets a folder's run, complete or not, apart from the one that `run_task` would make now.
+
+    Args:
+        model: What loads the model; not called where the folder has nothing to compare.
+        task_name: As of `run_task`, like all that follow.
+        limit: As there.
+        output: As there.
+        seed: As there.
+        options: As there.
+
+    Returns:
+        Names of settings, the hash of the weights among them; none where nothing was asked yet.
+
+    Raises:
+        KeyError: Unknown task.
+        ValueError: Unknown options.
+    """
+    folder = Path(output)
+    path = folder / SETTINGS_NAME
+    if not path.is_file():
+        made = any((folder / name).exists() for name in (PREDICTIONS_NAME, SUMMARY_NAME))
+        return [SETTINGS_NAME] if made else []
+    task = build_task(task_name, {} if options is None else options)
+    requests = task.requests(limit=limit, seed=seed)
+    return _differing(path, _settings(model(), task_name, task, requests, limit, seed))
 
 
 def read_predictions(path: Path) -> dict[str, Prediction]:
