@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,48 @@ def test_what_sets_a_folder_apart_is_named(janus: Janus, tmp_path: Path) -> None
     assert differing(other) == ["checkpoint_sha256"]
     (folder / "settings.json").unlink()
     assert differing() == ["settings.json"]
+
+
+SECOND = """
+import sys
+from pathlib import Path
+from openjanus.eval.runner import claimed
+try:
+    with claimed(Path(sys.argv[1]), {"task": "echo"}):
+        print("held", flush=True)
+        sys.stdin.read()
+except ValueError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_two_processes_do_not_share_a_folder(
+    janus: Janus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", SECOND, str(tmp_path)]
+    told: list[str] = []
+
+    def answer(self: EchoTask, janus: Janus, batch: Any, folder: Path) -> list[Prediction]:
+        if not told:  # while this process is at work
+            told.append(subprocess.run(command, capture_output=True, text=True, check=False).stderr)
+        return [{"key": request.key, "reply": request.prompt} for request in batch]
+
+    monkeypatch.setattr(EchoTask, "answer", answer)
+    assert run_task(janus, "echo", output=tmp_path)["text"] == "abcde"
+    refusal = f"another process is at work in {tmp_path}: wait for it, or give another output"
+    assert told[0].startswith(refusal)
+
+    for path in tmp_path.iterdir():
+        path.unlink()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as second:
+        assert second.stdout is not None
+        assert second.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another process is at work"):
+            run_task(janus, "echo", output=tmp_path)
+        second.kill()
+    with pytest.raises(ValueError, match="holds a run with other"):  # its settings, not its lock
+        run_task(janus, "echo", output=tmp_path)
 
 
 def test_wrong_arguments(janus: Janus, tmp_path: Path) -> None:

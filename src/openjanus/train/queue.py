@@ -9,20 +9,19 @@ compared, and is not what the job would make now, is put aside and made again. T
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
+from openjanus.folders import held
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.recipes import load_recipe
 from openjanus.train.runs import FINAL, TrainConfig, check_same_run
@@ -174,26 +173,6 @@ def _put_aside(job: Job) -> None:
     tqdm.write(told, file=sys.stderr)
 
 
-@contextmanager
-def _claimed(root: Path) -> Iterator[None]:
-    """Keep a second queue out of the folder.
-
-    The processes of this one have the lock too, so that a run that outlives a killed queue keeps
-    the next one from starting it a second time.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / LOCK_NAME).open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another queue, or a run that outlived one, is at work in {root}: wait for it, or "
-                "stop it"
-            ) from error
-        os.set_inheritable(lock.fileno(), True)
-        yield
-
-
 Runner = Callable[[Sequence[str], Path, Mapping[str, str]], int]
 """Arguments, log and environment to an exit code."""
 
@@ -249,7 +228,10 @@ def run_queue(
     check_jobs(jobs)
     if threads < 1:
         raise ValueError(f"threads must be >= 1, got {threads}")
-    with _claimed(root):
+    refusal = (
+        f"another queue, or a run that outlived one, is at work in {root}: wait for it, or stop it"
+    )
+    with held(root, LOCK_NAME, refusal=refusal, inherited=True):
         _check_runs(jobs)
         records = read_state(root)
         logs = root / LOGS
