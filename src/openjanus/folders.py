@@ -1,4 +1,4 @@
-"""The folder that a run writes into: one process at a time.
+"""The folder that a run writes into: it can be one, and one process at a time is at work in it.
 
 Nothing here imports torch.
 """
@@ -15,6 +15,18 @@ try:
     import fcntl
 except ImportError:  # Windows has none
     fcntl = None
+
+
+def require_no_file(folder: Path, name: str) -> None:
+    """Raise ``ValueError`` where a file lies at a path that is to be a folder, or on its way.
+
+    Args:
+        folder: What will be written into; it need not be there.
+        name: What the user calls it.
+    """
+    for path in (folder, *folder.parents):
+        if path.is_file():
+            raise ValueError(f"{name} is a folder, {path} is a file: give another")
 
 
 @contextmanager

@@ -73,6 +73,12 @@ def test_a_set_is_drawn_by_one_process_at_a_time(prompts, tiny_janus, tmp_path):
     assert pictures(out) == {}
 
 
+def test_a_file_is_no_folder_of_a_set(prompts, tiny_janus):
+    one = DrawingSet(prompts=prompts, layout="geneval", n=1)
+    with pytest.raises(ValueError, match=r"output is a folder, .* is a file: give another"):
+        one.draw(tiny_janus, prompts)
+
+
 def test_what_cannot_be_drawn_is_named_and_left_out(prompts, tiny_janus, tmp_path):
     lines = prompts.read_text().splitlines()
     long = json.dumps(METADATA[0] | {"prompt": "dog " * 2000})

@@ -191,6 +191,10 @@ def test_wrong_arguments(janus: Janus, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown option 'word'.*words"):
         build_task("echo", {"word": "x"})
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ValueError, match=r"output is a folder, .*file is a file: give another"):
+            run_task(lambda: pytest.fail("loaded"), "echo", output=output)
 
 
 def test_the_registry_knows_installed_and_registered_tasks() -> None:

@@ -24,6 +24,7 @@ from openjanus.eval.geneval import check_metadata
 from openjanus.eval.layouts import WrongLayout, files_hash, need_file, read_json
 from openjanus.eval.record import template_hash, weights_hash, write_json
 from openjanus.eval.runner import NAMED_BROKEN, SETTINGS_NAME, TEMPLATE, claimed
+from openjanus.folders import require_no_file
 from openjanus.pipeline import Janus
 from openjanus.pipeline.results import Drawing, DrawOptions
 from openjanus.processor.image import sheet
@@ -231,13 +232,15 @@ class DrawingSet:
 
         Raises:
             WrongLayout: No such prompts.
-            ValueError: A limit below 1, a folder with another set or with another process at work
-                in it, or no prompt can be drawn.
+            ValueError: A limit below 1, an output that is a file, a folder with another set or with
+                another process at work in it, or no prompt can be drawn.
         """
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}: leave it out for everything")
+        folder = Path(output)
+        require_no_file(folder, "output")
         self.check()
-        folder, settings = Path(output), self.settings(janus, seed)
+        settings = self.settings(janus, seed)
         with claimed(folder, settings):
             counts, broken = self._draw_all(janus, folder, seed, limit)
             named = dict(list(broken.items())[:NAMED_BROKEN])

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from openjanus.eval.record import prompts_hash, template_hash, weights_hash, write_json
 from openjanus.eval.task import Prediction, Request, Task, build_task
-from openjanus.folders import held
+from openjanus.folders import held, require_no_file
 from openjanus.pipeline import Janus
 
 FORMAT_VERSION: Final = 3
@@ -64,17 +64,18 @@ def run_task(
 
     Raises:
         KeyError: Unknown task.
-        ValueError: A limit below 1, unknown options, a folder with another run's predictions or
-            with answers about other pictures, one that another process is at work in, or every
-            item is broken.
+        ValueError: A limit below 1, an output that is a file, unknown options, a folder with
+            another run's predictions or with answers about other pictures, one that another
+            process is at work in, or every item is broken.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}: leave it out for everything")
+    folder = Path(output)
+    require_no_file(folder, "output")  # weights take long, and so may questions
     task = build_task(task_name, {} if options is None else options)
     requests = task.requests(limit=limit, seed=seed)
     janus = model() if callable(model) else model
     settings = _settings(janus, task_name, task, requests, limit, seed)
-    folder = Path(output)
     with claimed(folder, settings):
         done = read_predictions(folder / PREDICTIONS_NAME)
         _check_pictures(folder, requests, done)
