@@ -28,7 +28,8 @@ from openjanus.worlds.emoji.judge import CHUNK, Judge, pixel_values_of
 from openjanus.worlds.emoji.questions import QuestionKind, exam
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, Scene, render
 from openjanus.worlds.emoji.sprites import Sprites
-from openjanus.worlds.emoji.task import EmojiTask, drawing_scores
+from openjanus.worlds.emoji.task import EmojiTask
+from openjanus.worlds.emoji.task_scores import drawing_scores
 
 Faces = Literal["both", "und", "gen"]
 
