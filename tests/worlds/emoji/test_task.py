@@ -25,8 +25,9 @@ from openjanus.worlds.emoji.captions import metadata_for_cell
 from openjanus.worlds.emoji.cells import Cell, evaluation_cells
 from openjanus.worlds.emoji.checks import checks_for_prompt
 from openjanus.worlds.emoji.chinese_task import LANGUAGES, ChineseDrawingTask
-from openjanus.worlds.emoji.judge import Calibration, Judge, JudgeConfig, empty_network
+from openjanus.worlds.emoji.judge import Calibration, Judge
 from openjanus.worlds.emoji.judge_measures import trials
+from openjanus.worlds.emoji.judge_network import JudgeConfig, empty_network
 from openjanus.worlds.emoji.questions import QUESTION_KINDS
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, Scene, render
 from openjanus.worlds.emoji.sprites import Sprites
