@@ -43,6 +43,7 @@ def test_genevals_folders(prompts, tiny_janus, tmp_path):
     settings = json.loads((out / "settings.json").read_text())
     assert (settings["format_version"], settings["prompts_file"]) == (1, prompts.name)
     assert settings["drawing"]["guidance_scale"] == tiny_janus.config.drawing.guidance_scale
+    assert settings["template"] == tiny_janus.config.processor.template
     assert {"checkpoint_sha256", "prompts_sha256", "template_sha256", "dtype"} <= set(settings)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,11 +12,14 @@ from typing import Any
 import pytest
 import torch
 
+from openjanus.config import ProcessorConfig
 from openjanus.eval.record import prompts_hash, template_hash, weights_hash
 from openjanus.eval.runner import FORMAT_VERSION, batches, read_predictions, run_task, what_differs
 from openjanus.eval.task import Prediction, Request, build_task, register_task, task_names
+from openjanus.model.janus import build_model
 from openjanus.pipeline import Janus
 from openjanus.pipeline.load import load
+from openjanus.processor.templates import with_template
 
 
 class EchoTask:
@@ -71,9 +76,31 @@ def test_a_run_leaves_a_whole_record(janus: Janus, tmp_path: Path) -> None:
     assert summary["options"] == {"loud": False}
     assert summary["checkpoint_sha256"] == weights_hash(janus.model)
     assert summary["template_sha256"] == template_hash(janus.config.processor)
+    assert summary["template"] == "deepseek"
     assert (summary["prompts"], summary["seed"], summary["dtype"]) == (5, 4, "float32")
     lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["key"] for line in lines] == [f"4/{word}" for word in "abcde"]
+
+
+def test_a_record_names_the_models_own_template(janus: Janus, tmp_path: Path) -> None:
+    run_task(janus, "echo", output=tmp_path / "run")
+    processor = with_template(janus.config.processor, "paper")
+    config = dataclasses.replace(janus.config, processor=processor)
+    other = Janus(build_model(config, device="cpu"), janus.processor.tokenizer)
+    other.model.load_state_dict(janus.model.state_dict())
+    summary = run_task(other, "echo", output=tmp_path / "other")
+    assert summary["template"] == "paper"
+    assert summary["template_sha256"] != template_hash(janus.config.processor)
+    with pytest.raises(ValueError, match="a run with other template, template_sha256:"):
+        run_task(other, "echo", output=tmp_path / "run")
+
+
+def test_a_templates_hash_is_the_one_that_older_results_have() -> None:
+    """Before there were templates, it was of these fields."""
+    fields = dataclasses.asdict(ProcessorConfig())
+    assert fields.pop("template") == "deepseek"
+    text = json.dumps(fields, sort_keys=True)
+    assert template_hash(ProcessorConfig()) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_stopped_run_goes_on_where_it_was(

@@ -364,6 +364,8 @@ def _info(args: argparse.Namespace) -> None:
             f"a picture, codebook of {config.codebook_size} ({config.gen_tokenizer.type})",
             "drawing": f"guidance {config.drawing.guidance_scale:g}, "
             f"temperature {config.drawing.temperature:g} where nothing else is asked for",
+            "dialogues": f"template {config.processor.template}, roles "
+            f"{config.processor.user_role} and {config.processor.assistant_role}",
             "special ids": ", ".join(
                 f"{name} {getattr(tokenizer, f'{name}_id')}"
                 for name in ("bos", "eos", "pad", "boi", "eoi", "image_pad")

@@ -23,7 +23,7 @@ from openjanus.engine.request import check_sampling
 from openjanus.eval.geneval import check_metadata
 from openjanus.eval.layouts import WrongLayout, files_hash, need_file, read_json
 from openjanus.eval.record import template_hash, weights_hash, write_json
-from openjanus.eval.runner import NAMED_BROKEN, SETTINGS_NAME, TEMPLATE, claimed
+from openjanus.eval.runner import NAMED_BROKEN, SETTINGS_NAME, claimed
 from openjanus.folders import require_no_file
 from openjanus.pipeline import Janus
 from openjanus.pipeline.results import Drawing, DrawOptions
@@ -209,7 +209,7 @@ class DrawingSet:
             "n": self.n,
             "seed": seed,
             "drawing": told,
-            "template": TEMPLATE,
+            "template": janus.config.processor.template,
             "template_sha256": template_hash(janus.config.processor),
             "checkpoint_sha256": weights_hash(janus.model),
             "dtype": str(next(janus.model.parameters()).dtype).removeprefix("torch."),

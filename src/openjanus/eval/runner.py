@@ -29,8 +29,6 @@ FORMAT_VERSION: Final = 3
 `broken`. A run of another version is not gone on with."""
 NAMED_BROKEN: Final = 20
 """Broken items that are warned of, and that the summary names; it counts all of them."""
-TEMPLATE: Final = "deepseek"
-"""The dialogue template that the processor writes."""
 
 SETTINGS_NAME: Final = "settings.json"
 PREDICTIONS_NAME: Final = "predictions.jsonl"
@@ -133,7 +131,7 @@ def _settings(
         "limit": limit,
         "seed": seed,
         "options": task.settings(janus),
-        "template": TEMPLATE,
+        "template": janus.config.processor.template,
         "template_sha256": template_hash(janus.config.processor),
         "prompts": len(requests),
         "prompts_sha256": prompts_hash(f"{request.key}\t{request.prompt}" for request in requests),

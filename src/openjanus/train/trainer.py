@@ -368,6 +368,7 @@ class JanusTrainer:
         """What is trained, with its optimizers, and counters; all that is frozen as a hash."""
         self._ids.flush()
         return self.trained.state_dict() | {
+            "template": self.processor.config.processor.template,
             "data": self._position,
             "sources": self._data,
             "num_bad": self.num_bad,
@@ -384,6 +385,12 @@ class JanusTrainer:
             ValueError: The run started from other weights, trained other parts, or its files were
                 changed since.
         """
+        own, before = self.processor.config.processor.template, state.get("template", "deepseek")
+        if own != before:
+            raise ValueError(
+                f"the run was started with a model of the template {before!r}, and init now gives "
+                f"one of {own!r}: give the model that it was started with, or another --run.dir"
+            )
         refuse_other_data(state.get("sources", {}), self._data)  # none in an older checkpoint
         self.trained.load_state_dict(state)
         self._position = state["data"]

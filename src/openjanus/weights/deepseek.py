@@ -230,6 +230,11 @@ def check(config: JanusConfig, *, any_size: bool = False) -> None:
         f"the authors' code has no roles {names.user_role!r} and {names.assistant_role!r}: save "
         "the model in our own format",
     )
+    require(
+        names.template == "deepseek",
+        f"the authors' code writes dialogues in the template 'deepseek' alone, and this model has "
+        f"{names.template!r}: export it as 'transformers', or save it in our own format",
+    )
     if any_size:
         return
     layers = _num_layers(_select_layer(encoder.num_hidden_layers))

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from openjanus.worlds.emoji.cells import cells_of, held_out_cells
-from openjanus.worlds.emoji.concepts import CONCEPTS
+from openjanus.worlds.emoji.cells import cells_of, colour_cell, held_out_cells, is_held_out
+from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, unmixed
 from openjanus.worlds.emoji.indexed import SceneSource
 from openjanus.worlds.emoji.layout import CONTRAST, GAP, JITTER, MARGIN, SIZES
 from openjanus.worlds.emoji.sampling import TIDY_BACKGROUNDS, sample_scene, touches_held_out
@@ -222,3 +223,45 @@ def test_slots_are_for_two_sizes(sprites: Sprites) -> None:
         SceneSource(sprites=sprites, grid=12, slots=True)
     with pytest.raises(ValueError, match="slots are places for things of two sizes"):
         sample_scene(np.random.default_rng(0), "free", sprites, grid=12, slots=True)
+
+
+@pytest.mark.parametrize("tag", ["colors", "color_attr", "free"])
+def test_mixed_colours_hold_no_colour_that_is_held_out(tag: Tag, sprites: Sprites) -> None:
+    rng, seen = np.random.default_rng(5), set[str]()
+    for _ in range(1500):
+        scene = sample_scene(rng, tag, sprites, mixed=0.6)
+        assert not touches_held_out(scene)
+        for thing in scene.objects:
+            parts = unmixed(thing.colour)
+            assert set(parts) <= set(COLOURS)
+            assert len(set(parts)) == len(parts) <= 2
+            assert not any(is_held_out(colour_cell(thing.concept, part)) for part in parts)
+            seen.update([thing.colour] if len(parts) == 2 and thing.colour else [])
+    assert len(seen) == 10 * 9, "each of two, in either order"
+
+
+def test_what_is_mixed_touches_the_cells_of_both(sprites: Sprites) -> None:
+    rng = np.random.default_rng(6)
+    thing = sample_scene(rng, "colors", sprites, mixed=1.0).objects[0]
+    scene = Scene(objects=(thing,), background=(0, 0, 0), tag="colors")
+    assert thing.colour is not None
+    first, second = thing.colour.split("-")
+    assert cells_of(scene) == {
+        colour_cell(thing.concept, first),
+        colour_cell(thing.concept, second),
+    }
+
+
+def test_no_share_of_mixed_colours_is_the_scenes_as_ever(sprites: Sprites) -> None:
+    rng = np.random.default_rng(0)
+    assert draw("colors", 5, sprites) == [
+        sample_scene(rng, "colors", sprites, mixed=0.0) for _ in range(5)
+    ]
+
+
+@pytest.mark.parametrize(("mixed", "split"), [(-0.1, "train"), (1.5, "train"), (0.5, "held_out")])
+def test_a_share_of_mixed_colours_that_is_none(
+    mixed: float, split: Literal["train", "held_out"], sprites: Sprites
+) -> None:
+    with pytest.raises(ValueError, match="mixed"):
+        SceneSource(sprites=sprites, mixed=mixed, split=split)

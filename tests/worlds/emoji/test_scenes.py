@@ -93,11 +93,20 @@ def test_tints_keep_shape_and_shading(sprites: Sprites) -> None:
     assert np.corrcoef(before, after)[0, 1] > 0.9
 
 
+def test_a_mixed_tint_lies_half_way(sprites: Sprites) -> None:
+    image = sprites.rgba("car", "first")
+    half = (tint(image, "blue").astype(float) + tint(image, "green")) / 2
+    assert np.abs(sprites.rgba("car", "first", "blue-green") - half).max() <= 1  # of rounding
+    np.testing.assert_array_equal(tint(image, "green-blue"), tint(image, "blue-green"))
+
+
 def test_sprites_refuse_what_they_cannot_draw(sprites: Sprites) -> None:
     with pytest.raises(ValueError, match="anything but a person"):
         sprites.rgba("person", "first", "red")
     with pytest.raises(ValueError, match="a tint must be one of red"):
         sprites.rgba("car", "first", "mauve")
+    with pytest.raises(ValueError, match="or two of them as in blue-green"):
+        sprites.rgba("car", "first", "blue-mauve")
     with pytest.raises(KeyError):
         sprites.rgba("unicorn", "first")
     image = np.zeros((4, 4, 4), dtype=np.uint8)

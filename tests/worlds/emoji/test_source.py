@@ -270,3 +270,14 @@ def test_drawings_may_be_told_at_length_and_cut_to_their_caption(sprites: Sprite
         assert words.count(".") == 1 + len(long.scene(index).objects)
     with pytest.raises(ValueError, match="told must be short, or long for kind gen"):
         EmojiScenes(kind="und", sprites=sprites, told="long")
+
+
+def test_mixed_colours_are_told_in_captions_of_drawings_alone(sprites: Sprites) -> None:
+    source = EmojiScenes(kind="gen", sprites=sprites, tags={"colors": 1.0}, mixed=1.0)
+    for index in range(20):
+        thing = source.scene(index).objects[0]
+        assert thing.colour is not None
+        assert "-" in thing.colour
+        assert f"{thing.colour} {thing.concept}" in source[index].turns[0].text
+    with pytest.raises(ValueError, match="mixed colours are for drawings"):
+        EmojiScenes(sprites=sprites, kind="und", mixed=0.5)

@@ -24,12 +24,12 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 from typing import Final
 
 import numpy as np
 
-from openjanus.worlds.emoji.concepts import COLOURS
+from openjanus.worlds.emoji.concepts import COLOURS, unmixed
 from openjanus.worlds.emoji.draws import pick
 from openjanus.worlds.emoji.scenes import OPPOSITE, RELATIONS, TAGS, Scene, Tag, relations
 from openjanus.worlds.emoji.vocabulary import World, WorldName, world
@@ -81,12 +81,11 @@ def attribution_cell(a: str, colour_a: str, b: str, colour_b: str) -> str:
 
 
 def cells_of(scene: Scene) -> frozenset[str]:
-    """Every cell that a scene touches."""
+    """Every cell that a scene touches; a thing of a mixed colour touches those of both."""
     counts = Counter(thing.concept for thing in scene.objects)
     names = {count_cell(concept, n) for concept, n in counts.items() if n > 1}
     for thing in scene.objects:
-        if thing.colour is not None:
-            names.add(colour_cell(thing.concept, thing.colour))
+        names.update(colour_cell(thing.concept, colour) for colour in unmixed(thing.colour))
     for a, b in combinations(scene.objects, 2):
         if a.concept == b.concept:
             continue
@@ -94,8 +93,8 @@ def cells_of(scene: Scene) -> frozenset[str]:
         for relation in relations(a.box, b.box):
             names.add(relation_cell(a.concept, relation, b.concept))
             names.add(relation_cell(b.concept, OPPOSITE[relation], a.concept))
-        if a.colour is not None and b.colour is not None:
-            names.add(attribution_cell(a.concept, a.colour, b.concept, b.colour))
+        for one, other in product(unmixed(a.colour), unmixed(b.colour)):
+            names.add(attribution_cell(a.concept, one, b.concept, other))
     return frozenset(names)
 
 

@@ -20,6 +20,11 @@ NUMBER_WORDS: Final = ("zero", "one", "two", "three", "four")
 """A count's word at its own index."""
 
 
+def unmixed(colour: str | None) -> tuple[str, ...]:
+    """The colours that a tint is of: both of a mixed one ("blue-green"), none of None."""
+    return () if colour is None else tuple(colour.split("-"))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Concept:
     """One class of things: how it is called and which emoji pictures it."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from openjanus.worlds.emoji.fetch import shipped_folder
 from openjanus.worlds.emoji.fetch_wide import wide_folder
-from openjanus.worlds.emoji.sampling import Split, check_tidiness, sample_scene
+from openjanus.worlds.emoji.sampling import Split, check_mixed, check_tidiness, sample_scene
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, TAGS, Scene, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.vocabulary import WORLDS, WorldName
@@ -35,8 +35,8 @@ SCENE, WORDS, CROP = 0, 1, 2
 class SceneSource:
     """Scenes by index: scene i is a function of (seed, i) and of what shapes scenes alone.
 
-    That is the split, the tags, the artwork with its vendors, `grid`, `two_sizes` and
-    `slots`.
+    That is the split, the tags, the artwork with its vendors, `grid`, `two_sizes`, `slots` and
+    `mixed`.
 
     Args:
         folder: Where `fetch_emoji` wrote, or `fetch_wide`; None takes the shipped sprites, of the
@@ -49,6 +49,7 @@ class SceneSource:
         grid: Places a side of the grid that things keep to, see `sample_scene`; None is none.
         two_sizes: Whether things on the grid have two sizes and two grounds, see `sample_scene`.
         slots: Whether such things lie in fixed places too, see `sample_scene`.
+        mixed: Share of tinted things in a colour between two of the ten, see `sample_scene`.
         vendors: Whose artwork is shown; None shows all.
         world: "v0", or "wide": some five hundred concepts, one to six things of many sizes, some in
             front of others, on plain and on painted grounds. Keeps to a grid in slots alone.
@@ -58,8 +59,8 @@ class SceneSource:
         FileNotFoundError: The folder holds no sprites.
         ValueError: Unknown or weightless tags, tags that the split lacks, a size or length
             below 1, a grid below 8, for "held_out", or for the wide world without slots, two sizes
-            without a grid, slots without two sizes, unknown vendors, both a folder and sprites,
-            or artwork of another world.
+            without a grid, slots without two sizes, a share of mixed colours that is none,
+            unknown vendors, both a folder and sprites, or artwork of another world.
     """
 
     name = "emoji"
@@ -80,10 +81,12 @@ class SceneSource:
         slots: bool = False,
         vendors: Sequence[str] | None = None,
         world: WorldName = "v0",
+        mixed: float = 0.0,
     ) -> None:
         if world not in WORLDS:
             raise ValueError(f"world must be one of {', '.join(WORLDS)}, got {world!r}")
         check_tidiness(grid, split, world, two_sizes=two_sizes, slots=slots)
+        check_mixed(mixed, split)
         if grid is not None and grid < LEAST_GRID:
             raise ValueError(f"grid must be at least {LEAST_GRID}, got {grid}: take 12")
         if folder is not None and sprites is not None:
@@ -108,6 +111,7 @@ class SceneSource:
         self.grid = grid
         self.two_sizes = two_sizes
         self.slots = slots
+        self.mixed = mixed
         if world != "v0":
             self.name = f"{self.name}-{world}"
         self._tags = tuple(tags)
@@ -128,6 +132,7 @@ class SceneSource:
             grid=self.grid,
             two_sizes=self.two_sizes,
             slots=self.slots,
+            mixed=self.mixed,
         )
 
     def picture(self, index: int) -> np.ndarray:

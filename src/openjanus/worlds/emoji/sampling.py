@@ -7,7 +7,7 @@ scenes take a minute or two.
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import Final, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from openjanus.worlds.emoji.cells import (
     is_held_out,
     pair_cell,
 )
-from openjanus.worlds.emoji.concepts import COLOURS
+from openjanus.worlds.emoji.concepts import COLOURS, unmixed
 from openjanus.worlds.emoji.draws import below, pick
 from openjanus.worlds.emoji.grounds import Rgb
 from openjanus.worlds.emoji.layout import (
@@ -87,6 +87,7 @@ def sample_scene(
     grid: int | None = None,
     two_sizes: bool = False,
     slots: bool = False,
+    mixed: float = 0.0,
 ) -> Scene:
     """Draw a scene of one kind.
 
@@ -104,19 +105,24 @@ def sample_scene(
             sooner they are learnt.
         slots: With two sizes: things lie in fixed places too, see `slots.ARRANGEMENTS`; at most
             four, whatever the world.
+        mixed: Share of the tinted things whose colour lies between two of the ten, "blue-green":
+            as many colours as nobody learns by heart. Only for "train".
 
     Raises:
-        ValueError: A grid for "held_out", two sizes without a grid, slots without two sizes, or
-            "held_out" for a tag that has no held-out cell.
+        ValueError: A grid for "held_out", two sizes without a grid, slots without two sizes,
+            "held_out" for a tag that has no held-out cell, or `mixed` not from 0 to 1 or for
+            "held_out".
     """
     check_tidiness(grid, split, sprites.world.name, two_sizes=two_sizes, slots=slots)
+    check_mixed(mixed, split)
     if split == "held_out":
         cells = held_out_cells(tag, sprites.world.name)
         if not cells:
             raise ValueError(f"tag {tag!r} combines nothing, so nothing is held out: draw 'train'")
         return scene_for_cell(cells[below(rng, len(cells))], rng, sprites)
     while True:
-        groups = _draw_groups(rng, tag, sprites, most=MOST if slots else sprites.world.max_count)
+        most = MOST if slots else sprites.world.max_count
+        groups = _draw_groups(rng, tag, sprites, most=most, mixed=mixed)
         if groups is None:
             continue
         for _ in range(LAYOUT_TRIES):
@@ -160,13 +166,25 @@ def check_tidiness(
         raise ValueError(f"scenes of split held_out keep to no grid, got {grid}: leave it out")
 
 
+def check_mixed(mixed: float, split: Split) -> None:
+    """Refuse a share of mixed colours that is none, or where none is judged.
+
+    Raises:
+        ValueError: Not from 0 to 1, or above 0 for "held_out".
+    """
+    if not 0 <= mixed <= 1:
+        raise ValueError(f"mixed is a share of the tinted things from 0 to 1, got {mixed}")
+    if mixed > 0 and split == "held_out":
+        raise ValueError(f"held-out scenes mix no colours, got mixed {mixed}: leave it out")
+
+
 def touches_held_out(scene: Scene) -> bool:
     """Whether any cell of a scene is held out."""
     return any(map(is_held_out, cells_of(scene)))
 
 
 def _draw_groups(
-    rng: np.random.Generator, tag: Tag, sprites: Sprites, *, most: int
+    rng: np.random.Generator, tag: Tag, sprites: Sprites, *, most: int, mixed: float
 ) -> list[Group] | None:
     """Draw what a training scene shows, or None where the draw touches a held-out cell."""
     match tag:
@@ -188,24 +206,26 @@ def _draw_groups(
     groups: list[Group] = []
     for count in counts:
         for _ in range(tries):
-            group = _draw_group(rng, count, tinted, sprites)
+            group = _draw_group(rng, count, tinted, sprites, mixed)
             if _group_is_seen(group, groups):
                 groups.append(group)
                 break
         else:
             return None
-    if tag == "color_attr" and groups[0].colour == groups[1].colour:
+    if tag == "color_attr" and set(unmixed(groups[0].colour)) & set(unmixed(groups[1].colour)):
         return None
     return groups
 
 
 def _draw_group(
-    rng: np.random.Generator, count: int, tinted: bool | None, sprites: Sprites
+    rng: np.random.Generator, count: int, tinted: bool | None, sprites: Sprites, mixed: float
 ) -> Group:
     """Some things of any concept; None tints half of them."""
     has_colour = rng.random() < 0.5 if tinted is None else tinted
     concept = pick(rng, sprites.tintable if has_colour else sprites.concepts)
     colour = pick(rng, COLOURS) if has_colour else None
+    if colour is not None and mixed > 0 and rng.random() < mixed:
+        colour = "-".join((colour, pick(rng, [other for other in COLOURS if other != colour])))
     vendor = pick(rng, sprites.vendors_of(concept))
     return Group(concept=concept, vendor=vendor, colour=colour, count=count)
 
@@ -215,15 +235,14 @@ def _group_is_seen(group: Group, others: list[Group]) -> bool:
     concept, colour = group.concept, group.colour
     if group.count > 1 and is_held_out(count_cell(concept, group.count)):
         return False
-    if colour is not None and is_held_out(colour_cell(concept, colour)):
+    if any(is_held_out(colour_cell(concept, one)) for one in unmixed(colour)):
         return False
     for other in others:
         if other.concept == concept or is_held_out(pair_cell(concept, other.concept)):
             return False
-        if colour is None or other.colour is None:
-            continue
-        if is_held_out(attribution_cell(concept, colour, other.concept, other.colour)):
-            return False
+        for one, another in product(unmixed(colour), unmixed(other.colour)):
+            if is_held_out(attribution_cell(concept, one, other.concept, another)):
+                return False
     return True
 
 

@@ -173,7 +173,8 @@ class EmojiScenes(SceneSource):
     Raises:
         ValueError: An unknown kind or form, or for plain gen, other tags than single_object; or
             not 1 <= least_questions <= most_questions <= 16; or an unknown kind to ask; or branches
-            of anything but dialogues about pictures; or long captions of anything but drawings.
+            of anything but dialogues about pictures; or long captions or mixed colours of anything
+            but drawings.
     """
 
     def __init__(
@@ -193,6 +194,7 @@ class EmojiScenes(SceneSource):
         slots: bool = False,
         vendors: Sequence[str] | None = None,
         world: WorldName = "v0",
+        mixed: float = 0.0,
         least_questions: int = 1,
         most_questions: int = 6,
         practice: bool = False,
@@ -219,6 +221,11 @@ class EmojiScenes(SceneSource):
                 f"told must be short, or long for kind gen in form chat, got {told!r} for {kind!r} "
                 f"in {form!r}: leave it out"
             )
+        if mixed and kind != "gen":
+            raise ValueError(
+                f"mixed colours are for drawings, no question knows them: got mixed {mixed} for "
+                f"kind {kind!r}: leave it out"
+            )
         if kind == "gen" and form == "plain":
             tags = {"single_object": 1.0} if tags is None else tags
             if set(tags) != {"single_object"}:
@@ -238,6 +245,7 @@ class EmojiScenes(SceneSource):
             slots=slots,
             vendors=vendors,
             world=world,
+            mixed=mixed,
         )
         self.kind: Literal["und", "gen"] = kind
         self.form: Literal["chat", "plain"] = form

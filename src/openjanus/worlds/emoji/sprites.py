@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from openjanus.worlds.emoji.concepts import unmixed
 from openjanus.worlds.emoji.fetch import FORMAT_VERSION, shipped_folder
 from openjanus.worlds.emoji.grounds import Rgb
 from openjanus.worlds.emoji.vocabulary import World, WorldName, world
@@ -31,7 +32,8 @@ TINTS: Final[Mapping[str, tuple[Rgb, Rgb, Rgb]]] = MappingProxyType(
         "white": ((146, 146, 152), (240, 240, 243), (255, 255, 255)),
     }
 )
-"""Shadow, body and light of each of the ten colours, RGB 0 to 255."""
+"""Shadow, body and light of each of the ten colours, RGB 0 to 255. What lies half-way between two
+of them has their names for its own, "blue-green"."""
 
 
 DRAWN_KEPT: Final = 4096
@@ -182,10 +184,10 @@ class Sprites:
         image = self._images[concept, vendor]
         if colour is None:
             return image
-        if colour not in TINTS or concept not in self.world.tintable:
+        if not set(unmixed(colour)) <= set(TINTS) or concept not in self.world.tintable:
             raise ValueError(
-                f"a tint must be one of {', '.join(TINTS)}, on anything but a person: "
-                f"got {colour!r} on {concept!r}"
+                f"a tint must be one of {', '.join(TINTS)}, or two of them as in blue-green, on "
+                f"anything but a person: got {colour!r} on {concept!r}"
             )
         key = (concept, vendor, colour)
         if key not in self._tinted:
@@ -223,7 +225,7 @@ def tint(image: np.ndarray, colour: str) -> np.ndarray:
 
     Args:
         image: (H, W, 4) uint8, straight alpha.
-        colour: One of `TINTS`.
+        colour: One of `TINTS`, or two of them ("blue-green") for what lies half-way.
 
     Returns:
         (H, W, 4) uint8 with the same alpha.
@@ -234,6 +236,7 @@ def tint(image: np.ndarray, colour: str) -> np.ndarray:
     deviation = np.sqrt(np.average((luminance - mean) ** 2, weights=alpha))
     # The floor keeps a nearly flat drawing flat instead of blowing up its noise.
     shade = np.clip((luminance - mean) / (2 * max(deviation, 12.0)), -1, 1)
-    channels = [np.interp(shade, (-1, 0, 1), ramp) for ramp in zip(*TINTS[colour], strict=True)]
+    ramps = np.mean([TINTS[name] for name in unmixed(colour)], axis=0)  # (3 shades, RGB)
+    channels = [np.interp(shade, (-1, 0, 1), ramp) for ramp in ramps.T]
     tinted = np.stack([*channels, alpha], axis=-1)
     return np.round(tinted).astype(np.uint8)
