@@ -21,7 +21,7 @@ from openjanus.config_file import door_to_dict, parse_door
 from openjanus.presets import preset
 from openjanus.processor.text import TextTokenizer
 from openjanus.rules import require
-from openjanus.weights import published
+from openjanus.weights import llama, published
 from openjanus.weights.keys import KeyTable
 
 MODEL_TYPE = "multi_modality"
@@ -100,7 +100,7 @@ def parse_config(data: Mapping[str, Any], where: str) -> JanusConfig:
     fixed = {"model_type": (MODEL_TYPE,), "quantization_config": (None,)}
     published.check_fixed(data, fixed, where)
     published.warn_unknown(data, {*fixed, *_SECTIONS}, where)
-    language = published.parse_llama(
+    language = llama.parse_llama(
         published.section(data, "language_config", where), f"{where}: language_config"
     )
     if _EXTENSION in data:
@@ -336,7 +336,7 @@ def config_to_dict(config: JanusConfig, dtype: torch.dtype) -> dict[str, Any]:
             _VQ_NAME,
             {"image_token_size": config.codebook_size, "n_embed": config.codebook_dim},
         ),
-        "language_config": published.llama_to_dict(config.language),
+        "language_config": llama.llama_to_dict(config.language),
         "vision_config": part(
             "vision",
             "CLIPVisionTower",

@@ -25,7 +25,7 @@ from openjanus.config import (
 from openjanus.processor.templates import with_template
 from openjanus.processor.text import TextTokenizer
 from openjanus.rules import require
-from openjanus.weights import published
+from openjanus.weights import llama, published
 from openjanus.weights.jinja import chat_template
 from openjanus.weights.keys import KeyTable
 from openjanus.weights.shards import open_tensors
@@ -179,7 +179,7 @@ def parse_config(data: Mapping[str, Any], where: str, *, has_head: bool) -> Janu
     published.warn_unknown(data, {*fixed, *sections}, where)
     tied = data.get("tie_word_embeddings", True) and not has_head
     place = f"{where}: text_config"
-    language = published.parse_llama(section(data, "text_config"), place, tied=tied)
+    language = llama.parse_llama(section(data, "text_config"), place, tied=tied)
     width = language.hidden_size
     und_encoder = _parse_vision(section(data, "vision_config"), width, f"{where}: vision_config")
     gen_tokenizer = _parse_vq(
@@ -422,7 +422,7 @@ def config_to_dict(
     vq = published.vq_of(config, "transformers")
     width = config.language.hidden_size
     count = config.num_und_image_tokens
-    text = published.llama_to_dict(config.language)
+    text = llama.llama_to_dict(config.language)
     text |= {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
