@@ -37,7 +37,8 @@ from openjanus.train.run_config import RunConfig
 from openjanus.train.semantic_config import SemanticTrainConfig
 from openjanus.train.semantic_trainer import SemanticTrainer, init_semantic
 from openjanus.train.siglip_config import SiglipTrainConfig
-from openjanus.train.siglip_trainer import SiglipTrainer, pair_of
+from openjanus.train.siglip_regions import pair_of
+from openjanus.train.siglip_trainer import SiglipTrainer
 from openjanus.train.stages import count_by_part
 from openjanus.train.start import (
     beside,
