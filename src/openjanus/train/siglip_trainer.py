@@ -81,7 +81,7 @@ class SiglipTrainer:
                 f"too few for batches of {config.batch_size}"
             )
         self.mixture = Mixture({"und": [num_pairs]}, {"und": [1]}, (1, 0, 0), seed=config.run.seed)
-        self._data = {"source": facts_of_source(source)}
+        self.facts = {"source": facts_of_source(source)}
         self._pairs = Mended(
             lambda index: pair_of(source[index]),
             key=lambda index: f"{config.source.type}/{index}",
@@ -210,12 +210,12 @@ class SiglipTrainer:
             "towers": self.towers.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "bad": self._pairs.bad,
-            "sources": self._data,
+            "sources": self.facts,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave; ``ValueError`` where files were changed since."""
-        refuse_other_data(state.get("sources", {}), self._data)  # none in an older checkpoint
+        refuse_other_data(state.get("sources", {}), self.facts)  # none in an older checkpoint
         self.towers.load_state_dict(state["towers"], strict=True)
         self.optimizers.load_state_dict(state["optimizers"])
         # A checkpoint from before broken pictures were replaced has none.
