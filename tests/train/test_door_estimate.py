@@ -40,8 +40,9 @@ from openjanus.train.teacher import Teacher
 from openjanus.train.vq_config import VQTrainConfig
 from openjanus.train.vq_trainer import VQTrainer
 
-ACTIVATIONS_WITHIN = 1.15
-"""Factor: the towers run on a CPU by forwards of their own, which attend in fp32."""
+ACTIVATIONS_WITHIN = {"siglip": 1.15}
+"""Factors by kind: towers run on a CPU by forwards of their own, which attend in fp32."""
+OTHERS_WITHIN = 1.01
 FLOPS_WITHIN = 0.001
 
 Trainer = VQTrainer | SiglipTrainer
@@ -166,7 +167,8 @@ def test_bytes_and_operations_are_those_of_a_step(
     monkeypatch.setattr(torch.Tensor, "backward", _keep)
     size, _ = kept_bytes(lambda: _forward(trainer), list(modules_of(trainer)))
     told = memory.copies + memory.activations + memory.logits
-    assert size / ACTIVATIONS_WITHIN < told < size * ACTIVATIONS_WITHIN
+    within = ACTIVATIONS_WITHIN.get(config.kind, OTHERS_WITHIN)
+    assert size / within < told < size * within
 
 
 class _Enough(Exception):
