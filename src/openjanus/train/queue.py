@@ -24,7 +24,8 @@ from tqdm import tqdm
 from openjanus.folders import held
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.recipes import load_recipe
-from openjanus.train.runs import FINAL, TrainConfig, check_same_run
+from openjanus.train.runs import FINAL, TrainConfig
+from openjanus.train.same_run import check_same_run
 
 FORMAT_VERSION = 1
 STATE_NAME = "queue.json"

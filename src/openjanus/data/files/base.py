@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from openjanus.data.files.index import Files, Records, expand_home
 from openjanus.data.files.pictures import MAX_PIXELS, read_picture
+from openjanus.data.id_cache import picture_stamp
 from openjanus.data.samples import IMAGE_MARK, KINDS, Kind, Sample, Turn
 
 Form = Literal["chat", "plain"]
@@ -23,6 +24,9 @@ QUESTION = "Describe the image in detail."
 
 CAPTION_BEFORE = "caption_before"
 """Where the caption is kept that a new one took the place of."""
+
+LOOKED_AT = 16
+"""Items by which a source is known again where its files are of the same names and sizes."""
 
 
 class FileSource(ABC):
@@ -56,6 +60,23 @@ class FileSource(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Names the files as they are now: another one after an edit."""
+
+    def content_fingerprint(self) -> str | None:
+        """Names some items by what they hold, pictures that lie apart from the files as well.
+
+        They are spread evenly over the source; one that is broken is so by name. None where
+        reading them would take long.
+        """
+        digest = hashlib.sha256()
+        number = min(LOOKED_AT, len(self))
+        for place in range(number):
+            try:
+                sample = self[place * len(self) // number]
+                held = (sample.turns, [picture_stamp(picture) for picture in sample.pictures])
+            except ValueError:
+                held = "broken"
+            digest.update(f"{held}\x1e".encode())
+        return digest.hexdigest()
 
     def folder(self) -> Path | None:
         """Where the files lie that keys name; None where a key says it by itself."""

@@ -116,6 +116,10 @@ class ParquetFile(ContainerSource):
         """Of the files' names and sizes, and of their row groups."""
         return digest_of(fingerprint_files(self.files), str(self._starts))
 
+    def content_fingerprint(self) -> str | None:
+        """Only where pictures lie apart: what is looked at is a row group an item."""
+        return None if self.image_root is None else super().content_fingerprint()
+
     def make(self, index: int) -> Sample:
         """Read the row group of an item, unless it is at hand, and open its picture."""
         group, row = self._place(index)
