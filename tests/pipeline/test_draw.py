@@ -110,6 +110,26 @@ def test_a_stream_ends_in_what_draw_gives(janus: Janus) -> None:
     assert all(torch.equal(s.image_ids, drawing.image_ids[0][: len(s.image_ids)]) for s in first)
 
 
+def test_every_state_shows_more_of_each_picture(janus: Janus) -> None:
+    shown = [0, 0, 0]
+    for state in janus.draw_stream("a dog", n=3, seed=1):
+        pixels = np.asarray(state.image)
+        assert pixels.shape == (32, 32, 3)
+        drawn = (pixels != 127).any(axis=(1, 2))  # by rows of pixels
+        rows = len(state.image_ids) // 4
+        assert drawn[: 8 * rows].mean() > 0.9 and not drawn[8 * rows :].any()
+        assert rows > shown[state.image_index]
+        shown[state.image_index] = rows
+    assert shown == [4, 4, 4]
+
+
+def test_progress_counts_every_id_and_changes_nothing(janus: Janus) -> None:
+    counts: list[int] = []
+    drawing = janus.draw("a cat", n=2, seed=5, best_of=2, progress=counts.append)
+    assert sum(counts) == 2 * 2 * 16
+    assert same(drawing, janus.draw("a cat", n=2, seed=5, best_of=2))
+
+
 def test_an_unfinished_picture_is_grey_below(janus: Janus) -> None:
     state = next(janus.draw_stream("a dog", seed=1))
     pixels = np.asarray(state.image)
@@ -130,6 +150,16 @@ def test_leaving_a_stream_stops_the_work(janus: Janus) -> None:
     stream.close()  # pyright: ignore[reportAttributeAccessIssue] # a generator
     assert not janus._engine.has_work
     janus.draw_stream("never started")
+    assert not janus._engine.has_work
+
+
+def test_a_slot_is_free_when_a_stream_is_left_between_rows(janus: Janus) -> None:
+    stream = janus.draw_stream("a dog", seed=1)
+    for expected in (4, 8):
+        assert len(next(stream).image_ids) == expected
+        assert janus._engine.num_running == 1
+    stream.close()  # pyright: ignore[reportAttributeAccessIssue] # a generator
+    assert janus._engine.num_running == 0
     assert not janus._engine.has_work
 
 

@@ -7,7 +7,7 @@ which share an engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -103,6 +103,7 @@ class Janus:
         prefix_ids: Tensor | Sequence[int] | None = None,
         best_of: int = 1,
         judge_question: JudgeQuestion | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Drawing:
         """Draw a prompt.
 
@@ -128,6 +129,7 @@ class Janus:
                 all be answered rightly, or a function that makes them of the prompt. A string's
                 right answer is yes, a ``Check`` has its own. None is
                 "Does the picture show {prompt}?".
+            progress: Called as ids come, with how many came: N for each candidate in all.
 
         Raises:
             ValueError: An option breaks its rule, or the prompt is empty or past the context.
@@ -146,7 +148,7 @@ class Janus:
         critic = Critic.build(
             self._scorer, best_of=best_of, question=judge_question, temperature=options.temperature
         )
-        return self._artist.draw([prompt], n, seed, options, critic)[0]
+        return self._artist.draw([prompt], n, seed, options, critic, progress)[0]
 
     @names_near_options
     def draw_batch(
@@ -207,7 +209,9 @@ class Janus:
         """Draw a prompt and show each picture as it grows; closing the iterator stops drawing.
 
         The options are ``draw``'s, and ``partial_images``: how many unfinished states of each
-        picture are shown, evenly spread; None is one a row of ids. Each costs a decoding.
+        picture are shown, evenly spread, at most one a row of ids but the last; None is 3. All of
+        them together cost one decoding at most, so the more there are, the rougher they look. (A
+        tokenizer of your own without ``decode_rows`` costs a whole decoding each.)
 
         Returns:
             Unfinished states, and each picture once complete; the n pictures grow side by side.
