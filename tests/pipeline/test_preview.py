@@ -10,7 +10,7 @@ from torch import Tensor
 
 from openjanus.model.vq import VectorQuantizer, VQTokenizer
 from openjanus.pipeline import Janus, load
-from openjanus.pipeline.preview import Preview, plan_bands
+from openjanus.pipeline.preview import Band, Preview, default_states, plan_bands
 
 
 @pytest.mark.parametrize("side", [1, 2, 4, 12, 24, 37])
@@ -24,9 +24,13 @@ def test_all_states_together_decode_no_more_rows_than_a_picture_has(side: int) -
         assert all(band.start < band.end and 0 <= band.above <= band.start for band in bands)
 
 
+def test_large_pictures_show_more_states() -> None:
+    assert [default_states(side) for side in (1, 2, 4, 12, 16, 24, 64)] == [0, 1, 1, 1, 2, 3, 3]
+
+
 def test_spare_rows_are_given_to_the_seams() -> None:
     (only,) = plan_bands(24, 1)
-    assert (only.end, only.below, only.num_rows) == (12, 12, 24)
+    assert (only.end, only.below, only.num_rows) == (12, 6, 18)
     assert [(b.end, b.above, b.below, b.shown_from) for b in plan_bands(24, 2)] == [
         (8, 0, 1, 0),
         (16, 6, 1, 5),
@@ -57,7 +61,7 @@ def shown(janus: Janus, ids: Tensor, states: int) -> list[np.ndarray]:
     ]
 
 
-@pytest.mark.parametrize(("states", "most"), [(1, 8.0), (2, 14.0), (3, 18.0)])
+@pytest.mark.parametrize(("states", "most"), [(1, 10.0), (2, 14.0), (3, 18.0)])
 def test_previews_are_near_the_finished_picture(nano: Janus, states: int, most: float) -> None:
     """Grey levels in the mean, of 255; another picture's rows are some 60 off."""
     picture = Image.new("RGB", (96, 96), (120, 130, 140))
@@ -87,7 +91,7 @@ def test_a_tokenizer_that_draws_whole_pictures_alone_is_previewed_too(janus: Jan
         Preview(vq, 4, lambda pixels: janus.processor.decode_picture(pixels)[0])
         for vq in (WholeAlone(janus.model.vq), janus.model.vq)
     ]
-    (band,) = plan_bands(4, 1)  # has room for all that is missing: both see the same
+    band = Band(start=0, end=2, above=0, below=2)  # all that is missing: both see the same
     whole, rows = (np.asarray(preview.show(band, ids[:8])) for preview in previews)
     assert np.array_equal(whole, rows)
     assert (whole[16:] == 127).all() and not (whole[:16] == 127).all()

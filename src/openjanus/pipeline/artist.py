@@ -14,7 +14,7 @@ from openjanus.model.doors import ImageTokenizer
 from openjanus.model.janus import JanusModel
 from openjanus.pipeline.critic import MAX_PICTURES, Critic, candidate_stream
 from openjanus.pipeline.driver import EngineDriver
-from openjanus.pipeline.preview import MOST_STATES, Band, Preview, plan_bands
+from openjanus.pipeline.preview import Band, Preview, default_states, plan_bands
 from openjanus.pipeline.results import Check, Drawing, DrawOptions, PartialDrawing
 from openjanus.processor.image import ImageLike
 from openjanus.processor.prompt import Processor
@@ -97,7 +97,7 @@ class Artist:
     ) -> Iterator[PartialDrawing]:
         """Draw n pictures of a prompt, row by row; see ``Janus.draw_stream``."""
         most = self._side - 1
-        states = min(MOST_STATES, most) if partial_images is None else partial_images
+        states = default_states(self._side) if partial_images is None else partial_images
         if not 0 <= states <= most:
             raise ValueError(
                 f"partial_images must be in [0, {most}], got {partial_images}: "

@@ -17,7 +17,8 @@ from torch import Tensor
 from openjanus.model.doors import ImageTokenizer, RowTokenizer
 
 MOST_STATES = 3
-"""Shown of a picture unless a number is asked for: more rows a band, better pixels."""
+ROWS_A_STATE = 8
+"""Of a picture, for each state that is shown unless a number is asked for."""
 
 _GREY = (127, 127, 127)
 
@@ -46,11 +47,16 @@ class Band:
         return self.start - self.above // 2
 
 
+def default_states(side: int) -> int:
+    """How many unfinished states are shown of a picture of so many rows of ids."""
+    return min(MOST_STATES, max(1, side // ROWS_A_STATE), side - 1)
+
+
 def plan_bands(side: int, states: int) -> list[Band]:
     """Share a picture's rows out among its unfinished states, evenly.
 
     The rows that no state shows are as many as may be decoded twice: one below each band, the
-    others above it. Of a single state they all stand below.
+    others above it. Of a single state half of them stand below: more hardly shows.
 
     Args:
         side: Rows of ids of a picture.
@@ -58,7 +64,7 @@ def plan_bands(side: int, states: int) -> list[Band]:
     """
     ends = [round(side * state / (states + 1)) for state in range(1, states + 1)]
     spare = side - ends[-1] if ends else 0
-    below = spare if states == 1 else min(1, spare // max(states, 1))
+    below = spare // 2 if states == 1 else min(1, spare // max(states, 1))
     above = (spare - below * states) // max(states - 1, 1)
     return [
         Band(start=start, end=end, above=min(above, start), below=below)
