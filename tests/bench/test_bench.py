@@ -118,6 +118,34 @@ def test_random_models_are_filled_in_their_dtype():
     assert all(torch.equal(value, again[n]) for n, value in janus.model.state_dict().items())
 
 
+def test_the_command_measures_what_draw_has(capsys, tmp_path, monkeypatch):
+    """A 1B of random weights, made tiny, with its layers packed where this machine can."""
+    monkeypatch.setitem(PRESETS, "janus-pro-1b", lambda: preset("tiny"))
+    path = tmp_path / "bench.json"
+    few = ["--steps", "2", "--pictures", "1", "--batch", "2", "--json", str(path)]
+    wanted = ["--random", "janus-pro-1b", "--dtype", "bfloat16", "--device", "cpu"]
+    assert main(["bench", *wanted, *few]) == 0
+    said, data = capsys.readouterr().out, json.loads(path.read_text())
+    assert (data["model"], data["random_weights"], data["dtype"]) == (
+        "janus-pro-1b",
+        True,
+        "bfloat16",
+    )
+    plain = load_random("tiny", device="cpu", dtype="bfloat16")
+    unpacked = measure(plain, FEW, name="tiny", random_weights=True)
+    assert unpacked.packed_layers == 0 and "packed" not in str(unpacked.lines()["as"])
+    assert data["packed_layers"] == plain.pack()
+    assert ("layers packed" in said) == (data["packed_layers"] > 0)
+    # As many weights, and as many bytes of them a step, however they lie.
+    assert data["num_parameters"] == unpacked.num_parameters
+    steps = [figure for figure in data["figures"] if figure["name"] == "image step"]
+    before = unpacked.figure("image step")
+    assert before is not None and before.read_gb_per_s is not None
+    assert steps[0]["read_gb_per_s"] * steps[0]["value"] == pytest.approx(
+        before.read_gb_per_s * before.value, rel=0.05
+    )
+
+
 def test_random_models_keep_tied_embeddings_tied(monkeypatch):
     config = preset("tiny")
     tied = dataclasses.replace(config.language, tie_word_embeddings=True)

@@ -59,7 +59,7 @@ def test_the_first_ids_can_be_given(janus: Janus) -> None:
     assert drawing.options.prefix_ids == tuple(kept.tolist())
     (batch,) = janus.draw_batch(["a dog"], n=2, seed=6, prefix_ids=kept.tolist())
     assert same(batch, drawing)
-    states = list(janus.draw_stream("a dog", seed=6, prefix_ids=kept))
+    states = list(janus.draw_stream("a dog", seed=6, prefix_ids=kept, partial_images=3))
     assert [len(state.image_ids) for state in states] == [4, 8, 12, 16]
     assert torch.equal(states[-1].image_ids, drawing.image_ids[0])
     assert torch.equal(
@@ -98,7 +98,7 @@ def test_a_batch_gives_what_single_calls_give(janus: Janus) -> None:
 
 def test_a_stream_ends_in_what_draw_gives(janus: Janus) -> None:
     drawing = janus.draw("a dog", n=2, seed=1)
-    states = list(janus.draw_stream("a dog", n=2, seed=1))
+    states = list(janus.draw_stream("a dog", n=2, seed=1, partial_images=3))
     assert len(states) == 2 * 4  # a grid of 4 x 4: three unfinished states and the finished one
     finished = [state for state in states if state.is_complete]
     for state in finished:
@@ -110,15 +110,39 @@ def test_a_stream_ends_in_what_draw_gives(janus: Janus) -> None:
     assert all(torch.equal(s.image_ids, drawing.image_ids[0][: len(s.image_ids)]) for s in first)
 
 
+def test_every_state_shows_more_of_each_picture(janus: Janus) -> None:
+    shown = [0, 0, 0]
+    for state in janus.draw_stream("a dog", n=3, seed=1, partial_images=3):
+        pixels = np.asarray(state.image)
+        assert pixels.shape == (32, 32, 3)
+        drawn = (pixels != 127).any(axis=(1, 2))  # by rows of pixels
+        rows = len(state.image_ids) // 4
+        assert drawn[: 8 * rows].mean() > 0.9 and not drawn[8 * rows :].any()
+        assert rows > shown[state.image_index]
+        shown[state.image_index] = rows
+    assert shown == [4, 4, 4]
+
+
+def test_progress_is_told_of_every_id_and_changes_nothing(janus: Janus) -> None:
+    told: list[tuple[str, int, int]] = []
+    drawing = janus.draw("a cat", n=2, seed=5, on_progress=lambda *what: told.append(what))
+    assert told == [("drawing", done, 2 * 16) for done in range(1, 2 * 16 + 1)]
+    assert same(drawing, janus.draw("a cat", n=2, seed=5))
+
+
 def test_an_unfinished_picture_is_grey_below(janus: Janus) -> None:
-    state = next(janus.draw_stream("a dog", seed=1))
+    state = next(janus.draw_stream("a dog", seed=1, partial_images=3))
     pixels = np.asarray(state.image)
     assert (pixels[8:] == 127).all()
     assert not (pixels[:8] == 127).all()
 
 
-@pytest.mark.parametrize(("count", "lengths"), [(0, [16]), (1, [8, 16]), (3, [4, 8, 12, 16])])
-def test_partial_images_says_how_many_states(janus: Janus, count: int, lengths: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("count", "lengths"), [(None, [8, 16]), (0, [16]), (1, [8, 16]), (3, [4, 8, 12, 16])]
+)
+def test_partial_images_says_how_many_states(
+    janus: Janus, count: int | None, lengths: list[int]
+) -> None:
     states = list(janus.draw_stream("a dog", seed=1, partial_images=count))
     assert [len(state.image_ids) for state in states] == lengths
 
@@ -130,6 +154,16 @@ def test_leaving_a_stream_stops_the_work(janus: Janus) -> None:
     stream.close()  # pyright: ignore[reportAttributeAccessIssue] # a generator
     assert not janus._engine.has_work
     janus.draw_stream("never started")
+    assert not janus._engine.has_work
+
+
+def test_a_slot_is_free_when_a_stream_is_left_between_rows(janus: Janus) -> None:
+    stream = janus.draw_stream("a dog", seed=1, partial_images=3)
+    for expected in (4, 8):
+        assert len(next(stream).image_ids) == expected
+        assert janus._engine.num_running == 1
+    stream.close()  # pyright: ignore[reportAttributeAccessIssue] # a generator
+    assert janus._engine.num_running == 0
     assert not janus._engine.has_work
 
 

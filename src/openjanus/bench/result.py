@@ -59,6 +59,8 @@ class Result:
     machine: Machine
     options: BenchOptions
     figures: tuple[Figure, ...]
+    packed_layers: int = 0
+    """Laid out for this CPU, as ``Janus.pack`` does."""
 
     def as_data(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -72,9 +74,10 @@ class Result:
         """Name -> value, to be read by people."""
         weights = ", random weights" if self.random_weights else ""
         machine = self.machine
+        packed = f", {self.packed_layers} layers packed" if self.packed_layers > 0 else ""
         told: dict[str, object] = {
             "model": f"{self.model}, {self.num_parameters / 1e6:,.1f} M parameters{weights}",
-            "as": f"{self.dtype} on {self.device}",
+            "as": f"{self.dtype} on {self.device}{packed}",
             "machine": f"{machine.accelerator or machine.processor} ({machine.instructions}), "
             f"{machine.num_threads} threads, torch {machine.torch}",
         }

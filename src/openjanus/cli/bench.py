@@ -58,6 +58,7 @@ def _bench(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     rival, against = _rival(args.against)  # before anything is loaded: it may be missing
     janus = _load(args)
+    janus.pack()  # as draw and chat do
     result = measure(
         janus,
         options,

@@ -25,7 +25,7 @@ from openjanus.cli.parsing import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from openjanus import Candidates, Drawing, Janus, PartialDrawing
+    from openjanus import Candidates, Drawing, Janus
     from openjanus.pipeline.critic import JudgeQuestion
     from openjanus.quantization import QuantizationConfig
 
@@ -89,12 +89,9 @@ def _draw(args: argparse.Namespace) -> None:
         "top_p": args.top_p,
         "negative_prompt": args.negative_prompt,
     }
-    if args.best_of == 1 and args.judge_question is None:
-        drawing = _drawn_in_sight(janus, args, options)
-    else:
-        question = _judge_question(args)
-        options |= {"best_of": args.best_of, "judge_question": question}
-        drawing = _chosen_in_sight(janus, args.prompt, options)
+    if args.best_of != 1 or args.judge_question is not None:
+        options |= {"best_of": args.best_of, "judge_question": _judge_question(args)}
+    drawing = _drawn_in_sight(janus, args.prompt, options)
     drawing.save(args.output)
     if drawing.candidates is not None:
         _tell_choice(drawing.candidates)
@@ -120,33 +117,11 @@ def _kept_ids(janus: Janus, source: Path | None, rows: int | None) -> Tensor | N
     return janus.encode_image(source)[: rows * side]
 
 
-def _drawn_in_sight(janus: Janus, args: argparse.Namespace, options: dict[str, Any]) -> Drawing:
-    """A drawing, with a bar that shows how far it is."""
-    import torch
-    from tqdm import tqdm
+def _drawn_in_sight(janus: Janus, prompt: str, options: dict[str, Any]) -> Drawing:
+    """A drawing, with a bar of what is drawn, then one of what is looked at.
 
-    from openjanus import Drawing
-
-    stream = janus.draw_stream(args.prompt, **options)
-    pictures: list[PartialDrawing | None] = [None] * args.n
-    with tqdm(total=args.n * janus.config.num_gen_image_tokens, desc="drawing", unit="id") as bar:
-        for partial in stream:
-            before = pictures[partial.image_index]
-            bar.update(len(partial.image_ids) - (0 if before is None else len(before.image_ids)))
-            pictures[partial.image_index] = partial
-    done = [picture for picture in pictures if picture is not None and picture.is_complete]
-    assert len(done) == args.n, "a stream ends when every picture is complete"
-    return Drawing(
-        images=tuple(picture.image for picture in done),
-        image_ids=torch.stack([picture.image_ids for picture in done]),
-        prompt=args.prompt,
-        seed=done[0].seed,
-        options=done[0].options,
-    )
-
-
-def _chosen_in_sight(janus: Janus, prompt: str, options: dict[str, Any]) -> Drawing:
-    """The same with candidates: a bar of what is drawn, then one of what is looked at."""
+    A bar begins with what it counts: what is refused is told in one line.
+    """
     from tqdm import tqdm
 
     with ExitStack() as stack:

@@ -47,6 +47,15 @@ class ImageTokenizer(Protocol):
 
 
 @runtime_checkable
+class RowTokenizer(ImageTokenizer, Protocol):
+    """A tokenizer that draws a part of a picture too, for less."""
+
+    def decode_rows(self, image_ids: Tensor) -> Tensor:
+        """(B, h, w) ids, rows of a picture -> (B, 3, h * S / g, w * S / g) in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
 class CausalTokenizer(ImageTokenizer, Protocol):
     """A tokenizer that reads ids itself: what one stands for depends on those before it."""
 

@@ -303,9 +303,18 @@ class VQTokenizer(nn.Module):
             raise ValueError(
                 f"image_ids must hold a square number of ids an image, got {image_ids.shape[1]}"
             )
-        pictures = []
-        for ids in image_ids.split(chunk_size):
-            vectors = self.quantize.lookup(ids)  # (b, N, d)
-            vectors = vectors.transpose(1, 2).unflatten(2, (side, side))  # (b, d, g, g)
-            pictures.append(self.decode_vectors(vectors).clamp(-1, 1))
-        return torch.cat(pictures)
+        rows = image_ids.unflatten(1, (side, side))  # (B, g, g)
+        return torch.cat([self.decode_rows(some) for some in rows.split(chunk_size)])
+
+    def decode_rows(self, image_ids: Tensor) -> Tensor:
+        """Draw a rectangle of codebook ids as if it were a picture of its own.
+
+        Args:
+            image_ids: (B, h, w) in [0, C).
+
+        Returns:
+            (B, 3, h * S / g, w * S / g), clipped to [-1, 1]. Of some rows of a picture these are
+            not that picture's pixels: norms and attention see the rows alone.
+        """
+        vectors = self.quantize.lookup(image_ids).permute(0, 3, 1, 2)  # (B, d, h, w)
+        return self.decode_vectors(vectors).clamp(-1, 1)

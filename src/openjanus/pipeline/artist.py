@@ -14,11 +14,10 @@ from openjanus.model.doors import ImageTokenizer
 from openjanus.model.janus import JanusModel
 from openjanus.pipeline.critic import MAX_PICTURES, Critic, candidate_stream
 from openjanus.pipeline.driver import EngineDriver
+from openjanus.pipeline.preview import Band, Preview, default_states, plan_bands
 from openjanus.pipeline.results import Check, Drawing, DrawOptions, OnProgress, PartialDrawing
 from openjanus.processor.image import ImageLike
 from openjanus.processor.prompt import Processor
-
-_GREY = (127, 127, 127)
 
 
 class Artist:
@@ -100,33 +99,43 @@ class Artist:
         partial_images: int | None,
     ) -> Iterator[PartialDrawing]:
         """Draw n pictures of a prompt, row by row; see ``Janus.draw_stream``."""
-        states = self._side - 1 if partial_images is None else partial_images
-        if not 0 <= states < self._side:
+        most = self._side - 1
+        states = default_states(self._side) if partial_images is None else partial_images
+        if not 0 <= states <= most:
             raise ValueError(
-                f"partial_images must be in [0, {self._side - 1}], got {partial_images}: "
+                f"partial_images must be in [0, {most}], got {partial_images}: "
                 "a picture cannot show more states than rows"
             )
-        rows = {round(self._side * state / (states + 1)) for state in range(1, states + 1)}
         requests = self._requests(prompt, n, seed_or_new(seed), options)
-        return self._partial_drawings(requests, options, {self._side * row for row in rows})
+        return self._partial_drawings(requests, options, plan_bands(self._side, states))
 
     def _partial_drawings(
-        self, requests: list[DrawRequest], options: DrawOptions, lengths: set[int]
+        self, requests: list[DrawRequest], options: DrawOptions, bands: list[Band]
     ) -> Iterator[PartialDrawing]:
         known: list[list[int]] = [[] for _ in requests]
+        previews = [
+            Preview(self._vq, self._side, lambda pixels: self._processor.decode_picture(pixels)[0])
+            for _ in requests
+        ]
+        by_length = {band.end * self._side: band for band in bands}
         for index, event in self._driver.run(requests):
             if isinstance(event, ImageIdEvent):
                 known[index].append(event.image_id)
-                if len(known[index]) not in lengths:
+                if len(known[index]) not in by_length:
                     continue
-            image_ids = torch.tensor(known[index])
+            image_ids, is_complete = torch.tensor(known[index]), isinstance(event, FinishedEvent)
+            if is_complete:
+                image = self.decode(image_ids)
+            else:
+                band = by_length[len(image_ids)]
+                image = previews[index].show(band, image_ids.to(self._device))
             yield PartialDrawing(
                 image_index=index,
-                image=self._decode_rows(image_ids),
+                image=image,
                 image_ids=image_ids,
                 seed=requests[index].seed,
                 options=options,
-                is_complete=isinstance(event, FinishedEvent),
+                is_complete=is_complete,
             )
 
     def _requests(
@@ -175,16 +184,6 @@ class Artist:
         ids = self.checked_ids(image_ids)
         # One at a time: convolutions of a batch differ in the last bits from those of one.
         return self._processor.decode_picture(self._vq.decode_ids(ids[None]))[0]
-
-    def _decode_rows(self, image_ids: Tensor) -> Image.Image:
-        """The picture of whole rows from the top; below them grey."""
-        rows = image_ids.view(-1, self._side)
-        missing = self._side - len(rows)
-        # The decoder needs something below: the last row again is the least surprising.
-        image = self.decode(torch.cat([rows, rows[-1:].expand(missing, -1)]).flatten())
-        top = image.height * len(rows) // self._side
-        image.paste(_GREY, (0, top, image.width, image.height))
-        return image
 
     def checked_ids(self, image_ids: Tensor | Sequence[int]) -> Tensor:
         """(N,) valid codebook ids on the model's device.

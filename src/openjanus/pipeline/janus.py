@@ -217,7 +217,10 @@ class Janus:
         """Draw a prompt and show each picture as it grows; closing the iterator stops drawing.
 
         The options are ``draw``'s, and ``partial_images``: how many unfinished states of each
-        picture are shown, evenly spread; None is one a row of ids. Each costs a decoding.
+        picture are shown, evenly spread, at most one a row of ids but the last; None is one for
+        every 8 rows, at most 3. All of them together decode no more rows than the picture has, so
+        the more there are, the rougher they look. (A tokenizer of your own without
+        ``decode_rows`` decodes the whole picture for each.)
 
         Returns:
             Unfinished states, and each picture once complete; the n pictures grow side by side.

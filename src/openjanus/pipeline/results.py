@@ -166,7 +166,7 @@ class PartialDrawing:
 
     image_index: int
     image: Image.Image
-    """Near the border the pixels are provisional: the decoder looks at neighbours to come."""
+    """Provisional until it is complete: the decoder sees a band of rows and not what is to come."""
     image_ids: Tensor
     """(k,) int64 codebook ids known so far, on the CPU."""
     seed: int

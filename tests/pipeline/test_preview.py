@@ -1,0 +1,97 @@
+"""Unfinished pictures: what they cost by construction, and how near they are to finished ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from openjanus.model.vq import VectorQuantizer, VQTokenizer
+from openjanus.pipeline import Janus, load
+from openjanus.pipeline.preview import Band, Preview, default_states, plan_bands
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 12, 24, 37])
+def test_all_states_together_decode_no_more_rows_than_a_picture_has(side: int) -> None:
+    for states in range(side):
+        bands = plan_bands(side, states)
+        assert len(bands) == states
+        assert sum(band.num_rows for band in bands) <= side
+        fresh = [row for band in bands for row in range(band.start, band.end)]
+        assert fresh == list(range(len(fresh))) and len(fresh) < side  # each row once, in order
+        assert all(band.start < band.end and 0 <= band.above <= band.start for band in bands)
+
+
+def test_large_pictures_show_more_states() -> None:
+    assert [default_states(side) for side in (1, 2, 4, 12, 16, 24, 64)] == [0, 1, 1, 1, 2, 3, 3]
+
+
+def test_spare_rows_are_given_to_the_seams() -> None:
+    (only,) = plan_bands(24, 1)
+    assert (only.end, only.below, only.num_rows) == (12, 6, 18)
+    assert [(b.end, b.above, b.below, b.shown_from) for b in plan_bands(24, 2)] == [
+        (8, 0, 1, 0),
+        (16, 6, 1, 5),
+    ]
+    assert [(b.start, b.above, b.below) for b in plan_bands(24, 3)] == [
+        (0, 0, 1),
+        (6, 1, 1),
+        (12, 1, 1),
+    ]
+    assert all(b.above == b.below == 0 for b in plan_bands(24, 23))
+
+
+@pytest.fixture(scope="module")
+def nano() -> Janus:
+    return load("nano", device="cpu")
+
+
+def shown(janus: Janus, ids: Tensor, states: int) -> list[np.ndarray]:
+    """The unfinished states of known ids."""
+    side = round(len(ids) ** 0.5)
+    assert isinstance(janus.model.vq, VQTokenizer)
+    preview = Preview(
+        janus.model.vq, side, lambda pixels: janus.processor.decode_picture(pixels)[0]
+    )
+    return [
+        np.asarray(preview.show(band, ids[: side * band.end])).astype(float)
+        for band in plan_bands(side, states)
+    ]
+
+
+@pytest.mark.parametrize(("states", "most"), [(1, 10.0), (2, 14.0), (3, 18.0)])
+def test_previews_are_near_the_finished_picture(nano: Janus, states: int, most: float) -> None:
+    """Grey levels in the mean, of 255; another picture's rows are some 60 off."""
+    picture = Image.new("RGB", (96, 96), (120, 130, 140))
+    picture.paste((200, 40, 30), (20, 20, 70, 80))
+    ids = nano.encode_image(picture)
+    whole = np.asarray(nano.decode_image(ids)).astype(float)
+    for band, state in zip(plan_bands(12, states), shown(nano, ids, states), strict=True):
+        rows = slice(0, 8 * band.end)
+        assert state.shape == whole.shape
+        assert np.abs(state[rows] - whole[rows]).mean() < most
+        assert (state[8 * band.end :] == 127).all()
+
+
+class WholeAlone:
+    """An image tokenizer that draws whole pictures alone."""
+
+    def __init__(self, vq: VQTokenizer) -> None:
+        self.quantize: VectorQuantizer = vq.quantize
+        self.encode_to_ids = vq.encode_to_ids
+        self.decode_ids = vq.decode_ids
+
+
+def test_a_tokenizer_that_draws_whole_pictures_alone_is_previewed_too(janus: Janus) -> None:
+    assert isinstance(janus.model.vq, VQTokenizer)
+    ids = torch.arange(16)
+    previews = [
+        Preview(vq, 4, lambda pixels: janus.processor.decode_picture(pixels)[0])
+        for vq in (WholeAlone(janus.model.vq), janus.model.vq)
+    ]
+    band = Band(start=0, end=2, above=0, below=2)  # all that is missing: both see the same
+    whole, rows = (np.asarray(preview.show(band, ids[:8])) for preview in previews)
+    assert np.array_equal(whole, rows)
+    assert (whole[16:] == 127).all() and not (whole[:16] == 127).all()
