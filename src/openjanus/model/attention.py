@@ -308,6 +308,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, key_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, key_size, bias=False)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
+        self.qkv_proj: nn.Module | None = None  # of ``packed``, in the place of three
         self.q_norm = self.k_norm = None
         if config.qk_norm:
             self.q_norm = HeadNorm(self.num_heads, self.head_dim)
@@ -315,6 +316,12 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
         return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)  # (B, heads, T, K)
+
+    def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) -> queries (B, T, H * K), keys and values (B, T, Hkv * K)."""
+        if self.qkv_proj is not None:
+            return self.qkv_proj(hidden_states)
+        return self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
 
     def place(self, q: Tensor, k: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Queries (B, H, T, K) and keys (B, Hkv, T, K), normed if at all, then rotated."""
@@ -346,10 +353,11 @@ class Attention(nn.Module):
         Returns:
             (B, T, D).
         """
-        q = self._split(self.q_proj(hidden_states), self.num_heads)
-        k = self._split(self.k_proj(hidden_states), self.num_key_value_heads)
+        q, k, v = self.project(hidden_states)
+        q = self._split(q, self.num_heads)
+        k = self._split(k, self.num_key_value_heads)
         q, k = self.place(q, k, rotary)
-        v = self._split(self.v_proj(hidden_states), self.num_key_value_heads)
+        v = self._split(v, self.num_key_value_heads)
         if cache is not None and runs is not None:
             attended = cache.attend(self.layer, runs, q, k, v)  # (B, H, T, K)
             return self.o_proj(attended.transpose(1, 2).flatten(2))  # (B, T, D)
