@@ -104,6 +104,11 @@ class Engine:
         """Requests that have a slot."""
         return self._scheduler.num_running
 
+    @property
+    def is_opening(self) -> bool:
+        """Whether the prompt of somebody who has a slot is still being run."""
+        return self._opening is not None
+
     def __contains__(self, request_id: int) -> bool:
         """Whether a request runs or waits."""
         return request_id in self._jobs

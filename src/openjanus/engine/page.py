@@ -68,7 +68,7 @@ def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
         parts += [(layer.in_features, layer) for layer in layers]
         sizes |= set(bucket_sizes(num_rows // 2, 1))
     elif entrance is not None:
-        parts.append((model.gen_aligner.layers[0].in_features, model.gen_aligner))
+        parts.append((entrance.embedding_dim, model.gen_aligner))
     generator = torch.Generator().manual_seed(0)
     for in_features, part in parts:
         x = torch.randn(num_rows, in_features, generator=generator).to(table)
