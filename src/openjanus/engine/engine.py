@@ -246,7 +246,7 @@ class Engine:
                 seated.append([(slot, one) for slot, one in everybody if slot in sitting])
                 plans.append(page.plan(runs_idle=runs_idle))
         batches = [[plan] for plan in plans]
-        # In 16 bits one batch for all pages: each weight is read once. In fp32, where the number of
+        # One batch for all pages: each weight is read once. In plain fp32, where the number of
         # rows shows in the last bits, a batch a page.
         if len(plans) > 1 and not self._must_run_idle(MOST_JOINED):
             batches = join_plans(plans)

@@ -4,8 +4,9 @@ A step runs **all** rows of its page through every matrix product, idle ones on 
 that nobody reads. A matrix product changes in the last bits with its number of rows, and guidance
 multiplies that; with fixed shapes each row's result depends on that row alone, so a request's ids
 are bit-equal in fp32 whatever sits beside it, and at any slot (where in a product of fixed shape a
-row stands does not change its bits on a CPU: tests hold that). In 16 bits, where a trial on this
-machine has shown that the number of rows changes no bit, idle rows are left out.
+row stands does not change its bits on a CPU: tests hold that). In 16 bits and with packed weights,
+where a trial on this machine has shown that the number of rows changes no bit, idle rows are left
+out.
 
 Attention is another matter: rows do not share anything there, so idle ones have none, and the
 others attend to what they hold and not to the rest of the capacity. A prompt runs alone, in chunks
