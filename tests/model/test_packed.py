@@ -98,6 +98,7 @@ def test_a_packed_model_computes_what_it_did(name: str, dtype: torch.dtype) -> N
     for found, wanted in zip(logits(), before, strict=True):
         torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.02)
     assert sum(p.numel() for p in model.parameters()) == count
+    assert model.state_dict().keys() == state.keys()
     assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
     assert pack_model(model) == 0
 
