@@ -429,6 +429,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def write(rows: dict[str, Row], asked: argparse.Namespace) -> None:
+    """The rows, and what made them."""
+    settings = {name: str(value) for name, value in vars(asked).items() if name != "row"}
+    machine = dataclasses.asdict(describe_machine(torch.device("cpu")))
+    record = rows | {"settings": settings, "machine": machine}
+    asked.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Print every row as it is known, and write them all."""
     asked = parse()
@@ -443,13 +451,11 @@ def main() -> None:
         for name, row in measure_apart(key).items() if key not in rows else ():
             rows[name] = row
             print(show(name, row), flush=True)
+        write(rows, asked)  # what is known stays, whatever comes
     if (prediction := predict(rows)) is not None:
         rows["prediction"] = prediction
         print(show("prediction", prediction))
-    settings = {name: str(value) for name, value in vars(asked).items() if name != "row"}
-    machine = dataclasses.asdict(describe_machine(torch.device("cpu")))
-    record = rows | {"settings": settings, "machine": machine}
-    asked.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write(rows, asked)
 
 
 if __name__ == "__main__":
