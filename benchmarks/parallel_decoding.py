@@ -1,10 +1,11 @@
 """What looking ahead saves a drawing, and whether its ids are those of one id at a time.
 
     python benchmarks/parallel_decoding.py [--prompts N] [--look-ahead W ...] [--guidance G ...]
-        [--temperature T] [--model MODEL] [--dtype D] [--threads N] [--seed S] [--output FILE]
+        [--temperature T] [--model MODEL] [--dtype D] [--plain] [--threads N] [--seed S]
+        [--output FILE]
 
 Prompts are those of ``best_of.py``: held-out cells, as many of each of GenEval's six tags. Each is
-drawn by itself, one id a step and with each W, in turn, so that all meet the same machine.
+drawn by itself, its weights packed, one id a step and with each W, in turn: all meet one machine.
 `ours` and `theirs` are median seconds a drawing with look-ahead and one id a step, `ratio` the
 median over the prompts of the quotients; `steps` are mean decode steps, `accepted` how often a step
 took so many ids. `equal` counts drawings, and `ids` ids, that are those of one id a step in steps
@@ -66,7 +67,6 @@ def figures(ours: list[Course], theirs: list[Course], same_rows: list[Course]) -
         for a, b in zip(one.ids, other.ids, strict=True)
     ]
     steps = [statistics.fmean(len(one.accepted) for one in side) for side in (ours, theirs)]
-    histogram = Counter(number for one in ours for number in one.accepted)
     return {
         "ours": round(statistics.median(one.seconds for one in ours), 4),
         "theirs": round(statistics.median(one.seconds for one in theirs), 4),
@@ -77,16 +77,25 @@ def figures(ours: list[Course], theirs: list[Course], same_rows: list[Course]) -
             "theirs": round(steps[1], 1),
             "ratio": round(steps[1] / steps[0], 2),
         },
-        "accepted": {str(number): histogram[number] for number in sorted(histogram)},
+        "accepted": histogram(ours),
         "equal": [sum(equal), len(equal)],
         "ids": [sum(flat), len(flat)],
     }
 
 
-def measure(
+def histogram(courses: list[Course]) -> dict[str, int]:
+    """How often a step took so many ids."""
+    counted = Counter(number for one in courses for number in one.accepted)
+    return {str(number): counted[number] for number in sorted(counted)}
+
+
+def race(
     janus: openjanus.Janus, prompts: list[str], widths: list[int], scale: float, asked: Any
-) -> dict[str, dict[str, Any]]:
-    """The figures of every width at one guidance scale."""
+) -> dict[str, list[Course]]:
+    """Every prompt drawn one id a step (`theirs`), and with each width (`ahead W`), in turn.
+
+    `rows R` is one id a step again, in steps of as many rows as those of a width that has more.
+    """
 
     def engine(**options: int) -> Engine:
         pad = janus.processor.tokenizer.image_pad_id
@@ -112,6 +121,15 @@ def measure(
         names = list(engines)[index % len(engines) :] + list(engines)[: index % len(engines)]
         for name in names:
             courses[name].append(run(engines[name], request))
+    return courses
+
+
+def measure(
+    janus: openjanus.Janus, prompts: list[str], widths: list[int], scale: float, asked: Any
+) -> dict[str, dict[str, Any]]:
+    """The figures of every width at one guidance scale."""
+    rows = EngineOptions().rows_per_page
+    courses = race(janus, prompts, widths, scale, asked)
     return {
         f"look-ahead {width}, guidance {scale:g}": figures(
             courses[f"ahead {width}"],
@@ -133,12 +151,15 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--plain", action="store_true", help="weights as they lie, not packed")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     janus = openjanus.load(asked.model, device="cpu", dtype=asked.dtype)
+    if not asked.plain:
+        janus.pack()
     prompts = [line["prompt"] for line in requests(asked.prompts)]
     scales = asked.guidance or [5.0, janus.config.drawing.guidance_scale]
     found: dict[str, Any] = {}
@@ -154,7 +175,7 @@ def main() -> None:
     if asked.output is not None:
         settings = {
             name: getattr(asked, name)
-            for name in ("model", "dtype", "threads", "seed", "temperature", "prompts")
+            for name in ("model", "dtype", "plain", "threads", "seed", "temperature", "prompts")
         }
         record = found | {"settings": settings}
         asked.output.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

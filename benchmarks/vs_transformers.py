@@ -64,10 +64,17 @@ class Row:
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
 
-    def race(self, ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> Row:
-        """Take turns, who begins as well; the first round is not counted."""
+    def race(
+        self,
+        ours: Callable[[], object],
+        theirs: Callable[[], object],
+        rounds: int,
+        *,
+        warm: bool = True,
+    ) -> Row:
+        """Take turns, who begins as well; a first round, where there is one, is not counted."""
         entrants = [(ours, self.ours), (theirs, self.theirs)]
-        for number in tqdm(range(rounds + 1), desc=self.name, leave=False):
+        for number in tqdm(range(0 if warm else 1, rounds + 1), desc=self.name, leave=False):
             for run, times in entrants[:: 1 if number % 2 else -1]:
                 began = time.perf_counter()
                 run()
@@ -223,8 +230,10 @@ def race_whole(janus: Janus, their: Any, rounds: int) -> Row:
 def distances(janus: Janus, their: Any) -> dict[str, dict[str, Any]]:
     """How far from fp32 the towers are in bfloat16: ours and theirs."""
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(16384, (2, 576), generator=generator)
-    pixels = torch.rand(2, 3, 384, 384, generator=generator) * 2 - 1
+    config = janus.config
+    ids = torch.randint(config.codebook_size, (2, config.num_gen_image_tokens), generator=generator)
+    side = config.und_image_size
+    pixels = torch.rand(2, 3, side, side, generator=generator) * 2 - 1
     wide: Any = copy.deepcopy(janus.model.vq).float()
     exact = wide.decode_ids(ids)
     vq: Any = janus.model.vq

@@ -87,6 +87,16 @@ def test_draw_draws_what_the_library_draws(tmp_path, capsys):
         assert np.array_equal(np.asarray(image), np.asarray(drawing.images[0]))
 
 
+def test_weights_are_packed_unless_told_otherwise(tmp_path, monkeypatch):
+    packed = []
+    monkeypatch.setattr("openjanus.pipeline.janus.Janus.pack", lambda self: packed.append(self))
+    arguments = ["draw", "a red car", "--model", "tiny", "--seed", "0", "--output", str(tmp_path)]
+    assert main([*arguments, "--no-pack"]) == 0
+    assert not packed
+    assert main(arguments) == 0
+    assert len(packed) == 1
+
+
 def test_draw_keeps_the_best_of_some_candidates(tmp_path, capsys):
     import openjanus
 

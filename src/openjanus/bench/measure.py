@@ -106,21 +106,21 @@ def measure(
 
 def _events(model: JanusModel, inputs: Inputs, options: BenchOptions) -> list[_Event]:
     steps, pictures = options.steps, options.pictures
-    row = _row_bytes(model)
+    row = row_bytes(model)
     drawn = len(inputs.draw_ids) + min(steps, inputs.image_ids.shape[1]) // 2
     written = len(inputs.text_ids) + inputs.num_words // 2
-    image_bytes, text_bytes = _image_bytes(model), _text_bytes(model)
+    of_image, of_text = image_bytes(model), text_bytes(model)
     guided = 1 if inputs.guidance_scale == 1 else 2
     batch = options.batch
     return [
-        _Event("image step", lambda who: who.draw(1), steps, image_bytes + guided * drawn * row),
+        _Event("image step", lambda who: who.draw(1), steps, of_image + guided * drawn * row),
         _Event(
             f"image step, {batch} at once",
             lambda who: who.draw(batch),
             steps,
-            image_bytes + guided * batch * drawn * row,
+            of_image + guided * batch * drawn * row,
         ),
-        _Event("text step", lambda who: who.write(), steps, text_bytes + written * row),
+        _Event("text step", lambda who: who.write(), steps, of_text + written * row),
         _Event("first word", lambda who: who.answer(picture=False), pictures),
         _Event("first word about a picture", lambda who: who.answer(picture=True), pictures),
         _Event("understanding", lambda who: who.understand(), pictures),
@@ -128,7 +128,7 @@ def _events(model: JanusModel, inputs: Inputs, options: BenchOptions) -> list[_E
     ]
 
 
-def _image_bytes(model: JanusModel) -> int:
+def image_bytes(model: JanusModel) -> int:
     """Weights that a step of a drawing must read."""
     language_model = model.language_model
     if model.config.one_vocabulary:
@@ -136,7 +136,7 @@ def _image_bytes(model: JanusModel) -> int:
     return _num_bytes(language_model.model.layers, model.gen_head, model.gen_aligner)
 
 
-def _text_bytes(model: JanusModel) -> int:
+def text_bytes(model: JanusModel) -> int:
     """Weights that a step of a reply must read."""
     return _num_bytes(model.language_model.model.layers, model.language_model.lm_head)
 
@@ -150,7 +150,7 @@ def _num_bytes(*parts: nn.Module) -> int:
     )
 
 
-def _row_bytes(model: JanusModel) -> int:
+def row_bytes(model: JanusModel) -> int:
     """Keys and values of one token."""
     cache = KVCache.allocate(
         model.config.language, 1, 1, device="meta", dtype=main_dtype(model), zeroed=False

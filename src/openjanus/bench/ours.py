@@ -13,13 +13,20 @@ from openjanus.pipeline.janus import Janus
 
 
 class Ours:
-    """A loaded model, and what it is given."""
+    """A loaded model, and what it is given.
 
-    def __init__(self, janus: Janus, inputs: Inputs) -> None:
+    Args:
+        janus: The model.
+        inputs: What everybody is given.
+        look_ahead: Ids of a drawing that a step tries. One: what more save is the model's doing.
+    """
+
+    def __init__(self, janus: Janus, inputs: Inputs, *, look_ahead: int = 1) -> None:
         assert isinstance(janus.model.vq, ImageTokenizer)
         self._model = janus.model
         self._vq = janus.model.vq
         self._inputs = inputs
+        self._options = EngineOptions(look_ahead=look_ahead)
 
     def draw(self, num_images: int) -> Callable[[], object]:
         """See ``Contestant``."""
@@ -62,12 +69,8 @@ class Ours:
         return lambda: self._vq.decode_ids(self._inputs.image_ids)
 
     def _steps(self, requests: list[Request]) -> Callable[[], object]:
-        """Steps of an engine that begins its requests again when they are done.
-
-        One id of a drawing a step: what looking ahead saves is the model's doing alone.
-        """
-        options = EngineOptions(look_ahead=1)
-        engine = Engine(self._model, image_pad_id=self._inputs.image_pad_id, options=options)
+        """Steps of an engine that begins its requests again when they are done."""
+        engine = Engine(self._model, image_pad_id=self._inputs.image_pad_id, options=self._options)
 
         def step() -> None:
             if not engine.has_work:

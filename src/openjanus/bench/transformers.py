@@ -149,7 +149,7 @@ class Theirs:
     """Their model, and what it is given."""
 
     def __init__(self, janus: Janus, inputs: Inputs) -> None:
-        self._model = give_model(janus)
+        self.model = give_model(janus)
         self._inputs = inputs
         self._num_ids = janus.config.num_gen_image_tokens
 
@@ -157,7 +157,7 @@ class Theirs:
         """See ``Contestant``."""
         return _Again(
             lambda: TheirDrawing(
-                self._model,
+                self.model,
                 self._inputs.draw_ids,
                 self._inputs.pad_id,
                 num_images=num_images,
@@ -170,22 +170,22 @@ class Theirs:
     def write(self) -> Callable[[], object]:
         """See ``Contestant``."""
         ids, limit = self._inputs.text_ids, self._inputs.num_words
-        return _Again(lambda: TheirAnswer(self._model, ids), limit)
+        return _Again(lambda: TheirAnswer(self.model, ids), limit)
 
     def answer(self, *, picture: bool) -> Callable[[], object]:
         """See ``Contestant``."""
         if not picture:
-            return lambda: TheirAnswer(self._model, self._inputs.question_ids).step()
+            return lambda: TheirAnswer(self.model, self._inputs.question_ids).step()
         ids, pixels = self._inputs.image_question_ids, self._inputs.pixel_values
-        return lambda: TheirAnswer(self._model, ids, pixel_values=pixels).step()
+        return lambda: TheirAnswer(self.model, ids, pixel_values=pixels).step()
 
     def understand(self) -> Callable[[], object]:
         """See ``Contestant``."""
-        return lambda: self._model.model.get_image_features(self._inputs.pixel_values)
+        return lambda: self.model.model.get_image_features(self._inputs.pixel_values)
 
     def decode(self) -> Callable[[], object]:
         """See ``Contestant``."""
-        return lambda: self._model.model.vqmodel.decode(self._inputs.image_ids)
+        return lambda: self.model.model.vqmodel.decode(self._inputs.image_ids)
 
 
 class _Again:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from openjanus.cli.parsing import (
     add_adapter,
     add_model,
+    add_no_pack,
     add_quantize,
     add_verb,
     load,
+    load_packed,
     parse_seed,
     print_table,
     save_picture,
@@ -43,6 +45,7 @@ def _add_draw(verbs: Any) -> None:
     parser = add_verb(verbs, "draw", _draw, "draw what a prompt says")
     parser.add_argument("prompt", help='for instance "a photo of three apples"')
     add_model(parser)
+    add_no_pack(parser)
     parser.add_argument("--n", type=int, default=1, help="pictures to draw (%(default)s)")
     parser.add_argument(
         "--seed", type=parse_seed, help="same seed, same pictures; drawn when left out"
@@ -77,8 +80,7 @@ def _add_draw(verbs: Any) -> None:
 
 
 def _draw(args: argparse.Namespace) -> None:
-    janus = load(args)
-    janus.pack()
+    janus = load_packed(args)
     options = {
         "n": args.n,
         "seed": args.seed,
@@ -167,6 +169,7 @@ def _add_chat(verbs: Any) -> None:
     parser = add_verb(verbs, "chat", _chat, "ask about pictures, or talk")
     parser.add_argument("question", nargs="?", help="left out: a conversation, ended by /exit")
     add_model(parser)
+    add_no_pack(parser)
     parser.add_argument(
         "--image", action="append", default=[], help="a picture to talk about; may be repeated"
     )
@@ -181,8 +184,7 @@ def _chat(args: argparse.Namespace) -> None:
     from openjanus.processor.image import open_image
 
     images = [open_image(path) for path in args.image]
-    janus = load(args)
-    janus.pack()
+    janus = load_packed(args)
     messages: list[dict[str, Any]] = []
     for question in _questions(args.question):
         messages.append({"role": "user", "content": question})
@@ -227,6 +229,7 @@ def _add_compose(verbs: Any) -> None:
     parser = add_verb(verbs, "compose", _compose, "answer in words and pictures")
     parser.add_argument("prompt", help="a question, or with --form plain how a document begins")
     add_model(parser)
+    add_no_pack(parser)
     parser.add_argument(
         "--image", action="append", default=[], help="a picture of the question; may be repeated"
     )
@@ -254,8 +257,7 @@ def _compose(args: argparse.Namespace) -> None:
     from openjanus.processor.image import open_image
 
     images = [open_image(path) for path in args.image]
-    janus = load(args)
-    janus.pack()
+    janus = load_packed(args)
     count = 0
     for piece in janus.compose_stream(
         args.prompt,

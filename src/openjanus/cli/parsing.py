@@ -96,11 +96,28 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_no_pack(parser: argparse.ArgumentParser) -> None:
+    """Add the option that leaves weights as they lie, for `load_packed`."""
+    parser.add_argument(
+        "--no-pack",
+        action="store_true",
+        help="leave the weights as they lie: slower on a CPU, and in float32 a rare other id",
+    )
+
+
 def add_adapter(parser: argparse.ArgumentParser) -> None:
     """Add the option that names an adapter."""
     parser.add_argument(
         "--adapter", type=Path, help="folder of a LoRA adapter for it: RUN/final/adapter"
     )
+
+
+def load_packed(args: argparse.Namespace) -> Janus:
+    """`load`, and the weights laid out for decoding unless `--no-pack` says otherwise."""
+    janus = load(args)
+    if not args.no_pack:
+        janus.pack()
+    return janus
 
 
 def load(args: argparse.Namespace) -> Janus:

@@ -104,6 +104,11 @@ class Engine:
         """Requests that have a slot."""
         return self._scheduler.num_running
 
+    @property
+    def is_opening(self) -> bool:
+        """Whether the prompt of somebody who has a slot is still being run."""
+        return self._opening is not None
+
     def __contains__(self, request_id: int) -> bool:
         """Whether a request runs or waits."""
         return request_id in self._jobs
@@ -241,7 +246,7 @@ class Engine:
                 seated.append([(slot, one) for slot, one in everybody if slot in sitting])
                 plans.append(page.plan(runs_idle=runs_idle))
         batches = [[plan] for plan in plans]
-        # In 16 bits one batch for all pages: each weight is read once. In fp32, where the number of
+        # One batch for all pages: each weight is read once. In plain fp32, where the number of
         # rows shows in the last bits, a batch a page.
         if len(plans) > 1 and not self._must_run_idle(MOST_JOINED):
             batches = join_plans(plans)

@@ -4,8 +4,9 @@ A step runs **all** rows of its page through every matrix product, idle ones on 
 that nobody reads. A matrix product changes in the last bits with its number of rows, and guidance
 multiplies that; with fixed shapes each row's result depends on that row alone, so a request's ids
 are bit-equal in fp32 whatever sits beside it, and at any slot (where in a product of fixed shape a
-row stands does not change its bits on a CPU: tests hold that). In 16 bits, where a trial on this
-machine has shown that the number of rows changes no bit, idle rows are left out.
+row stands does not change its bits on a CPU: tests hold that). In 16 bits and with packed weights,
+where a trial on this machine has shown that the number of rows changes no bit, idle rows are left
+out.
 
 Attention is another matter: rows do not share anything there, so idle ones have none, and the
 others attend to what they hold and not to the rest of the capacity. A prompt runs alone, in chunks
@@ -40,28 +41,40 @@ def cache_bytes(model: JanusModel, capacity: int) -> int:
 
 
 def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
-    """Whether a row of a matrix product may depend on how many rows there are, on this machine.
+    """Whether a row of a step may depend on how many rows there are, on this machine.
 
-    fp32 is not tried: it always may. In 16 bits the products of a step are made with fewer and
-    fewer rows, and compared; another order of summation would show in nearly every element.
+    What a layer and the heads compute of a row by itself is computed with fewer and fewer rows, and
+    compared; another order of summation would show in nearly every element. Plain fp32 is not
+    tried: it always may.
     """
     first = model.language_model.model.layers[0]
     assert isinstance(first, DecoderLayer)
-    layers = [first.self_attn.q_proj, first.self_attn.k_proj]
-    layers += [first.mlp.gate_proj, first.mlp.down_proj, *model.head_layers()]
+    table = model.language_model.model.embed_tokens.weight
+    is_packed = first.self_attn.qkv_proj is not None and first.mlp.gate_up_proj is not None
+    if not is_packed and table.dtype not in (torch.bfloat16, torch.float16):
+        return True
+    width = model.config.language.hidden_size
+    attended = model.config.language.num_attention_heads * model.config.language.head_size
+    parts: list[tuple[int, Callable[[Tensor], Tensor]]] = [
+        (width, lambda x: torch.cat(first.self_attn.project(first.input_layernorm(x)), dim=-1)),
+        (attended, first.self_attn.o_proj),
+        (width, first.mlp),
+        (width, model.text_logits),
+        (width, model.image_logits),
+    ]
     sizes = {*bucket_sizes(num_rows, 2), *(2 * pairs for pairs in bucket_sizes(num_rows // 2, 1))}
     entrance = getattr(model, "gen_embed", None)  # one vocabulary has none
     if isinstance(entrance, TokenizerEntrance):  # ids come in by products of a row a slot
-        layers += _one_of_each_shape(model.vq, model.gen_aligner)
+        layers = _one_of_each_shape(model.vq, model.gen_aligner)
+        parts += [(layer.in_features, layer) for layer in layers]
         sizes |= set(bucket_sizes(num_rows // 2, 1))
-    table = model.language_model.model.embed_tokens.weight
-    if table.dtype not in (torch.bfloat16, torch.float16):
-        return True
+    elif entrance is not None:
+        parts.append((entrance.embedding_dim, model.gen_aligner))
     generator = torch.Generator().manual_seed(0)
-    for layer in layers:
-        x = torch.randn(num_rows, layer.in_features, generator=generator).to(table)
-        whole = layer(x)
-        if not all(torch.equal(layer(x[:n]), whole[:n]) for n in sizes):
+    for in_features, part in parts:
+        x = torch.randn(num_rows, in_features, generator=generator).to(table)
+        whole = part(x)
+        if not all(torch.equal(part(x[:n]), whole[:n]) for n in sizes):
             return True
     return False
 

@@ -119,6 +119,16 @@ def runs_of(lengths: Sequence[int | None], rows: Sequence[int] | None = None) ->
     return runs
 
 
+def _follows(run: Run, after: Run) -> bool:
+    """Whether the next tokens of the very same rows come next in the batch."""
+    one, other = run.batch, after.batch
+    return (
+        after.rows == run.rows
+        and after.length == run.length + 1
+        and (other.start, other.stop, other.step) == (one.start + 1, one.stop + 1, one.step)
+    )
+
+
 @dataclass(slots=True)
 class KVCache:
     """Keys and values of every layer in memory that is allocated once.
@@ -207,27 +217,51 @@ class KVCache:
         Returns:
             (B, H, T, K), zero in idle rows.
         """
-        attended = torch.zeros_like(q)
-        num_new = q.shape[2]
+        self._write(layer, runs, k, v)
+        num_rows, num_heads, num_new, _ = q.shape
+        attended: Tensor | None = None
         for run in runs:
             end = run.length + num_new
-            keys = self.keys[layer, run.rows, :, :end]  # (rows, Hkv, end, K), in place
-            values = self.values[layer, run.rows, :, :end]
-            keys[:, :, run.length :] = k[run.batch]
-            values[:, :, run.length :] = v[run.batch]
             # Behind tokens that are held already, causal means from the lower right corner.
             seen = None
             if num_new > 1 and run.length > 0:
                 seen = torch.ones(num_new, end, dtype=torch.bool, device=q.device).tril(run.length)
-            attended[run.batch] = F.scaled_dot_product_attention(
+            found = F.scaled_dot_product_attention(
                 q[run.batch],
-                keys,
-                values,
+                self.keys[layer, run.rows, :, :end],  # (rows, Hkv, end, K), in place
+                self.values[layer, run.rows, :, :end],
                 attn_mask=seen,
                 is_causal=num_new > 1 and seen is None,
-                enable_gqa=q.shape[1] != k.shape[1],
+                enable_gqa=num_heads != k.shape[1],
             )
-        return attended
+            if len(found) == num_rows:  # one drawing or reply alone
+                return found
+            if attended is None:
+                attended = torch.zeros_like(q)
+            attended[run.batch] = found
+        return torch.zeros_like(q) if attended is None else attended
+
+    def _write(self, layer: int, runs: Sequence[Run], k: Tensor, v: Tensor) -> None:
+        """Put new keys and values where they belong, neighbours of a row of the cache at once."""
+        num_new = k.shape[2]
+        first = 0
+        while first < len(runs):
+            run, last = runs[first], first
+            while num_new == 1 and last + 1 < len(runs) and _follows(runs[last], runs[last + 1]):
+                last += 1
+            if last == first:
+                end = run.length + num_new
+                self.keys[layer, run.rows, :, run.length : end] = k[run.batch]
+                self.values[layer, run.rows, :, run.length : end] = v[run.batch]
+            else:
+                count = last - first + 1
+                rows = range(self.keys.shape[1])[run.rows]
+                places = range(len(k))[run.batch]
+                for row, place in zip(rows, places, strict=True):
+                    part = slice(place, place + count), slice(run.length, run.length + count)
+                    self.keys[layer, row, :, part[1]] = k[part[0], :, 0].transpose(0, 1)
+                    self.values[layer, row, :, part[1]] = v[part[0], :, 0].transpose(0, 1)
+            first = last + 1
 
     def copy_row(self, source: KVCache, row: int, targets: list[int], length: int) -> None:
         """Fork: copy the first ``length`` tokens of a row of ``source`` into rows of this cache."""
@@ -308,6 +342,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, key_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, key_size, bias=False)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
+        self.qkv_proj: nn.Module | None = None  # of ``packed``, in the place of three
         self.q_norm = self.k_norm = None
         if config.qk_norm:
             self.q_norm = HeadNorm(self.num_heads, self.head_dim)
@@ -315,6 +350,12 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
         return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)  # (B, heads, T, K)
+
+    def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) -> queries (B, T, H * K), keys and values (B, T, Hkv * K)."""
+        if self.qkv_proj is not None:
+            return self.qkv_proj(hidden_states)
+        return self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states)
 
     def place(self, q: Tensor, k: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Queries (B, H, T, K) and keys (B, Hkv, T, K), normed if at all, then rotated."""
@@ -346,10 +387,11 @@ class Attention(nn.Module):
         Returns:
             (B, T, D).
         """
-        q = self._split(self.q_proj(hidden_states), self.num_heads)
-        k = self._split(self.k_proj(hidden_states), self.num_key_value_heads)
+        q, k, v = self.project(hidden_states)
+        q = self._split(q, self.num_heads)
+        k = self._split(k, self.num_key_value_heads)
         q, k = self.place(q, k, rotary)
-        v = self._split(self.v_proj(hidden_states), self.num_key_value_heads)
+        v = self._split(v, self.num_key_value_heads)
         if cache is not None and runs is not None:
             attended = cache.attend(self.layer, runs, q, k, v)  # (B, H, T, K)
             return self.o_proj(attended.transpose(1, 2).flatten(2))  # (B, T, D)

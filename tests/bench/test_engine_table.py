@@ -1,0 +1,73 @@
+"""``benchmarks/engine.py`` at a tiny size: every row is made, and says what it must."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "engine.py"
+TINY = "--preset tiny --model tiny --steps 3 --pictures 2 --prompts 6 --look-ahead 4 --windows 2 8"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    pytest.importorskip("transformers")
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    spec = importlib.util.spec_from_file_location("engine_table", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "BANDWIDTH_BYTES", 2**20)
+    return module
+
+
+def asked(script: ModuleType) -> Namespace:
+    return script.parse([*TINY.split(), "--output", "unused.json"])
+
+
+@pytest.mark.parametrize(
+    "key", ["image_bf16", "image_int8", "text_int4", "image8_bf16", "vq_decode", "siglip", "mixed"]
+)
+def test_a_row_has_a_ratio_and_its_goal(script: ModuleType, key: str) -> None:
+    with torch.inference_mode():
+        row = script.measure(key, asked(script))[key]
+    assert json.loads(json.dumps(row)) == row
+    assert row["low"] <= row["ratio"] <= row["high"]
+    assert row["reached"] == (row["ratio"] >= row["goal"])
+    assert ("share" in row) == key.startswith(("image", "text"))
+    assert ("whole" in row) == (key in ("image_bf16", "image_int8"))
+    assert script.show(key, row).startswith(key)
+    if key == "mixed":
+        assert row["ours"] == pytest.approx(row["words"] + row["pictures"]) and row["gap"] > 0
+
+
+def test_the_nano_is_counted_and_a_prediction_says_that_it_is_one(script: ModuleType) -> None:
+    options = asked(script)
+    with torch.inference_mode():
+        rows = script.measure("nano_parallel_calls", options)
+        rows |= script.measure("calls_1b", options)
+    calls = rows["nano_parallel_calls"]
+    assert calls["equal"] == [6, 6] and calls["theirs"] == 15
+    assert sum(int(n) * times for n, times in calls["accepted"].items()) == 6 * 15
+    assert set(rows["calls_1b"]["by_rows"]) == {"2", "8"}
+    predicted = script.predict(rows)
+    seconds = rows["calls_1b"]["by_rows"]
+    assert predicted["by_look_ahead"]["4"] == pytest.approx(
+        calls["by_look_ahead"]["4"] * seconds["2"] / seconds["8"]
+    )
+    assert "not a measurement" in predicted["is"]
+    assert script.predict({"calls_1b": rows["calls_1b"]}) is None
+
+
+def test_an_unknown_row_is_refused(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script.parse(["--only", "image_bf17", "--output", "unused.json"])
+    assert "image_bf17" in capsys.readouterr().err
