@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 import openjanus
@@ -29,11 +28,14 @@ from openjanus.serve.room import Job, Room
 from openjanus.serve.schema import (
     ChatAnswer,
     ChatBody,
+    ChatChunk,
+    CompletedImage,
     ErrorBody,
     ImagesAnswer,
     ImagesBody,
     ModelCard,
     ModelList,
+    PartialImage,
     Status,
 )
 from openjanus.serve.store import PictureStore
@@ -296,7 +298,11 @@ async def _timed(job: Job[Any], visit: Visit, metrics: Metrics, kind: str) -> As
 
 
 def _event_stream(
-    events: AsyncIterator[BaseModel], visit: Visit, facts: Any, *, is_named: bool
+    events: AsyncIterator[ChatChunk] | AsyncIterator[PartialImage | CompletedImage],
+    visit: Visit,
+    facts: Callable[[], dict[str, Any]],
+    *,
+    is_named: bool,
 ) -> StreamingResponse:
     """Events as they are sent.
 
@@ -310,7 +316,7 @@ def _event_stream(
     async def lines() -> AsyncIterator[str]:
         try:
             async for event in events:
-                name = f"event: {event.type}\n" if is_named else ""
+                name = "" if isinstance(event, ChatChunk) else f"event: {event.type}\n"
                 yield f"{name}data: {event.model_dump_json()}\n\n"
             if not is_named:
                 yield "data: [DONE]\n\n"

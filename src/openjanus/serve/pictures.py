@@ -93,6 +93,7 @@ def _read(url: str, options: ServeOptions, fetch: Fetch | None) -> bytes:
 
 def _check(data: bytes, options: ServeOptions) -> None:
     """Look at the header, before the library decodes the rest."""
+    most = options.max_image_pixels
     if len(data) > options.max_image_bytes:
         raise refused(f"its file has more than {options.max_image_bytes:,} bytes: send a smaller")
     try:
@@ -100,10 +101,9 @@ def _check(data: bytes, options: ServeOptions) -> None:
             width, height = image.size
     except UnidentifiedImageError as error:
         raise refused(f"not a picture of a known kind: send {', '.join(FORMATS)}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise refused(f"too many pixels, {most:,} are decoded: send a smaller one") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise refused(f"a broken picture ({error}): send a whole file") from error
-    if width * height > options.max_image_pixels:
-        raise refused(
-            f"{width} x {height} pixels, the server decodes {options.max_image_pixels:,}: "
-            "send a smaller one"
-        )
+    if width * height > most:
+        raise refused(f"{width} x {height} pixels, {most:,} are decoded: send a smaller one")

@@ -218,7 +218,7 @@ class Job(Generic[T]):
         self._work = work
         self._inbox = Inbox()
         self._results: asyncio.Queue[T | ApiError | object] = asyncio.Queue()
-        self._is_valid = self._loop.create_future()
+        self._is_valid: asyncio.Future[ApiError | None] = self._loop.create_future()
         self._deadline = self._loop.time() + deadline_s
         self._deadline_s = deadline_s
         self.on_first: Callable[[], None] = lambda: None
@@ -232,13 +232,15 @@ class Job(Generic[T]):
         """
         try:
             async with asyncio.timeout_at(self._deadline):
-                await self._is_valid
+                error = await self._is_valid
         except TimeoutError as error:
             self.cancel()
             raise self._late() from error
         except asyncio.CancelledError:
             self.cancel()
             raise
+        if error is not None:
+            raise error
 
     async def results(self) -> AsyncIterator[T]:
         """What comes out; closing this gives up the request.
@@ -308,10 +310,7 @@ class Job(Generic[T]):
 
     def _say_valid(self, error: ApiError | None = None) -> None:
         if not self._is_valid.done():
-            if error is None:
-                self._is_valid.set_result(None)
-            else:
-                self._is_valid.set_exception(error)
+            self._is_valid.set_result(error)
 
     def _tell(self, what: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
