@@ -58,7 +58,7 @@ def test_parameters_that_ask_for_nothing_are_taken(server, neutral):
         ({"top_logprobs": 2}, "top_logprobs", "needs logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "needs stream"),
-        ({"stop": [""]}, None, "at least 1 character"),
+        ({"stop": ["x", ""]}, "stop.1", "at least 1 character"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
         ({"seed": 2**64}, "seed", "less than or equal"),
         ({"messages": []}, "messages", "at least 1 item"),
@@ -67,8 +67,8 @@ def test_parameters_that_ask_for_nothing_are_taken(server, neutral):
         ({"messages": [{"role": "assistant", "content": "x"}]}, None, "no user message"),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
-            "messages.0.content",
-            "",
+            "messages.0.content.0",
+            "'text', 'image_url'",
         ),
         (
             {"messages": [{"role": "user", "content": "<image_placeholder> x"}]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -53,9 +54,17 @@ ERRORS = {
     503: "The server is full or stopping, or out of memory: see Retry-After",
     504: "The answer took too long",
 }
+SHAPES = r"body|str|constrained-str|text|image_url|.*\[.*"
+"""Parts of a place in a body that no client wrote."""
 _COMMON = (401, 403, 405, 500)
 _WORK = (400, 401, 403, 404, 405, 408, 413, 429, 500, 503, 504)
-_EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
+_EVENT = {
+    "type": "object",
+    "description": "Of each event; data is JSON, or at the end of a chat [DONE].",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+_EVENTS = {"text/event-stream": {"schema": _EVENT}}
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -361,9 +370,11 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _explained(error: RequestValidationError, known: list[str]) -> ApiError:
-    """The first thing that is wrong with a body that may have some known parameters."""
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
+    """What is wrong with a body that may have some known parameters."""
+    # Where several shapes are possible, the one that went furthest is the one that was meant.
+    first = max(error.errors(), key=lambda one: len(one["loc"]))
+    # Names of shapes stand among the names of parameters.
+    place = [str(part) for part in first["loc"] if not re.fullmatch(SHAPES, str(part))]
     param = ".".join(place) or None
     if first["type"] == "extra_forbidden":
         hint = f"; {near(place[-1], known)}" if len(place) == 1 else ""

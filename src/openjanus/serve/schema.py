@@ -54,9 +54,11 @@ class Neutral:
 
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Temperature = Annotated[Finite, Field(ge=0)]
-TopP = Annotated[Finite, Field(gt=0, le=1)]
+LARGEST = 1e6
+"""Of numbers that the engine multiplies by, in fp32."""
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Temperature = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
+TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -174,7 +176,7 @@ class ImagesBody(Body):
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
     seed: Seed | None = None
     """One of the system's when left out; the answer tells it."""
-    guidance_scale: Finite | None = None
+    guidance_scale: Number | None = None
     """1 is none; the model's own when left out."""
     negative_prompt: str | None = None
     temperature: Temperature | None = None

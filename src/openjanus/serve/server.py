@@ -123,13 +123,15 @@ def run(janus: Janus, options: ServeOptions) -> None:
         OSError: The address is taken.
     """
     log_to_stderr()
-    # uvicorn raises the signal again when it has stopped; that it came is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
     with (
         listening_socket(options) as listening,
         Room(janus, max_jobs=options.max_requests, metrics=Metrics()) as room,
     ):
+        server = build_server(room, options)
+        # A signal may come before uvicorn listens to it, and uvicorn raises it again when it has
+        # stopped: that it came is no failure.
+        signal.signal(signal.SIGTERM, server.handle_exit)
         where = listening.getsockname()[:2]
         scheme = "http" if options.tls_cert is None else "https"
         LOG.info("serving %s on %s://%s:%s", options.model_names[0], scheme, *where)
-        build_server(room, options).run(sockets=[listening])
+        server.run(sockets=[listening])
