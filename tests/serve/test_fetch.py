@@ -25,7 +25,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         type(self).asked.append((self.path, self.headers["host"]))
         if self.path in PLACES:
-            port = self.server.server_address[1]
+            assert isinstance(self.server, ThreadingHTTPServer)
+            port = self.server.server_port
             self.send_response(302)
             self.send_header("Location", PLACES[self.path].format(port=port))
             self.end_headers()
@@ -42,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"x" * (5000 if self.path == "/large" else 10))
 
-    def log_message(self, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
 
     def handle_one_request(self) -> None:
@@ -58,7 +59,7 @@ def web() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://public.test:{server.server_address[1]}", Handler.asked
+        yield f"http://public.test:{server.server_port}", Handler.asked
         server.shutdown()
         thread.join()
 

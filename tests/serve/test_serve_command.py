@@ -75,6 +75,7 @@ def test_what_runs_is_answered_after_sigterm_and_nobody_else_is_taken(process) -
         httpx.get(f"{url}/health")
 
 
+@pytest.mark.long
 def test_it_ends_at_once_without_work(process) -> None:
     address_of(process)
     process.send_signal(signal.SIGTERM)
