@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import contextlib
+import http.client
 import json
 import socket
 import ssl
@@ -99,6 +100,18 @@ def test_a_flood_is_refused_at_once_and_health_answers(serve, slowly, until):
         assert server.get("/health").json() == {"status": "ok"}
         assert [one.result().status_code for one in held] == [200, 200]
         assert server.get("/ready").status_code == 200
+
+
+def test_short_answers_do_not_wait_for_an_acknowledgement(server):
+    times = []
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    for _ in range(41):
+        began = time.perf_counter()
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        times.append(time.perf_counter() - began)
+    connection.close()
+    assert sorted(times)[20] < 0.03
 
 
 def test_no_two_request_ids_are_alike(server):
