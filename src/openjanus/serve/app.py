@@ -205,9 +205,7 @@ def _add_chat_route(app: FastAPI, server: Server) -> None:
         """Answer about pictures, or talk."""
         visit: Visit = request.state.visit
         name = server.check_model(body.model)
-        work = ChatWork(
-            janus=server.room.janus, body=body, options=server.options, fetch=server.fetch
-        )
+        work = ChatWork(room=server.room, body=body, options=server.options, fetch=server.fetch)
         if server.options.log_prompts:
             visit.facts["prompt"] = [_shown(message.model_dump()) for message in body.messages]
         job: Job[ReplyPiece] = server.room.begin(work, server.options.deadline_s)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from openjanus.engine.noise import MAX_SEED, seed_or_new
 from openjanus.engine.request import ChatRequest, Event, TokenEvent, TokenLogprobs
-from openjanus.pipeline import Janus, Reply
+from openjanus.pipeline import Reply
 from openjanus.pipeline.speaker import ChatOptions, Speaker, stop_strings
 from openjanus.processor.text import TextTokenizer
 from openjanus.serve.errors import refused
 from openjanus.serve.options import ServeOptions
 from openjanus.serve.pictures import Fetch, library_messages
-from openjanus.serve.room import JobDriver
+from openjanus.serve.room import JobDriver, Room
 from openjanus.serve.schema import (
     ChatAnswer,
     ChatBody,
@@ -54,7 +54,7 @@ class ChatWork:
         ApiError: Parameters that do not go together.
     """
 
-    janus: Janus
+    room: Room
     body: ChatBody
     options: ServeOptions
     fetch: Fetch | None
@@ -87,8 +87,9 @@ class ChatWork:
             stop=stop_strings(() if body.stop is None else body.stop),
         )
         messages = library_messages(body.messages, self.options, self.fetch)
-        speaker = Speaker(self.janus.processor, driver)
-        first = speaker.request(messages, (), seed_or_new(body.seed), options)
+        speaker = Speaker(self.room.janus.processor, driver)
+        with self.room.opening:
+            first = speaker.request(messages, (), seed_or_new(body.seed), options)
         top = (body.top_logprobs or 0) if body.logprobs else None
         requests = [
             dataclasses.replace(first, seed=(first.seed + index) % (MAX_SEED + 1), top_logprobs=top)
@@ -112,7 +113,7 @@ class ChatWork:
                 and event.logprobs is not None
                 and event.token_id not in requests[index].stop_ids
             ):
-                tokenizer = self.janus.processor.tokenizer
+                tokenizer = self.room.janus.processor.tokenizer
                 sampled[index].append(_sampled(tokenizer, event.token_id, event.logprobs))
 
         driver.watch = watch

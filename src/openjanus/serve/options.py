@@ -35,7 +35,7 @@ class ServeOptions:
     requests_per_minute: int | None = None
     """Of one key; None sets no limit."""
     max_connections: int = 1024
-    max_body_bytes: int = 32 * MIB
+    max_body_bytes: int = 16 * MIB
     max_images: int = 8
     """Pictures in the messages of a request."""
     max_image_bytes: int = 8 * MIB

@@ -29,6 +29,9 @@ LOG = logging.getLogger("openjanus.serve")
 
 T = TypeVar("T")
 
+MAX_OPENING = 2
+"""Requests whose pictures are decoded at once: they take far more memory than their files."""
+
 
 class EngineFailure(Exception):
     """The engine could not go on with a request; the reason is its cause."""
@@ -61,6 +64,7 @@ class EngineThread:
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._owners: dict[int, tuple[Inbox, int]] = {}  # request id -> whose, and which of them
         self._is_stopping = False
+        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @property
@@ -80,6 +84,8 @@ class EngineThread:
     def add(self, requests: Sequence[Request], inbox: Inbox) -> None:
         """Take checked requests, whose events go to an inbox with their indices."""
         self._commands.put(lambda: self._add(requests, inbox))
+        if self._has_ended:  # then nobody may read the command
+            inbox.messages.put(_Left())
 
     def cancel(self, request_id: int) -> None:
         """Drop one request before the next step."""
@@ -90,15 +96,22 @@ class EngineThread:
         self._commands.put(lambda: self._drop(inbox))
 
     def _run(self) -> None:
-        while not self._is_stopping:
-            if not self.engine.has_work:
-                self._commands.get()()
+        try:
+            while not self._is_stopping:
+                if not self.engine.has_work:
+                    self._commands.get()()
+                while not self._commands.empty():
+                    self._commands.get()()
+                if self.engine.has_work and not self._is_stopping:
+                    self._step()
+                self._metrics.running.set(self.engine.num_running)
+                self._metrics.waiting.set(self.engine.num_waiting)
+        finally:  # whatever ended it, nobody waits for ever
+            self._is_stopping = self._has_ended = True
+            for inbox in {owner for owner, _ in self._owners.values()}:
+                inbox.messages.put(_Left())
             while not self._commands.empty():
                 self._commands.get()()
-            if self.engine.has_work and not self._is_stopping:
-                self._step()
-            self._metrics.running.set(self.engine.num_running)
-            self._metrics.waiting.set(self.engine.num_waiting)
 
     def _step(self) -> None:
         began = time.perf_counter()
@@ -147,8 +160,6 @@ class EngineThread:
 
     def _end(self) -> None:
         self._is_stopping = True
-        for inbox in {owner for owner, _ in self._owners.values()}:
-            self._drop(inbox)
 
 
 class JobDriver(EngineDriver):
@@ -340,6 +351,8 @@ class Room:
         image_pad_id = janus.processor.tokenizer.image_pad_id
         engine = Engine(janus.model, image_pad_id=image_pad_id, options=engine_options)
         self.thread = EngineThread(engine, metrics)
+        self.opening = threading.BoundedSemaphore(MAX_OPENING)
+        """Held while the pictures of a request are decoded."""
         self._hands = ThreadPoolExecutor(max_jobs, thread_name_prefix="request")
 
     def __enter__(self) -> Room:
