@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from openjanus.cli import explain
 from openjanus.train.ablation import FACES, GROUPS, GUIDANCE, SEEDS, Faces, plan
@@ -23,8 +24,16 @@ SIZES = {"drawings": 40, "questions": 200, "references": 1000}
 """Of an exam: drawings a tag, questions a column, pictures that drawings are compared with."""
 
 
+def exam_options(args: argparse.Namespace, faces: str, guidance: float | None) -> dict[str, Any]:
+    """The task's options of one exam."""
+    options: dict[str, Any] = {"faces": faces, **{name: getattr(args, name) for name in SIZES}}
+    return options if guidance is None else options | {"guidance_scale": guidance}
+
+
 def run(args: argparse.Namespace) -> int:
     """Run what is missing; 1 where something failed."""
+    import openjanus
+    from openjanus.eval.runner import what_differs
     from openjanus.train.queue import run_queue
 
     def exam(
@@ -37,6 +46,18 @@ def run(args: argparse.Namespace) -> int:
             told += ["--guidance", f"{guidance:g}"]
         return (str(Path(__file__).resolve()), *told)
 
+    def differs(
+        model: Path, output: Path, seed: int, faces: Faces, guidance: float | None
+    ) -> Sequence[str]:
+        register_exam()
+        return what_differs(
+            lambda: openjanus.load(model.resolve()),
+            TASK,
+            output=output,
+            seed=seed,
+            options=exam_options(args, faces, guidance),
+        )
+
     jobs = plan(
         args.root,
         experiments=args.experiments,
@@ -44,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         groups=args.groups,
         guidance=args.guidance,
         exam=exam,
+        differs=differs,
         overrides=args.set,
     )
     if args.list:
@@ -58,23 +80,26 @@ def run(args: argparse.Namespace) -> int:
     return int(any(record.state in ("failed", "blocked") for record in records.values()))
 
 
+def register_exam() -> None:
+    """Make the task known, also where the package was installed before it had it."""
+    from openjanus.eval.task import register_task
+    from openjanus.worlds.emoji.faces_task import FacesTask
+
+    register_task(TASK, FacesTask)
+
+
 def exam(args: argparse.Namespace) -> int:
     """Examine one model: what a job of the queue does."""
     import openjanus
     from openjanus.eval.runner import run_task
-    from openjanus.eval.task import register_task
-    from openjanus.worlds.emoji.faces_task import FacesTask
 
-    register_task(TASK, FacesTask)  # also where the package was installed before it had the task
-    options = {"faces": args.faces, **{name: getattr(args, name) for name in SIZES}}
-    if args.guidance is not None:
-        options["guidance_scale"] = args.guidance
+    register_exam()
     run_task(
         lambda: openjanus.load(args.model.resolve()),
         TASK,
         output=args.output,
         seed=args.seed,
-        options=options,
+        options=exam_options(args, args.faces, args.guidance),
     )
     return 0
 

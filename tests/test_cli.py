@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,6 +99,9 @@ def test_draw_keeps_the_best_of_some_candidates(tmp_path, capsys):
     )
     assert drawing.candidates is not None
     assert "asked: Is this a red car? (Yes or yes)" in said.err
+    ids = 3 * openjanus.load("tiny").config.num_gen_image_tokens
+    assert f"{ids}/{ids}" in said.err
+    assert re.search(r"looking: 100%.* 3/3 ", said.err)
     assert f"picture 0: candidate {drawing.candidates.chosen[0]} of chances" in said.err
     with Image.open(tmp_path / "0.png") as image:
         assert np.array_equal(np.asarray(image), np.asarray(drawing.images[0]))

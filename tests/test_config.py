@@ -30,6 +30,7 @@ from openjanus.config_file import (
     save_config,
 )
 from openjanus.presets import PRESETS, preset
+from openjanus.processor.templates import with_template
 
 
 @pytest.fixture
@@ -56,6 +57,17 @@ def test_a_config_that_is_nothing_like_the_preset_survives(tiny_config: JanusCon
         processor=ProcessorConfig(user_role="User", image_mean=(0.1, 0.2, 0.3), min_size=3),
     )
     assert parse_config(json.loads(json.dumps(config_to_dict(config)))) == config
+
+
+def test_a_template_is_written_where_it_is_not_the_released_one(tiny_config: JanusConfig) -> None:
+    assert "template" not in config_to_dict(tiny_config)["processor"], "older readers know it not"
+    paper = with_template(tiny_config.processor, "paper")
+    config = dataclasses.replace(tiny_config, processor=paper)
+    data = json.loads(json.dumps(config_to_dict(config)))
+    assert data["processor"]["template"] == "paper"
+    assert parse_config(data) == config
+    data["processor"]["template"] = "deepseek"
+    assert parse_config(data).processor == with_template(paper, "deepseek")
 
 
 def test_doors_are_chosen_by_type(data: dict[str, Any]) -> None:
@@ -116,6 +128,10 @@ SPOILT = [
     (("gen_tokenizer",), "channel_multipliers", [], "must name a level"),
     (("gen_tokenizer",), "channel_multipliers", 3, "channel_multipliers must be tuple"),
     (("processor",), "image_mean", [0.5, 0.5], "image_mean must be tuple"),
+    (("processor",), "template", "papers", "unknown template 'papers'; did you mean 'paper'"),
+    (("processor",), "template", 3, "unknown template 3; known: deepseek, paper"),
+    (("processor",), "template", None, "unknown template None"),
+    (("processor",), "template", "paper", "has the roles 'User' and 'Assistant', got '<|User|>'"),
     (("processor",), "usr_role", "User", "unknown key 'usr_role'; did you mean 'user_role'"),
     (("drawing",), "temperature", -0.5, "temperature must be finite and >= 0"),
     (("drawing",), "guidance_scale", float("nan"), "guidance_scale must be finite"),

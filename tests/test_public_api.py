@@ -34,7 +34,9 @@ COMPOSE = (
 )
 
 SIGNATURES = {
-    "draw": f"(self, prompt: str, {DRAW}, {BEST}) -> Drawing",
+    "draw": (
+        f"(self, prompt: str, {DRAW}, {BEST}, on_progress: OnProgress | None = None) -> Drawing"
+    ),
     "draw_batch": (f"(self, prompts: Sequence[str], {DRAW_BATCH}, {BEST}) -> list[Drawing]"),
     "draw_stream": (
         f"(self, prompt: str, {DRAW}, partial_images: int | None = None)"

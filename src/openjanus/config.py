@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from openjanus.quantization import QuantizationConfig
-from openjanus.rules import require, require_positive, require_temperature
+from openjanus.rules import near, require, require_positive, require_temperature
 
 UND_SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual "
@@ -23,6 +23,12 @@ UND_SYSTEM_PROMPT = (
     "language."
 )
 """System prompt of the released models when they answer (none when they draw)."""
+
+TemplateName = Literal["deepseek", "paper"]
+"""How a dialogue is written: as the released models have it, or as the papers word it."""
+
+PAPER_ROLES = ("User", "Assistant")
+"""Role names in the papers' wording."""
 
 MAX_GUIDANCE_SCALE = 1000
 """Largest size of a guidance scale; far beyond it logits leave fp32."""
@@ -255,6 +261,8 @@ class SemanticConfig(VQConfig):
 class ProcessorConfig:
     """How words and pictures become model inputs; travels with the weights."""
 
+    template: TemplateName = "deepseek"
+    """How dialogues and requests to draw are written (``processor.templates``)."""
     user_role: str = "<|User|>"
     assistant_role: str = "<|Assistant|>"
     und_system_prompt: str = UND_SYSTEM_PROMPT
@@ -271,6 +279,17 @@ class ProcessorConfig:
     """Smallest side after resizing, in pixels."""
 
     def __post_init__(self) -> None:
+        require(
+            self.template in get_args(TemplateName),
+            f"unknown template {self.template!r}; "
+            f"{near(str(self.template), list(get_args(TemplateName)))}",
+        )
+        roles = (self.user_role, self.assistant_role)
+        require(
+            self.template != "paper" or roles == PAPER_ROLES,
+            f"the template 'paper' has the roles {PAPER_ROLES[0]!r} and {PAPER_ROLES[1]!r}, got "
+            f"{roles[0]!r} and {roles[1]!r}: give these, or take the template 'deepseek'",
+        )
         require(self.min_size > 0, f"min_size must be > 0, got {self.min_size}")
         require(
             all(0 <= mean <= 1 for mean in self.image_mean) and min(self.image_std) > 0,

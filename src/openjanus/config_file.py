@@ -170,12 +170,20 @@ def config_to_dict(config: JanusConfig) -> dict[str, Any]:
     data["und_encoder"] = door_to_dict(config.und_encoder)
     data["gen_tokenizer"] = door_to_dict(config.gen_tokenizer)
     data["extra_doors"] = {k: door_to_dict(v) for k, v in config.extra_doors.items()}
-    data["processor"] = dataclasses.asdict(config.processor)
+    data["processor"] = processor_to_dict(config.processor)
     data["drawing"] = dataclasses.asdict(config.drawing)
     if config.one_vocabulary:
         data["one_vocabulary"] = True  # left out where it is not so, as in LLAMA_LAYERS
     if config.quantization is not None:
         data["quantization"] = dataclasses.asdict(config.quantization)
+    return data
+
+
+def processor_to_dict(processor: ProcessorConfig) -> dict[str, Any]:
+    """The plain data of how words and pictures become inputs; ``parse_dataclass`` reads it."""
+    data = dataclasses.asdict(processor)
+    if processor.template == "deepseek":
+        del data["template"]  # left out where it is not said otherwise, as in LLAMA_LAYERS
     return data
 
 

@@ -218,10 +218,10 @@ def slots_without_boi(patch: Patch) -> None:
 
 
 def other_defaults(patch: Patch) -> None:
-    from openjanus.weights import published
+    from openjanus.weights import llama
 
-    defaults = {**published.LLAMA_DEFAULTS, "hidden_size": 2048, "num_attention_heads": 16}
-    patch.setattr(published, "LLAMA_DEFAULTS", defaults)
+    defaults = {**llama.LLAMA_DEFAULTS, "hidden_size": 2048, "num_attention_heads": 16}
+    patch.setattr(llama, "LLAMA_DEFAULTS", defaults)
 
 
 def padding_is_seen(patch: Patch) -> None:

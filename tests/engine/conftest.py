@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness import IMAGE_PAD
 from torch import Tensor, nn
 
 from openjanus.config import JanusConfig
@@ -23,8 +24,6 @@ from openjanus.engine.request import (
 from openjanus.model.janus import JanusModel, build_model
 from openjanus.model.semantic import SemanticDecoder
 from openjanus.presets import preset
-
-IMAGE_PAD = 300
 
 
 def build_lively(config: JanusConfig) -> JanusModel:

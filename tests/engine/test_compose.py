@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from harness import MODELS, Compose, Run, make_engine
 from torch import Tensor
 
 from openjanus.engine.compose_page import ComposePage
 from openjanus.engine.course import Course
-from openjanus.engine.engine import Engine, EngineOptions
+from openjanus.engine.engine import Engine
 from openjanus.engine.noise import gumbel_noise
 from openjanus.engine.request import (
     ChatRequest,
@@ -28,13 +29,6 @@ from openjanus.engine.request import (
 from openjanus.model.janus import JanusModel
 
 IMAGE_PAD, BOI, EOI = 300, 30, 31
-Run = Callable[[Engine, list[Request]], list[tuple[int, ...]]]
-Compose = Callable[..., ComposeRequest]
-MODELS = ["lively_model", "semantic_model", "one_vocabulary_model"]
-
-
-def make_engine(model: JanusModel, **options: int) -> Engine:
-    return Engine(model, image_pad_id=IMAGE_PAD, options=EngineOptions(**options))
 
 
 @torch.no_grad()

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from harness import IMAGE_PAD, Chat, Draw, Naive, Run, make_engine
 from torch import Tensor
 
-from openjanus.engine.engine import Engine, EngineOptions
+from openjanus.engine.engine import EngineOptions
 from openjanus.engine.request import (
     ChatRequest,
-    DrawRequest,
     FailedEvent,
     FinishedEvent,
     ImageIdEvent,
@@ -18,16 +18,6 @@ from openjanus.engine.request import (
     TokenEvent,
 )
 from openjanus.model.janus import JanusModel
-
-IMAGE_PAD = 300
-Run = Callable[[Engine, list[Request]], list[tuple[int, ...]]]
-Draw = Callable[..., DrawRequest]
-Chat = Callable[..., ChatRequest]
-Naive = Callable[..., tuple[int, ...]]
-
-
-def make_engine(model: JanusModel, **options: int) -> Engine:
-    return Engine(model, image_pad_id=IMAGE_PAD, options=EngineOptions(**options))
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])

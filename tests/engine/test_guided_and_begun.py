@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
+from harness import MODELS, Draw, Naive, Run, make_engine
 
-from openjanus.engine.engine import Engine, EngineOptions
-from openjanus.engine.request import DrawRequest, FinishedEvent, ImageIdEvent, Request
+from openjanus.engine.request import FinishedEvent, ImageIdEvent
 from openjanus.model.janus import JanusModel
 
-IMAGE_PAD = 300
-Go = Callable[[Engine, list[Request]], list[tuple[int, ...]]]
-Draw = Callable[..., DrawRequest]
-Naive = Callable[..., tuple[int, ...]]
-MODELS = ["lively_model", "semantic_model", "one_vocabulary_model"]
 ROWS = (1.0, 5.0, 0.0, 2.5)
-
-
-def make_engine(model: JanusModel, **options: int) -> Engine:
-    return Engine(model, image_pad_id=IMAGE_PAD, options=EngineOptions(**options))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_schedule_and_given_ids_equal_the_naive_loop(
-    name: str, request: pytest.FixtureRequest, run: Go, draw: Draw, naive_draw: Naive
+    name: str, request: pytest.FixtureRequest, run: Run, draw: Draw, naive_draw: Naive
 ) -> None:
     model: JanusModel = request.getfixturevalue(name)
     kept = (3, 1, 4, 1, 5, 9)
@@ -42,14 +31,14 @@ def test_a_schedule_and_given_ids_equal_the_naive_loop(
     assert run(make_engine(model, look_ahead=1), list(requests)) == expected
 
 
-def test_one_number_for_all_is_that_number(lively_model: JanusModel, run: Go, draw: Draw) -> None:
+def test_one_number_for_all_is_that_number(lively_model: JanusModel, run: Run, draw: Draw) -> None:
     same = [draw(guidance_scale=3.0), draw(guidance_scale=(3.0,) * 4)]
     same.append(draw(guidance_scale=(3.0,) * 16))
     assert len(set(run(make_engine(lively_model), list(same)))) == 1
 
 
 def test_the_rest_is_drawn_by_the_noise_of_its_own_positions(
-    lively_model: JanusModel, run: Go, draw: Draw
+    lively_model: JanusModel, run: Run, draw: Draw
 ) -> None:
     (whole,) = run(make_engine(lively_model), [draw()])
     for count in (1, 7, 15):
@@ -70,7 +59,7 @@ def test_given_ids_are_told_as_drawn_ones(lively_model: JanusModel, draw: Draw) 
 
 
 def test_a_code_is_not_the_word_of_its_number(
-    lively_model: JanusModel, run: Go, draw: Draw
+    lively_model: JanusModel, run: Run, draw: Draw
 ) -> None:
     engine = make_engine(lively_model)  # of one engine: prefills are kept by ids
     assert run(engine, [draw(prompt=(10, 5, 7, 21, 3), guidance_scale=1.0)]) != run(

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch.nn.functional as F
+from harness import IMAGE_PAD, Chat, Draw, Run
 from torch import Tensor
 
 from openjanus.engine.compose_page import ComposePage
 from openjanus.engine.engine import Engine, EngineOptions
 from openjanus.engine.page import TextPage, rows_change_bits
-from openjanus.engine.request import ChatRequest, DrawRequest, Request
+from openjanus.engine.request import Request
 from openjanus.model.decoder import Decoder
 from openjanus.model.janus import JanusModel
-
-IMAGE_PAD = 300
-Run = Callable[[Engine, list[Request]], list[tuple[int, ...]]]
-Draw = Callable[..., DrawRequest]
-Chat = Callable[..., ChatRequest]
 
 
 def test_fp32_always_runs_them(lively_model: JanusModel) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
 
 import pytest
 import torch
+from harness import IMAGE_PAD, Chat, Draw
+from harness import Run as Go
 from torch import Tensor
 
 from openjanus.engine.engine import Engine, EngineOptions
 from openjanus.engine.look_ahead import Draft
 from openjanus.engine.request import (
-    ChatRequest,
-    DrawRequest,
     Event,
     FinishedEvent,
     ImageIdEvent,
@@ -22,11 +21,6 @@ from openjanus.engine.request import (
 )
 from openjanus.model.attention import KVCache, Run, runs_of
 from openjanus.model.janus import JanusModel
-
-IMAGE_PAD = 300
-Go = Callable[[Engine, list[Request]], list[tuple[int, ...]]]
-Draw = Callable[..., DrawRequest]
-Chat = Callable[..., ChatRequest]
 
 
 def ahead(model: JanusModel, width: int = 8) -> Engine:

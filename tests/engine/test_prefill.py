@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from harness import IMAGE_PAD, Chat, Draw, Naive, Run, make_engine
 from torch import Tensor
 
-from openjanus.engine.engine import Engine, EngineOptions
 from openjanus.engine.prefill import KeptPrompts, Prompt
-from openjanus.engine.request import ChatRequest, DrawRequest, Event, Request, TokenEvent
+from openjanus.engine.request import ChatRequest, Event, TokenEvent
 from openjanus.model.attention import KVCache
 from openjanus.model.decoder import Decoder
 from openjanus.model.janus import JanusModel
-
-IMAGE_PAD = 300
-Run = Callable[[Engine, list[Request]], list[tuple[int, ...]]]
-Draw = Callable[..., DrawRequest]
-Chat = Callable[..., ChatRequest]
-Naive = Callable[..., tuple[int, ...]]
-
-
-def make_engine(model: JanusModel, **options: int) -> Engine:
-    return Engine(model, image_pad_id=IMAGE_PAD, options=EngineOptions(**options))
 
 
 @pytest.fixture

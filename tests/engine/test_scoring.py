@@ -4,17 +4,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from harness import IMAGE_PAD, Run
 from torch import Tensor
 
 from openjanus.engine import sampler
 from openjanus.engine.engine import Engine, EngineOptions
-from openjanus.engine.request import ChatRequest, DrawRequest, Request
+from openjanus.engine.request import ChatRequest, DrawRequest
 from openjanus.engine.sampling import sample
 from openjanus.engine.scoring import score_answer, score_image_ids
 from openjanus.model.janus import JanusModel
-
-IMAGE_PAD = 300
-Run = Callable[[Engine, list[Request]], list[tuple[int, ...]]]
 
 
 @pytest.fixture

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from harness import Chat, Draw, Naive, Run, make_engine
 from torch import Tensor, nn
 
-from openjanus.engine.engine import Engine, EngineOptions
 from openjanus.engine.page import rows_change_bits
-from openjanus.engine.request import ChatRequest, DrawRequest, FinishedEvent, Request
+from openjanus.engine.request import DrawRequest, FinishedEvent, Request
 from openjanus.engine.scoring import score_image_ids
 from openjanus.model.janus import JanusModel
 from openjanus.model.semantic import SemanticTokenizer
-
-IMAGE_PAD = 300
-Run = Callable[[Engine, list[Request]], list[tuple[int, ...]]]
-Draw = Callable[..., DrawRequest]
-Chat = Callable[..., ChatRequest]
-Naive = Callable[..., tuple[int, ...]]
-
-
-def make_engine(model: JanusModel, **options: int) -> Engine:
-    return Engine(model, image_pad_id=IMAGE_PAD, options=EngineOptions(**options))
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from openjanus.eval.drawing_set import DrawingSet, read_prompts, seed_of
+from openjanus.eval.runner import LOCK_NAME
+from openjanus.folders import held
 
 METADATA = [
     {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a dog"},
@@ -41,6 +43,7 @@ def test_genevals_folders(prompts, tiny_janus, tmp_path):
     settings = json.loads((out / "settings.json").read_text())
     assert (settings["format_version"], settings["prompts_file"]) == (1, prompts.name)
     assert settings["drawing"]["guidance_scale"] == tiny_janus.config.drawing.guidance_scale
+    assert settings["template"] == tiny_janus.config.processor.template
     assert {"checkpoint_sha256", "prompts_sha256", "template_sha256", "dtype"} <= set(settings)
 
 
@@ -61,6 +64,20 @@ def test_a_set_goes_on_where_it_was(prompts, tiny_janus, tmp_path):
     assert drawn().draw(tiny_janus, out)["drawn"] == 0
     with pytest.raises(ValueError, match="other n, seed: give another output folder"):
         DrawingSet(prompts=prompts, layout="geneval", n=1).draw(tiny_janus, out, seed=1)
+
+
+def test_a_set_is_drawn_by_one_process_at_a_time(prompts, tiny_janus, tmp_path):
+    out, one = tmp_path / "out", DrawingSet(prompts=prompts, layout="geneval", n=1)
+    busy = pytest.raises(ValueError, match="another process is at work in")
+    with held(out, LOCK_NAME, refusal="taken"), busy:
+        one.draw(tiny_janus, out)
+    assert pictures(out) == {}
+
+
+def test_a_file_is_no_folder_of_a_set(prompts, tiny_janus):
+    one = DrawingSet(prompts=prompts, layout="geneval", n=1)
+    with pytest.raises(ValueError, match=r"output is a folder, .* is a file: give another"):
+        one.draw(tiny_janus, prompts)
 
 
 def test_what_cannot_be_drawn_is_named_and_left_out(prompts, tiny_janus, tmp_path):

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +12,14 @@ from typing import Any
 import pytest
 import torch
 
+from openjanus.config import ProcessorConfig
 from openjanus.eval.record import prompts_hash, template_hash, weights_hash
-from openjanus.eval.runner import FORMAT_VERSION, batches, read_predictions, run_task
+from openjanus.eval.runner import FORMAT_VERSION, batches, read_predictions, run_task, what_differs
 from openjanus.eval.task import Prediction, Request, build_task, register_task, task_names
+from openjanus.model.janus import build_model
 from openjanus.pipeline import Janus
 from openjanus.pipeline.load import load
+from openjanus.processor.templates import with_template
 
 
 class EchoTask:
@@ -69,9 +76,31 @@ def test_a_run_leaves_a_whole_record(janus: Janus, tmp_path: Path) -> None:
     assert summary["options"] == {"loud": False}
     assert summary["checkpoint_sha256"] == weights_hash(janus.model)
     assert summary["template_sha256"] == template_hash(janus.config.processor)
+    assert summary["template"] == "deepseek"
     assert (summary["prompts"], summary["seed"], summary["dtype"]) == (5, 4, "float32")
     lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["key"] for line in lines] == [f"4/{word}" for word in "abcde"]
+
+
+def test_a_record_names_the_models_own_template(janus: Janus, tmp_path: Path) -> None:
+    run_task(janus, "echo", output=tmp_path / "run")
+    processor = with_template(janus.config.processor, "paper")
+    config = dataclasses.replace(janus.config, processor=processor)
+    other = Janus(build_model(config, device="cpu"), janus.processor.tokenizer)
+    other.model.load_state_dict(janus.model.state_dict())
+    summary = run_task(other, "echo", output=tmp_path / "other")
+    assert summary["template"] == "paper"
+    assert summary["template_sha256"] != template_hash(janus.config.processor)
+    with pytest.raises(ValueError, match="a run with other template, template_sha256:"):
+        run_task(other, "echo", output=tmp_path / "run")
+
+
+def test_a_templates_hash_is_the_one_that_older_results_have() -> None:
+    """Before there were templates, it was of these fields."""
+    fields = dataclasses.asdict(ProcessorConfig())
+    assert fields.pop("template") == "deepseek"
+    text = json.dumps(fields, sort_keys=True)
+    assert template_hash(ProcessorConfig()) == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_stopped_run_goes_on_where_it_was(
@@ -121,6 +150,66 @@ def test_another_run_is_not_mixed_in(janus: Janus, tmp_path: Path) -> None:
         run_task(janus, "echo", output=tmp_path)
 
 
+def test_what_sets_a_folder_apart_is_named(janus: Janus, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def differing(model: Janus = janus, **changes: Any) -> list[str]:
+        return what_differs(lambda: model, "echo", output=folder, **changes)
+
+    assert differing() == []
+    run_task(janus, "echo", output=folder)
+    assert differing() == []
+    assert differing(seed=1, options={"loud": True}) == ["options", "prompts_sha256", "seed"]
+    other = load("tiny")
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1)
+    assert differing(other) == ["checkpoint_sha256"]
+    (folder / "settings.json").unlink()
+    assert differing() == ["settings.json"]
+
+
+SECOND = """
+import sys
+from pathlib import Path
+from openjanus.eval.runner import claimed
+try:
+    with claimed(Path(sys.argv[1]), {"task": "echo"}):
+        print("held", flush=True)
+        sys.stdin.read()
+except ValueError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_two_processes_do_not_share_a_folder(
+    janus: Janus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [sys.executable, "-c", SECOND, str(tmp_path)]
+    told: list[str] = []
+
+    def answer(self: EchoTask, janus: Janus, batch: Any, folder: Path) -> list[Prediction]:
+        if not told:  # while this process is at work
+            told.append(subprocess.run(command, capture_output=True, text=True, check=False).stderr)
+        return [{"key": request.key, "reply": request.prompt} for request in batch]
+
+    monkeypatch.setattr(EchoTask, "answer", answer)
+    assert run_task(janus, "echo", output=tmp_path)["text"] == "abcde"
+    refusal = f"another process is at work in {tmp_path}: wait for it, or give another output"
+    assert told[0].startswith(refusal)
+
+    for path in tmp_path.iterdir():
+        path.unlink()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as second:
+        assert second.stdout is not None
+        assert second.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another process is at work"):
+            run_task(janus, "echo", output=tmp_path)
+        second.kill()
+    with pytest.raises(ValueError, match="holds a run with other"):  # its settings, not its lock
+        run_task(janus, "echo", output=tmp_path)
+
+
 def test_wrong_arguments(janus: Janus, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         run_task(janus, "echo", output=tmp_path, limit=0)
@@ -129,6 +218,10 @@ def test_wrong_arguments(janus: Janus, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown option 'word'.*words"):
         build_task("echo", {"word": "x"})
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ValueError, match=r"output is a folder, .*file is a file: give another"):
+            run_task(lambda: pytest.fail("loaded"), "echo", output=output)
 
 
 def test_the_registry_knows_installed_and_registered_tasks() -> None:

@@ -108,6 +108,16 @@ def test_the_best_is_kept_and_of_equals_the_first(
     assert torch.equal(drawing.image_ids[0], found.image_ids[0, chosen])
 
 
+def test_progress_is_told_of_ids_and_then_of_looks(janus: Janus) -> None:
+    told: list[tuple[str, int, int]] = []
+    plain = janus.draw("a dog", n=2, seed=3, best_of=2)
+    seen = janus.draw("a dog", n=2, seed=3, best_of=2, on_progress=lambda *what: told.append(what))
+    assert seen.image_ids.equal(plain.image_ids)
+    ids = 4 * janus.config.num_gen_image_tokens
+    assert told[:ids] == [("drawing", done, ids) for done in range(1, ids + 1)]
+    assert told[ids:] == [("looking", done, 4) for done in range(1, 5)]
+
+
 def test_what_was_chosen_from_is_saved(janus: Janus, tmp_path: Path) -> None:
     drawing = janus.draw("a cat", seed=5, best_of=2)
     drawing.save(tmp_path / "chosen")

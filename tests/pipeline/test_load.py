@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from openjanus.config import JanusConfig
+from openjanus.model.janus import build_model
 from openjanus.pipeline import Janus
 from openjanus.pipeline.load import build, load, packaged_models
 from openjanus.presets import preset
+from openjanus.processor.templates import with_template
 from openjanus.weights.own import save_model
 
 load_module = import_module("openjanus.pipeline.load")  # its package has a function of that name
@@ -24,6 +26,23 @@ def test_a_saved_model_draws_and_talks_the_same(janus: Janus, tmp_path: Path) ->
     first, second = (one.chat("hi", max_new_tokens=5, seed=1) for one in (janus, loaded))
     assert first == second
     assert load(f"{tmp_path}/model").config == janus.config
+
+
+def test_a_saved_model_keeps_its_template(janus: Janus, tmp_path: Path) -> None:
+    processor = with_template(janus.config.processor, "paper")
+    model = build_model(dataclasses.replace(janus.config, processor=processor), device="cpu")
+    model.load_state_dict(janus.model.state_dict())
+    Janus(model, janus.processor.tokenizer).save(tmp_path / "model")
+    loaded = load(tmp_path / "model", device="cpu")
+    assert loaded.config.processor == processor
+    tokenizer = loaded.processor.tokenizer
+    asked = tokenizer.encode("User:hi \n Assistant:")
+    reply = loaded.chat("hi", max_new_tokens=5, seed=1)
+    assert reply.usage.prompt_tokens == 1 + len(asked)
+    drawn = loaded.draw("a cat", seed=1).image_ids
+    assert not torch.equal(drawn, janus.draw("a cat", seed=1).image_ids), "the prompt is another"
+    assert not torch.equal(loaded.score("hi", "ho"), janus.score("hi", "ho"))
+    assert not torch.equal(*(one.score_image("a cat", drawn[0]) for one in (loaded, janus)))
 
 
 def test_tiny_is_the_same_every_time() -> None:

@@ -12,23 +12,29 @@ from PIL import Image
 from openjanus.config import UND_SYSTEM_PROMPT, JanusConfig
 from openjanus.processor.chat import IMAGE_MARK, Turn
 from openjanus.processor.prompt import Processor
+from openjanus.processor.templates import with_template
 from openjanus.processor.text import TextTokenizer, byte_tokenizer, train_tokenizer
 
 RED = Image.new("RGB", (9, 5), "red")
 BLUE = Image.new("RGB", (5, 5), "blue")
 
 
-@pytest.fixture(scope="module", params=["byte", "bpe", "plain roles"])
+@pytest.fixture(scope="module", params=["byte", "bpe", "plain roles", "paper"])
 def any_processor(request: pytest.FixtureRequest, tiny_config: JanusConfig) -> Processor:
     """Tokenizers of different habits; merges may cross what a byte tokenizer keeps apart."""
     config = tiny_config
     if request.param == "plain roles":
         roles = dataclasses.replace(config.processor, user_role="User", assistant_role="Assistant")
         config = dataclasses.replace(config, processor=roles)
+    if request.param == "paper":
+        own = with_template(config.processor, "paper")
+        config = dataclasses.replace(config, processor=own)
     if request.param == "byte":
         return Processor(config, byte_tokenizer(config.processor))
-    texts = ["User: What is it?\n\nAssistant: A cat.", ': A dog, "or" not: (so)'] * 4
-    return Processor(config, train_tokenizer(texts, 380, config.processor))
+    texts = ["User: What is it?\n\nAssistant: A cat.", ': A dog, "or" not: (so)']
+    if request.param == "paper":
+        texts[0] = "User:What is it? \n Assistant: A cat."
+    return Processor(config, train_tokenizer(texts * 4, 380, config.processor))
 
 
 def user(text: str) -> Turn:

@@ -227,6 +227,21 @@ def test_the_plan_is_whole_and_in_order(tmp_path):
     assert by_name["exp-d-1-exam-guidance-7.5"].command[-3:] == ("1", "gen", "7.5")
 
 
+def test_an_exam_is_compared_with_what_it_would_be_now(tmp_path):
+    asked = []
+
+    def differs(*what) -> list[str]:
+        asked.append(what)
+        return ["checkpoint_sha256"]
+
+    jobs = plan_of(tmp_path, experiments=["F"], seeds=[2], groups=[], differs=differs)
+    compared = {job.name: job.differs for job in jobs if job.differs is not None}
+    assert list(compared) == ["exp-f-2-exam"]
+    assert compared["exp-f-2-exam"]() == ["checkpoint_sha256"]
+    folder = tmp_path / "exp-f-2"
+    assert asked == [(folder / "final", folder / "exam", 2, "gen", None)]
+
+
 def test_a_part_of_the_plan_brings_what_it_needs(tmp_path):
     names = [job.name for job in plan_of(tmp_path, experiments=["C"], seeds=[2], groups=[])]
     assert names == ["text", "encoder", "semantic", "exp-c-2", "exp-c-2-exam"]
@@ -365,6 +380,13 @@ def test_the_queue_in_miniature(tmp_path):
 
     again = script("run", *chosen)
     assert "starts" not in again.stderr
+    more = script("run", *chosen, "--questions", "5")
+    assert (
+        "exp-c-1-exam: what was there is of other options, prompts, prompts_sha256" in more.stderr
+    )
+    assert "exp-b-1-exam: starts" in more.stderr
+    assert "exp-b-1: " not in more.stderr
+    assert (root / "exp-c-1" / "old-exam-1" / "summary.json").is_file()
     other = script("run", *chosen, "--set=--optim.lr=0.5")
     assert other.returncode == 2
     assert "was started with optim.lr" in other.stderr

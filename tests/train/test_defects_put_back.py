@@ -255,7 +255,7 @@ DEFECTS = (
     Defect(
         name="discriminator_learns_from_the_generators_step",
         was="the generator's backward left gradients in the discriminator, which its step took",
-        edits=(("with frozen(self.discriminator):", "with frozen(nn.Identity()):"),),
+        edits=(("with frozen(discriminator):", "with frozen(nn.Identity()):"),),
         tests=(
             GAN + "test_the_generators_term_leaves_nothing_in_the_discriminator",
             GAN + "test_a_step_updates_the_discriminator_by_its_own_loss_alone",

@@ -29,15 +29,9 @@ from openjanus.train.parts import load_door, save_door
 from openjanus.train.run_config import RunConfig
 from openjanus.train.runs import init_vq, run_training
 from openjanus.train.siglip_config import SiglipTrainConfig
-from openjanus.train.siglip_trainer import (
-    SiglipTrainer,
-    box_weights,
-    join_regions,
-    pair_of,
-    regions_of,
-    retrieval,
-    sigmoid_loss,
-)
+from openjanus.train.siglip_losses import retrieval, sigmoid_loss
+from openjanus.train.siglip_regions import box_weights, join_regions, pair_of, regions_of
+from openjanus.train.siglip_trainer import SiglipTrainer
 from openjanus.train.source_config import SourceConfig, SourcesConfig
 from openjanus.train.start import choose_init, start_encoder, start_model
 from openjanus.train.vq_config import VQLossConfig, VQTrainConfig

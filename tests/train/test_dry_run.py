@@ -23,6 +23,8 @@ def test_every_recipe_has_a_dry_run(name: str, tmp_path: Path) -> None:
     assert len(told.split("told from shapes")) - 1 + told.count("nothing runs on a device") == len(
         members
     )
+    assert told.count("fits\n  1 x 24 GB  ") == told.count("told from shapes")
+    assert told.count("\nFLOPs      at most ") == told.count("told from shapes")
     assert not (tmp_path / "run").exists()
 
 
@@ -54,6 +56,41 @@ def test_supervised_tokens_where_they_are_known() -> None:
     assert "a drawing" not in describe_recipe("tiny/text")
     packed = describe_recipe("janus-pro-7b/stage1")
     assert "576 a drawing" in packed and "a step in drawings" not in packed
+
+
+def test_what_the_papers_tokenizer_takes() -> None:
+    told = describe_recipe("vq16/imagenet256", ["--run.dir=x"])
+    for line in (
+        "tokenizer        71,883,403  71,883,403",
+        "moving average   71,883,403           0",
+        "discriminator     2,765,633   2,765,633",
+        "batch      128 pictures of 256 pixels",
+        "pictures   51,205,120 in all",
+        "pictures at a time       128     16",
+        "gradients, fp32         0.30   0.30",
+    ):
+        assert line in told
+    fewer = describe_recipe("vq16/imagenet256", ["--run.dir=x", "--gan.weight=0"])
+    assert "discriminator" not in fewer
+
+
+def test_a_semantic_tokenizer_is_told_with_its_teacher(tmp_path: Path) -> None:
+    changes = ["--run.dir", str(tmp_path / "run")]
+    told = describe_recipe("semantic/step1", changes)
+    assert "teacher          303,688,704            0" in told
+    assert "weights/janus-1.3b, is not there: taken for the preset of that name" in told
+    assert "teacher 10%" in told
+    unknown = describe_recipe("tiny/semantic", [*changes, "--teacher=somewhere"])
+    assert "left out   the teacher: nothing says of which architecture somewhere is" in unknown
+    own = describe_recipe("tiny/semantic", changes)
+    assert "teacher    nano, as it lies there" in own
+    with pytest.raises(ValueError, match="has features of width 1024, and the tokenizer's"):
+        describe_recipe("tiny/semantic", [*changes, "--teacher=weights/janus-1.3b"])
+
+
+def test_pieces_and_whole_pictures_are_told_apart(tmp_path: Path) -> None:
+    told = describe_recipe("nano/vq", ["--run.dir", str(tmp_path / "run")])
+    assert "3,600 steps of 64 pictures of 48 pixels and then 1,400 steps of 16 pictures" in told
 
 
 def test_overrides_count(tmp_path: Path) -> None:

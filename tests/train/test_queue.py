@@ -143,6 +143,56 @@ def test_a_complete_run_of_another_configuration_is_not_taken(tmp_path):
         run_queue([other], tmp_path, threads=1)
 
 
+def test_a_stopped_run_of_another_configuration_is_refused_before_anything_runs(tmp_path):
+    one = train_job("vq", "tiny/vq", tmp_path, ["--run.steps=1"])
+    assert one.config is not None
+    checkpoint_path(tmp_path / "vq", 1).mkdir(parents=True)
+    plain = json.loads(json.dumps(dataclasses.asdict(one.config)))
+    (tmp_path / "vq" / "config.yaml").write_text(yaml.safe_dump(plain))
+    theatre = Theatre()
+    other = train_job("vq", "tiny/vq", tmp_path, ["--run.steps=2"])
+    with pytest.raises(ValueError, match=r"started with run\.steps 1, got 2"):
+        run_queue([job(tmp_path, "a"), other], tmp_path, threads=1, runner=theatre)
+    assert theatre.played == []
+
+
+def test_a_result_that_differs_is_put_aside_and_made_again(tmp_path, capsys):
+    theatre, found = Theatre(), {"b": ["seed", "checkpoint_sha256"]}
+    asked: list[str] = []
+
+    def differs() -> list[str]:
+        asked.append("b")
+        return found.pop("b", [])
+
+    result = tmp_path / "b" / "exam" / "final"
+    exam = Job(name="b", command=("b", str(result)), result=result, needs=("a",), differs=differs)
+    result.mkdir(parents=True)
+    (result.parent / "old").write_text("")
+    jobs = [job(tmp_path, "a"), exam]
+
+    theatre.failing = {"a"}
+    assert run_queue(jobs, tmp_path, threads=1, runner=theatre)["b"].state == "blocked"
+    assert asked == []  # of a model that is not there nothing can be said
+
+    theatre.failing = set()
+    records = run_queue(jobs, tmp_path, threads=1, runner=theatre)
+    assert [records["b"].state, records["b"].sessions, asked] == ["done", 1, ["b"]]
+    names = sorted(path.name for path in (tmp_path / "b").iterdir())
+    assert names == ["exam", "old-exam-1"]
+    assert (tmp_path / "b" / "old-exam-1" / "old").exists()
+    told = [line for line in capsys.readouterr().err.splitlines() if "put into" in line]
+    place = tmp_path / "b" / "old-exam-1"
+    assert told == [
+        f"b: what was there is of other seed, checkpoint_sha256: put into {place}",
+    ]
+
+    run_queue(jobs, tmp_path, threads=1, runner=theatre)
+    assert [played[0] for played in theatre.played] == ["a", "a", "b"]
+    found["b"] = ["seed"]
+    run_queue(jobs, tmp_path, threads=1, runner=theatre)
+    assert (tmp_path / "b" / "old-exam-2").is_dir()
+
+
 def test_jobs_out_of_order_are_refused(tmp_path):
     with pytest.raises(ValueError, match="b needs 'a', which is not before it"):
         check_jobs([job(tmp_path, "b", "a"), job(tmp_path, "a")])

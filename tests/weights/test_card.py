@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from openjanus.presets import preset
+from openjanus.processor.templates import with_template
 from openjanus.weights.card import Origin, read_origin, write_card
 
 
@@ -55,3 +57,16 @@ def test_a_card_does_not_tell_where_things_lie_on_somebodys_disk(tmp_path: Path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "from `mine`" in card
     assert str(tmp_path) not in card
+
+
+def test_a_card_names_the_template(tmp_path: Path) -> None:
+    config = preset("tiny")
+    paper = with_template(config.processor, "paper")
+    for name, roles, processor in (
+        ("deepseek", "<|User|>", config.processor),
+        ("paper", "User", paper),
+    ):
+        told = dataclasses.replace(config, processor=processor)
+        write_card(tmp_path, told, layout="openjanus", origin=Origin())
+        card = (tmp_path / "README.md").read_text(encoding="utf-8")
+        assert f"- dialogues: the template `{name}`, with the roles `{roles}` and" in card

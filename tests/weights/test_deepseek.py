@@ -15,6 +15,7 @@ import torch
 from openjanus.config import JanusConfig, ProcessorConfig, SiglipConfig, VQConfig
 from openjanus.model.janus import build_model
 from openjanus.presets import preset
+from openjanus.processor.templates import with_template
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
 from openjanus.weights import deepseek, published
 
@@ -229,10 +230,20 @@ def test_only_what_the_authors_code_builds_is_written() -> None:
         "no layers after the one that is used": dataclasses.replace(
             config, und_encoder=dataclasses.replace(config.und_encoder, select_layer=-2)
         ),
+        "the template 'deepseek' alone, and this model has 'paper': export it as": (
+            dataclasses.replace(config, processor=with_template(config.processor, "paper"))
+        ),
     }
     for message, changed in wrong.items():
         with pytest.raises(ValueError, match=message):
             deepseek.check(changed)
+
+
+def test_no_size_lets_another_template_through() -> None:
+    tiny = preset("tiny")
+    paper = dataclasses.replace(tiny, processor=with_template(tiny.processor, "paper"))
+    with pytest.raises(ValueError, match="template 'deepseek' alone"):
+        deepseek.check(paper, any_size=True)
 
 
 def both(*names: str) -> set[str]:

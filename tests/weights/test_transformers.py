@@ -17,13 +17,16 @@ from openjanus.config import (
     ProcessorConfig,
     SharedEncoderConfig,
     SiglipConfig,
+    TemplateName,
     VQConfig,
 )
 from openjanus.presets import preset
 from openjanus.processor.chat import Turn, render
+from openjanus.processor.templates import with_template
 from openjanus.processor.text import byte_tokenizer
 from openjanus.weights import transformers as layout
 from openjanus.weights.formats import export_model, open_checkpoint
+from openjanus.weights.jinja import chat_template
 
 
 def parse(data: dict[str, Any], *, has_head: bool = True) -> JanusConfig:
@@ -215,7 +218,7 @@ def test_a_template_with_roles_that_the_tokenizer_lacks(tmp_path: Path, make_mod
     config = small_config(user_role="User", assistant_role="Assistant")
     folder = export(config, tmp_path / "x", make_model)
     names = ProcessorConfig()
-    (folder / "chat_template.jinja").write_text(layout.chat_template(names), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(chat_template(names), encoding="utf-8")
     with pytest.warns(UserWarning, match="the roles are User and Assistant"):
         assert open_checkpoint(folder).config == config
 
@@ -261,17 +264,21 @@ def test_any_width_of_the_feed_forward_can_be_written(sizes: tuple[int, int]) ->
     assert parse(data).und_encoder == encoder
 
 
+@pytest.mark.parametrize("name", ["deepseek", "paper"])
 @pytest.mark.parametrize(
     "turns",
     [
         [("user", " Hi. "), ("assistant", "")],
+        [("user", "Hi"), ("assistant", " Ho\n"), ("user", "More?"), ("assistant", "No.")],
         [("user", "<image_placeholder>\nWhat?"), ("assistant", "A cat."), ("user", "Why?")],
     ],
 )
-def test_the_jinja_template_writes_what_ours_writes(turns: list[tuple[str, str]]) -> None:
+def test_the_jinja_template_writes_what_ours_writes(
+    turns: list[tuple[str, str]], name: TemplateName
+) -> None:
     jinja2 = pytest.importorskip("jinja2")
-    names = ProcessorConfig()
-    template = jinja2.Template(layout.chat_template(names))
+    names = with_template(ProcessorConfig(), name)
+    template = jinja2.Template(chat_template(names))
     messages = [{"role": role, "content": text} for role, text in turns]
     whole = [Turn(role=role, text=text) for role, text in turns]  # pyright: ignore[reportArgumentType]
     if turns[-1][0] == "user":
@@ -281,3 +288,23 @@ def test_the_jinja_template_writes_what_ours_writes(turns: list[tuple[str, str]]
     system = [{"role": "system", "content": "Be brief."}, *messages]
     found = template.render(messages=system, add_generation_prompt=turns[-1][0] == "user")
     assert found == render(whole, config=names, system="Be brief.")
+
+
+@pytest.mark.parametrize("system", ["", UND_SYSTEM_PROMPT])
+def test_a_model_in_the_papers_words_comes_back_as_one(
+    config: JanusConfig, tmp_path: Path, make_model: Any, system: str
+) -> None:
+    own = with_template(dataclasses.replace(config.processor, und_system_prompt=system), "paper")
+    written = dataclasses.replace(config, processor=own)
+    folder = export(written, tmp_path / "x", make_model)
+    assert open_checkpoint(folder).config.processor == own
+    jinja = folder / "chat_template.jinja"
+    assert "'User:' + text + ' \\n '" in jinja.read_text(encoding="utf-8")
+    jinja.write_text(jinja.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert open_checkpoint(folder).config.processor.template == "paper"
+    older = {"chat_template": jinja.read_text(encoding="utf-8")}
+    (folder / "chat_template.json").write_text(json.dumps(older), encoding="utf-8")
+    jinja.unlink()
+    assert open_checkpoint(folder).config.processor.template == "paper"
+    jinja.write_text(chat_template(with_template(own, "deepseek")), encoding="utf-8")
+    assert open_checkpoint(folder).config.processor == with_template(own, "deepseek")

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from openjanus.train.config import JanusTrainConfig
 
 
+_OUTPUT = "a jsonl file; of shards and parquet a folder, or one file for one"
+
+
 class BrokenData(Exception):
     """Items of a source cannot be used: the command ends with exit code 1."""
 
@@ -40,7 +43,7 @@ def add_verbs(verbs: Any) -> None:
     show.add_argument("--n", type=int, default=16, help="samples of a source (%(default)s)")
     show.add_argument("--start", type=int, default=0, help="the first of them (%(default)s)")
     show.add_argument("--output", type=Path, default=Path("samples.html"), help="%(default)s")
-    keep = add_verb(kinds, "filter", _filter, "write the records that keep rules to a jsonl file")
+    keep = add_verb(kinds, "filter", _filter, "write what keeps rules, in the kind that it came in")
     _add_source(keep, required=True)
     keep.add_argument("--min-side", type=int, default=1, help="pixels (%(default)s)")
     keep.add_argument("--max-aspect", type=float, default=float("inf"), help="longer : shorter")
@@ -53,7 +56,7 @@ def add_verbs(verbs: Any) -> None:
     caption.add_argument("--max-new-tokens", type=int, default=256, help="%(default)s")
     caption.add_argument("--limit", type=int, help="items in this call; all when left out")
     for verb in (keep, caption):
-        verb.add_argument("--output", type=Path, required=True, help="a jsonl file")
+        verb.add_argument("--output", type=Path, required=True, help=_OUTPUT)
     encode = add_verb(kinds, "encode-images", _encode, "compute the ids of a run's drawings")
     encode.add_argument("--config", required=True, help="the run's recipe")
     encode.add_argument("--run-dir", required=True, help="the run's folder")
@@ -200,7 +203,13 @@ def _filter(args: argparse.Namespace) -> None:
         min_score=args.min_score,
     )
     counts = filter_source(_file_source(args), rules, args.output, tell=_tell)
-    print(f"{counts['written']} of {counts['done']} records kept: {args.output}")
+    print(f"{counts['written']} of {counts['done']} records kept{_rest(counts)}: {args.output}")
+
+
+def _rest(counts: dict[str, int]) -> str:
+    """What else is told of shards and tables, whose broken items are left out."""
+    broken = counts.get("broken", 0)
+    return f", {broken} broken" if broken else ""
 
 
 def _caption(args: argparse.Namespace) -> None:
@@ -218,7 +227,9 @@ def _caption(args: argparse.Namespace) -> None:
         tell=_tell,
         limit=args.limit,
     )
-    print(f"{counts['written']} of {len(source)} records: {args.output}")
+    print(f"{counts['written']} of {len(source)} records{_rest(counts)}: {args.output}")
+    if "files" in counts and counts["done"] < len(source):
+        print(f"{counts['files']} files are whole; run this again for the rest", file=sys.stderr)
 
 
 def _encode(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from openjanus.cli.parsing import DEFAULT_MODEL, add_model, add_verb, load, parse_option, parse_seed
+from openjanus.folders import require_no_file
 from openjanus.rules import near
 
 SCORED_FROM = {"geneval": "detections", "dpg": "answers", "frechet": "reference"}
@@ -61,10 +62,7 @@ def _eval(args: argparse.Namespace) -> None:
     if args.limit is not None and args.limit < 1:
         raise ValueError(f"--limit must be >= 1, got {args.limit}: leave it out for all")
     if args.output is not None:
-        # Weights take long, and so may questions.
-        files = [path for path in (args.output, *args.output.parents) if path.is_file()]
-        if files:
-            raise ValueError(f"--output is a folder, {files[0]} is a file: give another")
+        require_no_file(args.output, "--output")
     if args.generate_set is not None:
         summary = _draw_set(args)
     elif args.task in SCORED_FROM:

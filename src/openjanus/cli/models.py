@@ -7,6 +7,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def _draw(args: argparse.Namespace) -> None:
     else:
         question = _judge_question(args)
         options |= {"best_of": args.best_of, "judge_question": question}
-        drawing = janus.draw(args.prompt, **options)
+        drawing = _chosen_in_sight(janus, args.prompt, options)
     drawing.save(args.output)
     if drawing.candidates is not None:
         _tell_choice(drawing.candidates)
@@ -142,6 +143,22 @@ def _drawn_in_sight(janus: Janus, args: argparse.Namespace, options: dict[str, A
         seed=done[0].seed,
         options=done[0].options,
     )
+
+
+def _chosen_in_sight(janus: Janus, prompt: str, options: dict[str, Any]) -> Drawing:
+    """The same with candidates: a bar of what is drawn, then one of what is looked at."""
+    from tqdm import tqdm
+
+    with ExitStack() as stack:
+        bars: dict[str, tqdm] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                unit = "id" if what == "drawing" else "picture"
+                bars[what] = stack.enter_context(tqdm(total=total, desc=what, unit=unit))
+            bars[what].update(done - bars[what].n)
+
+        return janus.draw(prompt, **options, on_progress=show)
 
 
 def _judge_question(args: argparse.Namespace) -> JudgeQuestion | None:
@@ -347,6 +364,8 @@ def _info(args: argparse.Namespace) -> None:
             f"a picture, codebook of {config.codebook_size} ({config.gen_tokenizer.type})",
             "drawing": f"guidance {config.drawing.guidance_scale:g}, "
             f"temperature {config.drawing.temperature:g} where nothing else is asked for",
+            "dialogues": f"template {config.processor.template}, roles "
+            f"{config.processor.user_role} and {config.processor.assistant_role}",
             "special ids": ", ".join(
                 f"{name} {getattr(tokenizer, f'{name}_id')}"
                 for name in ("bos", "eos", "pad", "boi", "eoi", "image_pad")

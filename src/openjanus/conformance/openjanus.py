@@ -27,7 +27,7 @@ from openjanus.processor.image import open_image, pad_to_square
 from openjanus.processor.prompt import Processor
 from openjanus.train.losses import compute_losses
 from openjanus.weights.formats import open_checkpoint
-from openjanus.weights.published import parse_llama
+from openjanus.weights.llama import parse_llama
 
 
 class OpenjanusSubject:

@@ -73,6 +73,12 @@ def fingerprint_of(source: object) -> str | None:
     return None if fingerprint is None else fingerprint()
 
 
+def content_fingerprint_of(source: object) -> str | None:
+    """What names some items of a source by what they hold; None where nothing does."""
+    fingerprint = getattr(source, "content_fingerprint", None)
+    return None if fingerprint is None else fingerprint()
+
+
 def picture_stamp(picture: np.ndarray) -> int:
     """Names a picture's pixels: 63 bits, never 0."""
     digest = hashlib.blake2b(str(picture.shape).encode(), digest_size=8)

@@ -21,6 +21,7 @@ def write_each(
     *,
     job: Mapping[str, Any],
     limit: int | None = None,
+    save_every: int = SAVE_EVERY,
 ) -> dict[str, int]:
     """Write a line for each item, or none; a job that was stopped goes on.
 
@@ -33,6 +34,7 @@ def write_each(
         make: Item -> its line, or None to leave it out.
         job: What is done, as plain data; another one does not go on with this file.
         limit: Items done at most in this call.
+        save_every: Items that a kill may lose.
 
     Returns:
         ``done`` items, and ``written`` lines, of all calls.
@@ -74,7 +76,7 @@ def write_each(
                     file.write(text.encode("utf-8", "backslashreplace"))
                 state["done"] += 1
                 state["written"] += line is not None
-                if state["done"] % SAVE_EVERY == 0:
+                if state["done"] % save_every == 0:
                     _save(note, file, wanted, state)
         finally:
             _save(note, file, wanted, state)

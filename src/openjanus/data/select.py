@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from openjanus.data.files.base import FileSource
+from openjanus.data.files.base import ContainerSource, FileSource
 from openjanus.data.journal import write_each
+from openjanus.data.rewriting import rewrite_each
 from openjanus.data.samples import Sample
 
 Score = Callable[[Sample], float]
@@ -88,33 +89,47 @@ def _score_of(sample: Sample, rules: Rules, score: Score) -> float:
 def filter_source(
     source: FileSource, rules: Rules, output: Path, *, tell: Callable[[str], None]
 ) -> dict[str, int]:
-    """Write the records that keep the rules to a jsonl file; a job that was stopped goes on.
+    """Write what keeps the rules; a job that was stopped goes on.
+
+    Records go to a jsonl file. Shards and tables become shards and tables: ``rewrite_each``.
 
     Args:
-        source: Of a format whose items are records.
+        source: Of a format whose items are records, or whose files hold the pictures.
         rules: Which are kept.
-        output: The file.
+        output: The file, or the folder of files.
         tell: Gets a line for each broken item, which is left out.
 
     Returns:
-        ``done`` items, and ``written`` lines.
+        ``done`` items, and ``written`` ones; of shards and tables as ``rewrite_each``.
 
     Raises:
         BrokenScore: The score's function fails.
+        ValueError: The output is not of this job, or does not suit the source.
     """
     score = None if rules.score is None else find_score(rules.score)
 
-    def make(index: int) -> dict[str, object] | None:
+    def judge(index: int) -> tuple[bool, str | None]:
         try:
-            is_wanted = is_kept(source[index], rules, score)
+            return is_kept(source[index], rules, score), None
         except BrokenScore:
             raise
         except ValueError as error:
             tell(f"left out: {error}")
-            return None
-        return source.record(index) if is_wanted else None
+            return False, str(error)
 
-    source.require_records()
     told = {key: str(value) for key, value in asdict(rules).items()}
     job = {"task": "filter", "source": source.fingerprint(), **told}
+    if isinstance(source, ContainerSource):
+
+        def become(index: int) -> dict[str, object]:
+            wanted, error = judge(index)
+            outcome = {"kept": wanted} if error is None else {"error": error}
+            return {"key": source.key(index), **outcome}
+
+        return rewrite_each(source, output, become, job=job)
+
+    def make(index: int) -> dict[str, object] | None:
+        return source.record(index) if judge(index)[0] else None
+
+    source.require_records()
     return write_each(output, len(source), make, job=job)

@@ -23,7 +23,8 @@ from openjanus.engine.request import check_sampling
 from openjanus.eval.geneval import check_metadata
 from openjanus.eval.layouts import WrongLayout, files_hash, need_file, read_json
 from openjanus.eval.record import template_hash, weights_hash, write_json
-from openjanus.eval.runner import NAMED_BROKEN, SETTINGS_NAME, TEMPLATE, claim
+from openjanus.eval.runner import NAMED_BROKEN, SETTINGS_NAME, claimed
+from openjanus.folders import require_no_file
 from openjanus.pipeline import Janus
 from openjanus.pipeline.results import Drawing, DrawOptions
 from openjanus.processor.image import sheet
@@ -208,7 +209,7 @@ class DrawingSet:
             "n": self.n,
             "seed": seed,
             "drawing": told,
-            "template": TEMPLATE,
+            "template": janus.config.processor.template,
             "template_sha256": template_hash(janus.config.processor),
             "checkpoint_sha256": weights_hash(janus.model),
             "dtype": str(next(janus.model.parameters()).dtype).removeprefix("torch."),
@@ -231,13 +232,26 @@ class DrawingSet:
 
         Raises:
             WrongLayout: No such prompts.
-            ValueError: A limit below 1, a folder with another set, or no prompt can be drawn.
+            ValueError: A limit below 1, an output that is a file, a folder with another set or with
+                another process at work in it, or no prompt can be drawn.
         """
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}: leave it out for everything")
+        folder = Path(output)
+        require_no_file(folder, "output")
         self.check()
-        folder, settings = Path(output), self.settings(janus, seed)
-        claim(folder, settings)
+        settings = self.settings(janus, seed)
+        with claimed(folder, settings):
+            counts, broken = self._draw_all(janus, folder, seed, limit)
+            named = dict(list(broken.items())[:NAMED_BROKEN])
+            summary = settings | counts | {"broken": {"n": len(broken), "items": named}}
+            write_json(folder / SUMMARY_NAME, summary)
+        return summary
+
+    def _draw_all(
+        self, janus: Janus, folder: Path, seed: int, limit: int | None
+    ) -> tuple[dict[str, int], dict[str, str]]:
+        """Draw what is not there yet; numbers, and why what could not be drawn was not."""
         (folder / "images" if self.layout != "geneval" else folder).mkdir(exist_ok=True)
         broken: dict[str, str] = {}
         counts = {"prompts": 0, "pictures": 0, "drawn": 0}
@@ -259,10 +273,7 @@ class DrawingSet:
         if broken and not counts["pictures"]:
             name, error = next(iter(broken.items()))
             raise ValueError(f"no prompt of {self.prompts} can be drawn; {name}: {error}")
-        named = dict(list(broken.items())[:NAMED_BROKEN])
-        summary = settings | counts | {"broken": {"n": len(broken), "items": named}}
-        write_json(folder / SUMMARY_NAME, summary)
-        return summary
+        return counts, broken
 
     def _files(self, folder: Path, job: Job) -> list[Path]:
         return pictures_of(folder, self.layout, job.name, self.n)

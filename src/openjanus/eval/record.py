@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from openjanus.config import ProcessorConfig
+from openjanus.config_file import processor_to_dict
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -35,7 +35,7 @@ def prompts_hash(prompts: Iterable[str]) -> str:
 
 def template_hash(processor: ProcessorConfig) -> str:
     """sha256 of how the checkpoint words a dialogue and a drawing request."""
-    fields = dataclasses.asdict(processor)
+    fields = processor_to_dict(processor)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

@@ -12,6 +12,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from openjanus.eval.record import prompts_hash, template_hash, weights_hash, write_json
 from openjanus.eval.task import Prediction, Request, Task, build_task
+from openjanus.folders import held, require_no_file
 from openjanus.pipeline import Janus
 
 FORMAT_VERSION: Final = 3
@@ -27,12 +29,11 @@ FORMAT_VERSION: Final = 3
 `broken`. A run of another version is not gone on with."""
 NAMED_BROKEN: Final = 20
 """Broken items that are warned of, and that the summary names; it counts all of them."""
-TEMPLATE: Final = "deepseek"
-"""The dialogue template that the processor writes."""
 
 SETTINGS_NAME: Final = "settings.json"
 PREDICTIONS_NAME: Final = "predictions.jsonl"
 SUMMARY_NAME: Final = "summary.json"
+LOCK_NAME: Final = "eval.lock"
 
 
 def run_task(
@@ -61,36 +62,54 @@ def run_task(
 
     Raises:
         KeyError: Unknown task.
-        ValueError: A limit below 1, unknown options, a folder with another run's predictions or
-            with answers about other pictures, or every item is broken.
+        ValueError: A limit below 1, an output that is a file, unknown options, a folder with
+            another run's predictions or with answers about other pictures, one that another
+            process is at work in, or every item is broken.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}: leave it out for everything")
+    folder = Path(output)
+    require_no_file(folder, "output")  # weights take long, and so may questions
     task = build_task(task_name, {} if options is None else options)
     requests = task.requests(limit=limit, seed=seed)
     janus = model() if callable(model) else model
     settings = _settings(janus, task_name, task, requests, limit, seed)
-    folder = Path(output)
-    claim(folder, settings)
-    done = read_predictions(folder / PREDICTIONS_NAME)
-    _check_pictures(folder, requests, done)
-    if retry_broken:
-        done = _forget_broken(folder / PREDICTIONS_NAME, done)
-    _ask(janus, task, requests, done, folder)
-    predictions = [done[request.key] for request in requests]
+    with claimed(folder, settings):
+        done = read_predictions(folder / PREDICTIONS_NAME)
+        _check_pictures(folder, requests, done)
+        if retry_broken:
+            done = _forget_broken(folder / PREDICTIONS_NAME, done)
+        _ask(janus, task, requests, done, folder)
+        predictions = [done[request.key] for request in requests]
+        summary = _summary(janus, task, predictions, folder, settings)
+        write_json(folder / SUMMARY_NAME, summary)
+    return summary
+
+
+def _summary(
+    janus: Janus,
+    task: Task,
+    predictions: Sequence[Prediction],
+    folder: Path,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a run's answers come to, and what was broken.
+
+    Raises:
+        ValueError: Everything was.
+    """
     whole = [prediction for prediction in predictions if "error" not in prediction]
     broken = {p["key"]: p["error"] for p in predictions if "error" in p}
     if not whole:
         key, error = next(iter(broken.items()))
-        raise ValueError(f"every item of {task_name} is broken; {key}: {error}")
+        raise ValueError(f"every item of {settings['task']} is broken; {key}: {error}")
     began = time.perf_counter()
-    summary = settings | task.summarise(janus, whole, folder, seed=seed)
+    summary = dict(settings) | task.summarise(janus, whole, folder, seed=settings["seed"])
     named = dict(list(broken.items())[:NAMED_BROKEN])
     summary["broken"] = {"n": len(broken), "items": named}
     summary["seconds"] = round(
         sum(p["seconds"] for p in predictions) + time.perf_counter() - began, 1
     )
-    write_json(folder / SUMMARY_NAME, summary)
     return summary
 
 
@@ -112,7 +131,7 @@ def _settings(
         "limit": limit,
         "seed": seed,
         "options": task.settings(janus),
-        "template": TEMPLATE,
+        "template": janus.config.processor.template,
         "template_sha256": template_hash(janus.config.processor),
         "prompts": len(requests),
         "prompts_sha256": prompts_hash(f"{request.key}\t{request.prompt}" for request in requests),
@@ -122,17 +141,24 @@ def _settings(
     }
 
 
-def claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make the folder this run's, or check that it is.
+@contextmanager
+def claimed(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Make the folder this run's, or check that it is, and keep other processes out of it.
 
     Raises:
-        ValueError: It holds predictions of other settings.
+        ValueError: It holds predictions of other settings, or another process is at work in it.
     """
+    refusal = f"another process is at work in {folder}: wait for it, or give another output folder"
+    with held(folder, LOCK_NAME, refusal=refusal):
+        _claim(folder, settings)
+        yield
+
+
+def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
     path = folder / SETTINGS_NAME
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found != settings:
-            keys = sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
+        keys = _differing(path, settings)
+        if keys:
             raise ValueError(
                 f"{folder} holds a run with other {', '.join(keys)}: give another output folder"
             )
@@ -141,8 +167,48 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{folder} holds predictions without {SETTINGS_NAME}: give another output folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(path, dict(settings))
+
+
+def _differing(path: Path, settings: Mapping[str, Any]) -> list[str]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
+
+
+def what_differs(
+    model: Callable[[], Janus],
+    task_name: str,
+    *,
+    limit: int | None = None,
+    output: str | Path,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """What sets a folder's run, complete or not, apart from the one that `run_task` would make now.
+
+    Args:
+        model: What loads the model; not called where the folder has nothing to compare.
+        task_name: As of `run_task`, like all that follow.
+        limit: As there.
+        output: As there.
+        seed: As there.
+        options: As there.
+
+    Returns:
+        Names of settings, the hash of the weights among them; none where nothing was asked yet.
+
+    Raises:
+        KeyError: Unknown task.
+        ValueError: Unknown options.
+    """
+    folder = Path(output)
+    path = folder / SETTINGS_NAME
+    if not path.is_file():
+        made = any((folder / name).exists() for name in (PREDICTIONS_NAME, SUMMARY_NAME))
+        return [SETTINGS_NAME] if made else []
+    task = build_task(task_name, {} if options is None else options)
+    requests = task.requests(limit=limit, seed=seed)
+    return _differing(path, _settings(model(), task_name, task, requests, limit, seed))
 
 
 def read_predictions(path: Path) -> dict[str, Prediction]:

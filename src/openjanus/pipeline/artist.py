@@ -14,7 +14,7 @@ from openjanus.model.doors import ImageTokenizer
 from openjanus.model.janus import JanusModel
 from openjanus.pipeline.critic import MAX_PICTURES, Critic, candidate_stream
 from openjanus.pipeline.driver import EngineDriver
-from openjanus.pipeline.results import Check, Drawing, DrawOptions, PartialDrawing
+from openjanus.pipeline.results import Check, Drawing, DrawOptions, OnProgress, PartialDrawing
 from openjanus.processor.image import ImageLike
 from openjanus.processor.prompt import Processor
 
@@ -41,6 +41,7 @@ class Artist:
         seed: int | Sequence[int] | None,
         options: DrawOptions,
         critic: Critic | None = None,
+        on_progress: OnProgress | None = None,
     ) -> list[Drawing]:
         """Draw n pictures of every prompt, a critic's choice; see ``Janus.draw_batch``."""
         if isinstance(seed, Sequence):
@@ -61,16 +62,21 @@ class Artist:
                     raise
                 raise ValueError(f"prompts[{index}]: {error}") from error
         ids: list[tuple[int, ...]] = [()] * len(requests)
+        drawn = 0
         for index, event in self._driver.run(requests):
             if isinstance(event, FinishedEvent):
                 ids[index] = event.ids
+            elif on_progress is not None and isinstance(event, ImageIdEvent):
+                drawn += 1
+                on_progress("drawing", drawn, len(requests) * self._num_ids)
         each = n * best_of
         drawings = []
         for index, prompt in enumerate(prompts):
             image_ids = torch.tensor(ids[index * each : (index + 1) * each])  # (n * k, N)
             images, candidates = [self.decode(one) for one in image_ids], None
             if critic is not None:
-                candidates = critic.choose(images, image_ids.view(n, best_of, -1), checks[index])
+                sets = image_ids.view(n, best_of, -1)
+                candidates = critic.choose(images, sets, checks[index], on_progress)
                 kept = [i * best_of + j for i, j in enumerate(candidates.chosen)]
                 images, image_ids = [images[i] for i in kept], image_ids[kept]  # (n, N)
             drawings.append(

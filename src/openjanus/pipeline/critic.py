@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from openjanus.pipeline.results import Candidates, Check
+from openjanus.pipeline.results import Candidates, Check, OnProgress
 from openjanus.pipeline.scorer import Scorer
 
 DEFAULT_QUESTION: Final = "Does the picture show {prompt}?"
@@ -63,6 +63,24 @@ def candidate_stream(picture: int, candidate: int) -> int:
     return candidate << PICTURE_BITS | picture
 
 
+def check_best_of(best_of: int, temperature: float | None) -> None:
+    """Raise ``ValueError`` for what is no number of candidates, or would do nothing.
+
+    Args:
+        best_of: Candidates a picture.
+        temperature: Of the drawing; None is not known yet.
+    """
+    if not isinstance(best_of, int) or isinstance(best_of, bool):
+        raise ValueError(f"best_of must be an integer >= 1, got {best_of!r}")
+    if not 1 <= best_of <= MAX_CANDIDATES:
+        raise ValueError(f"best_of must be in [1, {MAX_CANDIDATES}], got {best_of}")
+    if best_of > 1 and temperature == 0:
+        raise ValueError(
+            f"best_of {best_of} does nothing at temperature 0, where all candidates are the "
+            "same: raise it or leave it out"
+        )
+
+
 class Critic:
     """What chooses among candidates.
 
@@ -91,21 +109,13 @@ class Critic:
         Raises:
             ValueError: An option breaks its rule, or would do nothing.
         """
-        if not isinstance(best_of, int) or isinstance(best_of, bool):
-            raise ValueError(f"best_of must be an integer >= 1, got {best_of!r}")
-        if not 1 <= best_of <= MAX_CANDIDATES:
-            raise ValueError(f"best_of must be in [1, {MAX_CANDIDATES}], got {best_of}")
+        check_best_of(best_of, temperature)
         if best_of == 1:
             if question is not None:
                 raise ValueError(
                     "judge_question does nothing at best_of 1: raise it or leave it out"
                 )
             return None
-        if temperature == 0:
-            raise ValueError(
-                f"best_of {best_of} does nothing at temperature 0, where all candidates are the "
-                "same: raise it or leave it out"
-            )
         return cls(scorer, best_of, question)
 
     def checks(self, prompt: str) -> tuple[Check, ...]:
@@ -121,7 +131,11 @@ class Critic:
         return checks
 
     def choose(
-        self, images: Sequence[Image.Image], image_ids: Tensor, checks: tuple[Check, ...]
+        self,
+        images: Sequence[Image.Image],
+        image_ids: Tensor,
+        checks: tuple[Check, ...],
+        on_progress: OnProgress | None = None,
     ) -> Candidates:
         """Score candidates and choose among them.
 
@@ -129,8 +143,14 @@ class Critic:
             images: n * k pictures, those of one choice together.
             image_ids: (n, k, N) their codebook ids.
             checks: What is asked.
+            on_progress: Told after each picture.
         """
-        scores = torch.tensor([self.score(image, checks) for image in images])
+        found = []
+        for image in images:
+            found.append(self.score(image, checks))
+            if on_progress is not None:
+                on_progress("looking", len(found), len(images))
+        scores = torch.tensor(found)
         scores = scores.view(image_ids.shape[:2])  # (n, k)
         # Python's max takes the first of equals; torch's argmax promises none of them.
         chosen = tuple(max(range(len(row)), key=row.__getitem__) for row in scores.tolist())

@@ -23,7 +23,14 @@ from openjanus.pipeline.composition import ComposedPiece, ComposeOptions, Compos
 from openjanus.pipeline.critic import Critic, JudgeQuestion
 from openjanus.pipeline.driver import EngineDriver
 from openjanus.pipeline.options import names_near_options
-from openjanus.pipeline.results import Drawing, DrawOptions, PartialDrawing, Piece, Reply
+from openjanus.pipeline.results import (
+    Drawing,
+    DrawOptions,
+    OnProgress,
+    PartialDrawing,
+    Piece,
+    Reply,
+)
 from openjanus.pipeline.scorer import Scorer
 from openjanus.pipeline.speaker import ChatOptions, Messages, Speaker, stop_strings
 from openjanus.processor.image import ImageLike
@@ -103,6 +110,7 @@ class Janus:
         prefix_ids: Tensor | Sequence[int] | None = None,
         best_of: int = 1,
         judge_question: JudgeQuestion | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Drawing:
         """Draw a prompt.
 
@@ -128,6 +136,8 @@ class Janus:
                 all be answered rightly, or a function that makes them of the prompt. A string's
                 right answer is yes, a ``Check`` has its own. None is
                 "Does the picture show {prompt}?".
+            on_progress: Told how far it is: "drawing" with ids done and ids in all, then, with
+                ``best_of``, "looking" with pictures.
 
         Raises:
             ValueError: An option breaks its rule, or the prompt is empty or past the context.
@@ -146,7 +156,7 @@ class Janus:
         critic = Critic.build(
             self._scorer, best_of=best_of, question=judge_question, temperature=options.temperature
         )
-        return self._artist.draw([prompt], n, seed, options, critic)[0]
+        return self._artist.draw([prompt], n, seed, options, critic, on_progress)[0]
 
     @names_near_options
     def draw_batch(

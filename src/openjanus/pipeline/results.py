@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -18,6 +18,9 @@ from openjanus.processor.image import sheet
 
 DRAWING_FORMAT_VERSION = 1
 """Version of the ``drawing.json`` that ``Drawing.save`` writes."""
+
+OnProgress = Callable[[Literal["drawing", "looking"], int, int], None]
+"""(what is done, how much of it is, of how much): ids that are drawn, candidates looked at."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Dialogues: what callers send, and the text template that the released models were trained on."""
+"""Dialogues: what callers send, and the text that a model's template makes of them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from openjanus.config import ProcessorConfig
 from openjanus.processor.image import ImageLike, open_image
+from openjanus.processor.templates import TEMPLATES
 from openjanus.rules import near
 
 IMAGE_MARK = "<image_placeholder>"
@@ -42,11 +43,11 @@ class Dialogue:
 
 
 def render(turns: Sequence[Turn], *, config: ProcessorConfig, system: str) -> str:
-    """Write a dialogue in the released models' template, "deepseek".
+    """Write a dialogue in the model's template.
 
     Args:
         turns: Ends with an assistant turn, which is empty where the model speaks next.
-        config: Role names and special tokens.
+        config: Template, role names and special tokens.
         system: System prompt; empty for none (drawing has none).
 
     Raises:
@@ -76,7 +77,8 @@ def render_with_spans(
             "a dialogue must end with an assistant turn: add an empty one where the model answers"
         )
     system = _checked(system, config, "the system prompt")
-    text = f"{system}\n\n" if system else ""
+    template = TEMPLATES[config.template]
+    text = f"{system}{template.after_system}" if system else ""
     spans: list[tuple[int, int]] = []
     for index, turn in enumerate(turns):
         content = _checked(turn.text, config, f"turn {index} ({turn.role})")
@@ -94,8 +96,9 @@ def render_with_spans(
         if not content:
             break
         start = len(text)
-        text += " " + content.replace(IMAGE_MARK, config.image_token)
-        text += config.eos_token if is_answer else "\n\n"
+        text += template.before_answer if is_answer else template.before_user
+        text += content.replace(IMAGE_MARK, config.image_token)
+        text += config.eos_token if is_answer else template.after_user
         if is_answer:
             spans.append((start, len(text)))
     return text, spans

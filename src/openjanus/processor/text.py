@@ -126,6 +126,10 @@ class TextTokenizer:
                 parts.append(self._tokenizer.decode(list(run), skip_special_tokens=False))
         return "".join(parts)
 
+    def has_token(self, token: str) -> bool:
+        """Whether a text is one token of the vocabulary."""
+        return self._tokenizer.token_to_id(token) is not None
+
     def is_special(self, token_id: int) -> bool:
         """Whether an id is a special token, not text."""
         return token_id in self._special_ids

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
+from openjanus.eval.runner import SUMMARY_NAME
 from openjanus.rules import near
 from openjanus.train.queue import Job, train_job
+from openjanus.train.runs import FINAL
 
 Faces = Literal["both", "und", "gen"]
 
@@ -111,6 +114,9 @@ def exam_folder(root: Path, run: str, guidance: float | None = None) -> Path:
 ExamCommand = Callable[[Path, Path, int, Faces, float | None], Sequence[str]]
 """(model, output, seed, faces, guidance) to the arguments of a process that examines."""
 
+ExamDiffers = Callable[[Path, Path, int, Faces, float | None], Sequence[str]]
+"""The same to what sets the exam that lies there apart from the one of now: model or options."""
+
 
 def plan(
     root: Path,
@@ -120,6 +126,7 @@ def plan(
     groups: Sequence[str],
     guidance: Sequence[float],
     exam: ExamCommand,
+    differs: ExamDiffers | None = None,
     overrides: Sequence[str] = (),
 ) -> list[Job]:
     """The queue's jobs: parts that are needed, then experiments seed by seed, then groups.
@@ -131,6 +138,8 @@ def plan(
         groups: Names of ``GROUPS``.
         guidance: Scales at which the first seed of D draws, where D is among the experiments.
         exam: How a run is examined.
+        differs: How an exam that is there is compared; one that differs is taken again. None takes
+            any for done.
         overrides: ``--dotted.key=value`` for every run; the same ones each time, or the queue's
             runs refuse to go on.
 
@@ -138,7 +147,7 @@ def plan(
         ValueError: An unknown experiment or group, a seed below 0, or nothing to run.
     """
     _check(experiments, seeds, groups)
-    making = _Making(root, exam, overrides)
+    making = _Making(root, exam, differs, overrides)
     wanted = list(dict.fromkeys(name for group in groups for _, name in GROUPS[group].rows))
     making.parts([*experiments, *wanted])
     for seed in seeds:
@@ -158,10 +167,17 @@ def plan(
 class _Making:
     """Jobs by name, in order, none twice."""
 
-    def __init__(self, root: Path, exam: ExamCommand, overrides: Sequence[str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        exam: ExamCommand,
+        differs: ExamDiffers | None,
+        overrides: Sequence[str],
+    ) -> None:
         self.jobs: dict[str, Job] = {}
         self._root = root
         self._exam = exam
+        self._differs = differs
         self._overrides = tuple(overrides)
 
     def parts(self, names: Sequence[str]) -> None:
@@ -194,9 +210,14 @@ class _Making:
         """The exam of a run."""
         output = exam_folder(self._root, run, scale)
         name = f"{run}-{output.name}"
-        command = tuple(self._exam(self._root / run / "final", output, seed, faces, scale))
-        result = output / "summary.json"
-        self.jobs[name] = Job(name=name, command=command, result=result, needs=(run,))
+        asked = (self._root / run / FINAL, output, seed, faces, scale)
+        self.jobs[name] = Job(
+            name=name,
+            command=tuple(self._exam(*asked)),
+            result=output / SUMMARY_NAME,
+            needs=(run,),
+            differs=None if self._differs is None else partial(self._differs, *asked),
+        )
 
     def _train(self, name: str, recipe: str, needs: Sequence[str], own: Sequence[str] = ()) -> None:
         more = (*self._overrides, *own)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from openjanus.config import TemplateName
 from openjanus.presets import PRESETS
 from openjanus.rules import near, require_at_least_one
 from openjanus.train.lora_config import LoraConfig
@@ -42,6 +43,13 @@ class JanusTrainConfig:
     tokenizer: str | None = None
     """Text tokenizer of a fresh model: a file, or its folder, or ``nano``; None takes that of
     ``language_model``, or bytes. A model that is gone on with keeps its own."""
+    template: TemplateName | None = None
+    """How dialogues and requests to draw are written: ``deepseek``, as the released models have it,
+    or ``paper``, as the papers word it. Chosen where a model starts anew; None takes the preset's,
+    and the model's own where one is gone on with."""
+    change_template: bool = False
+    """Let a model that is gone on with learn another ``template`` than its own; else it is refused.
+    """
     language_model: str | None = None
     """Folder of a trained decoder, put into the model at the start: a Llama as transformers writes
     it, or a whole Janus in any layout."""
@@ -154,6 +162,7 @@ class JanusTrainConfig:
             raise ValueError(f"stage must be one of {list(TRAINED)}, got {self.stage}")
         if not self.init:
             raise ValueError("init must name a folder or a preset: add --init '[tiny]'")
+        self._check_template()
         if self.tokenize not in ("whole", "islands"):
             raise ValueError(f"tokenize must be whole or islands, got {self.tokenize!r}")
         require_at_least_one("batch_size", self.batch_size)
@@ -185,6 +194,23 @@ class JanusTrainConfig:
             raise ValueError(f"max_bad_samples must be >= 0, got {self.max_bad_samples}")
         self._check_sources()
         self._check_lora()
+
+    def _check_template(self) -> None:
+        names = list(get_args(TemplateName))
+        if self.template not in (None, *names):
+            raise ValueError(
+                f"unknown template {self.template!r}; {near(str(self.template), names)}"
+            )
+        if self.change_template and self.template is None:
+            raise ValueError(
+                f"change_template says that there is another template: add --template, one of "
+                f"{', '.join(names)}"
+            )
+        if self.change_template and self.lora is not None:
+            raise ValueError(
+                "change_template is for whole models: adapters are used with the template of the "
+                "model below them; leave it out of lora"
+            )
 
     def _check_sources(self) -> None:
         by_kind = (self.sources.und, self.sources.text, self.sources.gen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from openjanus.config import JanusConfig
@@ -11,10 +11,17 @@ from openjanus.model.janus import JanusModel, build_model
 from openjanus.pipeline.load import NANO, packaged_models
 from openjanus.presets import PRESETS, preset
 from openjanus.train.config import JanusTrainConfig
+from openjanus.train.door_estimate import (
+    DoorConfig,
+    DoorWork,
+    advise_door,
+    estimate_door,
+)
 from openjanus.train.estimate import (
     GB,
     MFU,
     PEAK_TFLOPS,
+    Memory,
     advise,
     estimate_flops,
     estimate_memory,
@@ -24,11 +31,11 @@ from openjanus.train.estimate import (
 )
 from openjanus.train.recipes import read_configs
 from openjanus.train.runs import TrainConfig
+from openjanus.train.semantic_config import SemanticTrainConfig
 from openjanus.train.siglip_config import SiglipTrainConfig
-from openjanus.train.start import beside
+from openjanus.train.start import beside, donor
 from openjanus.train.text_tokenizer_config import TokenizerTrainConfig
 from openjanus.train.trained import mark_trained
-from openjanus.train.vq_config import VQTrainConfig
 from openjanus.weights.formats import detect_format
 
 DEVICES = ((1, 24), (1, 80), (8, 80))
@@ -61,14 +68,20 @@ def describe_recipe(
         raise ValueError(f"mfu must be in (0, 1] and the peak > 0, got {mfu} and {peak_tflops}")
     configs = read_configs(name_or_path, overrides)
     known: dict[str, JanusConfig] = {}
+    encoders: dict[str, JanusConfig] = {}
     tables = []
     for name, config in configs:
         if isinstance(config, JanusTrainConfig):
             architecture = _architecture(config, known)
             known[Path(config.run.dir).name] = architecture
             tables.append(_janus_table(name, config, architecture, peak_tflops, mfu))
+        elif isinstance(config, TokenizerTrainConfig):
+            tables.append(_tokenizer_table(name, config))
         else:
-            tables.append(_other_table(name, config))
+            teacher, told = _teacher(config, encoders)
+            if isinstance(config, SiglipTrainConfig):
+                encoders[Path(config.run.dir).name] = preset(config.preset)
+            tables.append(_door_table(name, config, teacher, told, peak_tflops, mfu))
     return "\n\n".join(tables)
 
 
@@ -116,28 +129,33 @@ def _janus_table(
         _memory(model, config),
     ]
     flops = estimate_flops(model, config)
+    run = sum(flops.values()) * config.run.last_step
+    blocks.append(_flops(flops, run, peak_tflops, mfu))
+    blocks.append(
+        _fits(lambda devices, size: advise(model, config, devices=devices, capacity=size))
+    )
+    return "\n\n".join(blocks)
+
+
+def _flops(flops: Mapping[str, float], run: float, peak_tflops: float, mfu: float) -> str:
+    """Operations of a step, by where they are spent, and of a run; and what time that is."""
     whole = sum(flops.values())
     spent = ", ".join(f"{part} {n / whole:.0%}" for part, n in flops.items() if n > 0)
     times = [
         f"{devices} device{'s' * (devices > 1)} "
-        + _duration(
-            seconds(whole * config.run.last_step, devices=devices, peak_tflops=peak_tflops, mfu=mfu)
-        )
+        + _duration(seconds(run, devices=devices, peak_tflops=peak_tflops, mfu=mfu))
         for devices in (1, 8)
     ]
-    blocks.append(
-        f"FLOPs      at most {whole:.3g} a step, {whole * config.run.last_step:.3g} in all: {spent}"
+    return (
+        f"FLOPs      at most {whole:.3g} a step, {run:.3g} in all: {spent}"
         f"\ntime       an estimate, at {mfu:.0%} of {peak_tflops:g} TFLOP/s: {', '.join(times)}"
     )
-    fits = [
-        (
-            f"{devices} x {size} GB",
-            advise(model, config, devices=devices, capacity=size * GB),
-        )
-        for devices, size in DEVICES
-    ]
-    blocks.append("fits\n" + "\n".join(f"  {device:<9}  {answer}" for device, answer in fits))
-    return "\n\n".join(blocks)
+
+
+def _fits(answer: Callable[[int, float], str]) -> str:
+    """What there is to say of each number of devices and their capacity in bytes."""
+    rows = [(f"{devices} x {size} GB", answer(devices, size * GB)) for devices, size in DEVICES]
+    return "fits\n" + "\n".join(f"  {name:<9}  {told}" for name, told in rows)
 
 
 def _steps(config: JanusTrainConfig, num_image_tokens: int) -> str:
@@ -185,39 +203,114 @@ def _memory(model: JanusModel, config: JanusTrainConfig) -> str:
         "encoding": "(tokenizing pictures)",
         "peak": "peak",
     }
+    length = work_of(config).row_length
+    title = f"rows of {length:,} tokens; ckpt: activation checkpointing; of 8: FSDP"
+    return _memory_table(title, "rows", ("1", "1, ckpt", "of 8", "of 8, ckpt"), found, names)
+
+
+def _memory_table(
+    title: str,
+    items: str,
+    cases: Sequence[str],
+    found: Sequence[Memory],
+    names: Mapping[str, str],
+) -> str:
     unit, size = ("GB", GB) if found[0].peak >= GB else ("MB", GB / 1000)
     rows = [
         (told, *(f"{getattr(memory, name) / size:.2f}" for memory in found))
         for name, told in names.items()
     ]
-    rows.insert(0, ("rows at a time", *(str(memory.rows) for memory in found)))
-    header = (f"{unit} a device", "1", "1, ckpt", "of 8", "of 8, ckpt")
-    length = work_of(config).row_length
-    return f"rows of {length:,} tokens; ckpt: activation checkpointing; of 8: FSDP\n" + _columns(
-        header, rows
-    )
+    rows.insert(0, (f"{items} at a time", *(f"{memory.rows:,}" for memory in found)))
+    return f"{title}\n" + _columns((f"{unit} a device", *cases), rows)
 
 
-def _other_table(name: str, config: TrainConfig) -> str:
-    """Trainings of one door or of the text tokenizer: what is trained, and for how long."""
-    if isinstance(config, TokenizerTrainConfig):
-        return f"{name}: a text tokenizer from {config.samples:,} samples; nothing runs on a device"
-    assert isinstance(config, VQTrainConfig | SiglipTrainConfig)
-    model = build_model(preset(config.preset))
-    part = "vq" if isinstance(config, VQTrainConfig) else "und_encoder"
-    count = sum(parameter.numel() for parameter in getattr(model, part).parameters())
-    kept = 16 * count / GB
-    return "\n".join(
-        [
-            f"{name}: {part} of {config.preset}, told from shapes; no data was read",
-            f"trained    {count:,} parameters, and what the training alone needs beside them",
-            f"steps      {config.run.last_step:,} of {config.batch_size:,} pictures",
-            (
-                f"memory     {kept:.2f} GB of weights, gradients and AdamW's states of these; "
-                "activations are not estimated for this kind"
-            ),
-        ]
+def _tokenizer_table(name: str, config: TokenizerTrainConfig) -> str:
+    return f"{name}: a text tokenizer from {config.samples:,} samples; nothing runs on a device"
+
+
+def _teacher(
+    config: TrainConfig, known: Mapping[str, JanusConfig]
+) -> tuple[JanusConfig | None, str | None]:
+    """Whose encoder teaches, where there is one and its architecture is known; and who says so.
+
+    It is that of the folder, of the run that will have been before, or of the preset that is
+    called as the folder.
+    """
+    if not isinstance(config, SemanticTrainConfig):
+        return None, None
+    folder = donor(config.run.dir, config.teacher)
+    if (folder / "config.json").is_file():
+        return detect_format(folder).read(folder)[0], "as it lies there"
+    first, last = config.teacher.split("/")[0], folder.name
+    if first in known:
+        return known[first], "of the run before"
+    if last in PRESETS:
+        return preset(last), "is not there: taken for the preset of that name"
+    return None, None
+
+
+def _door_table(
+    name: str,
+    config: DoorConfig,
+    teacher: JanusConfig | None,
+    told: str | None,
+    peak_tflops: float,
+    mfu: float,
+) -> str:
+    """A training of one door, whose weights every device has."""
+    work = estimate_door(config, teacher)
+    rows = [(part, f"{size.total:,}", f"{size.trained:,}") for part, size in work.parts.items()]
+    total = sum(size.total for size in work.parts.values())
+    trained = sum(size.trained for size in work.parts.values())
+    rows.append(("all", f"{total:,}", f"{trained:,}"))
+    what = "und_encoder" if isinstance(config, SiglipTrainConfig) else "gen_tokenizer"
+    blocks = [
+        f"{name}: {what} of {config.preset}, told from shapes; no weights and no data were read",
+        _columns(("part", "parameters", "trained"), rows),
+        _door_steps(config, work, told),
+    ]
+    names = {
+        "weights": "weights, fp32",
+        "gradients": "gradients, fp32",
+        "optimizer": "optimizer states",
+        "copies": "weights in bf16",
+        "activations": "activations of these",
+        "logits": "logits of the pairs",
+        "peak": "peak",
+    }
+    if not isinstance(config, SiglipTrainConfig):
+        del names["logits"]
+    found = [work.memory(devices) for devices in (1, 8)]
+    title = "of 8: each has all weights, and its part of the batch"
+    blocks.append(_memory_table(title, "pictures", ("1", "of 8"), found, names))
+    dearest = max(work.phases, key=lambda phase: sum(phase.flops.values()))
+    blocks.append(_flops(dearest.flops, work.flops, peak_tflops, mfu))
+    blocks.append(_fits(lambda devices, size: advise_door(work, devices=devices, capacity=size)))
+    return "\n\n".join(blocks)
+
+
+def _door_steps(config: DoorConfig, work: DoorWork, told: str | None) -> str:
+    steps = f"{config.run.last_step:,}"
+    if config.run.early_stop is not None:
+        steps += f", then complete, of a schedule of {config.run.steps:,}"
+    batches = [f"{p.batch:,} pictures of {p.side} pixels" for p in work.phases]
+    batch = " and then ".join(
+        text if len(batches) == 1 else f"{phase.steps:,} steps of {text}"
+        for phase, text in zip(work.phases, batches, strict=True)
     )
+    lines = [f"steps      {steps}", f"batch      {batch}"]
+    pictures = sum(phase.steps * phase.batch for phase in work.phases)
+    lines.append(f"pictures   {pictures:,} in all")
+    if isinstance(config, SiglipTrainConfig):
+        lines.append(
+            f"captions   as many, of {config.max_text_length} tokens at most; regions have more, "
+            "known when the data is read"
+        )
+    if told is not None and isinstance(config, SemanticTrainConfig):
+        lines.append(f"teacher    {config.teacher}, {told}")
+    if work.untold is not None:
+        lines.append(f"left out   {work.untold}")
+    return "\n".join(lines)
 
 
 def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from openjanus.config import DecoderConfig, SharedEncoderConfig, SiglipConfig, VQConfig
@@ -152,12 +152,14 @@ def siglip_layer_bytes(config: SiglipConfig) -> int:
     return norms + attention + 2 * BF16 * config.intermediate_size
 
 
-def optimizer_bytes(model: JanusModel, name: str) -> int:
+def optimizer_bytes(
+    model: nn.Module, name: str, *, muon_takes: tuple[str, ...] = DECODER_LAYERS
+) -> int:
     """Bytes of the optimizer's states: two numbers a parameter, for Muon's matrices one."""
     total = 0
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:
-            muon = name == "muon" and parameter.ndim == 2 and key.startswith(DECODER_LAYERS)
+            muon = name == "muon" and parameter.ndim == 2 and key.startswith(muon_takes)
             total += (1 if muon else 2) * FP32 * parameter.numel()
     return total
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from openjanus.data.encoding import SampleEncoder
 from openjanus.data.fetching import Crew
-from openjanus.data.id_cache import fingerprint_of
+from openjanus.data.id_cache import content_fingerprint_of, fingerprint_of
 from openjanus.data.mixture import ALWAYS, Mixture
 from openjanus.data.packed import PackedStream
 from openjanus.data.packing import BinRules
@@ -54,9 +54,35 @@ def mixture_of(
 
 
 def facts_of_source(source: object) -> dict[str, Any]:
-    """How many items a source has, and which files they are of, where it has an end and files."""
+    """How many items a source has, which files they are of, and what some of them hold.
+
+    Where it has an end, files, and items that are soon read.
+    """
     items = len(source) if isinstance(source, Sized) else None
-    return {"items": items, "fingerprint": fingerprint_of(source)}
+    return {
+        "items": items,
+        "fingerprint": fingerprint_of(source),
+        "content": content_fingerprint_of(source),
+    }
+
+
+def told_of_others(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, moved: bool = False
+) -> str | None:
+    """How ``facts_of_source`` differ, to go between a source and "when"; None where they do not.
+
+    Args:
+        before: Of the checkpoint; an older one knows nothing of what items hold.
+        now: Of this run.
+        moved: Whether the files are others by the same names, so that items are compared too.
+    """
+    if before["items"] != now["items"]:
+        return f"has {now['items']} items now, and had {before['items']}"
+    if before["fingerprint"] != now["fingerprint"]:
+        return "is of files that are not what they were"
+    if moved and before.get("content") != now["content"]:
+        return "holds words or pictures that are not what they were"
+    return None
 
 
 def refuse_other_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -70,17 +96,13 @@ def refuse_other_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> None
         ValueError: The source has other items or files.
     """
     for name, facts in now.items():
-        known = before.get(name, facts)
-        if known == facts:
-            continue
-        told = f"has {facts['items']} items now, and had {known['items']}"
-        if known["items"] == facts["items"]:
-            told = "is of files that are not what they were"
-        raise ValueError(
-            f"{name} {told} when the checkpoint was written, so what was trained on and what comes "
-            "next cannot be told: bring its files back, or start another run from these weights "
-            "with --init"
-        )
+        told = told_of_others(before.get(name, facts), facts)
+        if told is not None:
+            raise ValueError(
+                f"{name} {told} when the checkpoint was written, so what was trained on and what "
+                "comes next cannot be told: bring its files back, or start another run from these "
+                "weights with --init"
+            )
 
 
 def encoder_of(config: JanusTrainConfig, processor: Processor) -> SampleEncoder:

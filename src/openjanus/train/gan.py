@@ -101,6 +101,22 @@ def frozen(module: nn.Module) -> Iterator[None]:
         module.requires_grad_(True)
 
 
+def generator_loss(discriminator: nn.Module, reconstruction: Tensor) -> Tensor:
+    """The term of the generator; the discriminator gets no gradient from it."""
+    with frozen(discriminator):
+        return hinge_generator_loss(discriminator(reconstruction))
+
+
+def discriminator_loss(
+    discriminator: nn.Module, pixels: Tensor, reconstruction: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The discriminator's own loss, and its mean verdicts; the generator gets no gradient."""
+    real = discriminator(pixels.detach())
+    fake = discriminator(reconstruction.detach())
+    verdicts = {"gan_real": real.detach().mean(), "gan_fake": fake.detach().mean()}
+    return hinge_discriminator_loss(real, fake), verdicts
+
+
 class Adversary:
     """The discriminator and its training."""
 
@@ -117,18 +133,14 @@ class Adversary:
         )
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
-        """The term of the generator; the discriminator gets no gradient from it."""
-        with frozen(self.discriminator):
-            return hinge_generator_loss(self.discriminator(reconstruction))
+        """As ``generator_loss`` of the discriminator."""
+        return generator_loss(self.discriminator, reconstruction)
 
     def discriminator_loss(
         self, pixels: Tensor, reconstruction: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The discriminator's own loss, and its mean verdicts; the generator gets no gradient."""
-        real = self.discriminator(pixels.detach())
-        fake = self.discriminator(reconstruction.detach())
-        verdicts = {"gan_real": real.detach().mean(), "gan_fake": fake.detach().mean()}
-        return hinge_discriminator_loss(real, fake), verdicts
+        """As ``discriminator_loss`` of the discriminator."""
+        return discriminator_loss(self.discriminator, pixels, reconstruction)
 
     def update(self, loss: Tensor) -> float:
         """One step of the discriminator; returns the gradient norm before clipping."""

@@ -16,6 +16,7 @@ from openjanus.data.sources import Source, build_source
 from openjanus.model.janus import JanusModel
 from openjanus.processor.prompt import Processor
 from openjanus.train.config import JanusTrainConfig
+from openjanus.train.feed import facts_of_source
 from openjanus.train.parallel import ALONE, World
 from openjanus.train.source_config import SourceConfig
 
@@ -70,8 +71,12 @@ class OtherFace:
             "text": self.config.sources.text,
             "gen": self.config.sources.gen,
         }
+        self.facts: dict[str, Any] = {}
+        """Of the sources, by their keys."""
         for kind in KINDS:
             sources = [build_source(source.type, source.options) for source in named[kind]]
+            for place, source in enumerate(sources):
+                self.facts[f"watch.sources.{kind}[{place}]"] = facts_of_source(source)
             if samples := self._read(kind, sources, encode, world):
                 ready = with_image_ids(samples, processor, tokenize)
                 self._batches[kind] = _in_batches(ready)

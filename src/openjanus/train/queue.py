@@ -1,29 +1,31 @@
 """A queue of runs, each a process of its own, that goes on wherever it was stopped.
 
 What is complete is left alone, what was stopped goes on from its newest checkpoint, and what needs
-something that failed waits for it. The state lies in ``queue.json``, every job's words in
-``logs/NAME.log``.
+something that failed waits for it. A run of another configuration is refused; a result that is
+compared, and is not what the job would make now, is put aside and made again. The state lies in
+``queue.json``, every job's words in ``logs/NAME.log``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
+from openjanus.folders import held
 from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.recipes import load_recipe
-from openjanus.train.runs import FINAL, TrainConfig, check_same_run
+from openjanus.train.runs import FINAL, TrainConfig
+from openjanus.train.same_run import check_same_run
 
 FORMAT_VERSION = 1
 STATE_NAME = "queue.json"
@@ -54,7 +56,10 @@ class Job:
     resume: tuple[str, ...] = ()
     """Arguments that are added then."""
     config: TrainConfig | None = None
-    """What a complete run must have been started with."""
+    """What a run that is there, complete or stopped, must have been started with."""
+    differs: Callable[[], Sequence[str]] | None = None
+    """Names of what sets apart what is there, complete or not, from what the job would make now;
+    called once what the job needs is complete. None compares nothing."""
 
 
 def train_job(
@@ -148,24 +153,25 @@ def check_jobs(jobs: Sequence[Job]) -> None:
         seen.add(job.name)
 
 
-@contextmanager
-def _claimed(root: Path) -> Iterator[None]:
-    """Keep a second queue out of the folder.
+def _check_runs(jobs: Sequence[Job]) -> None:
+    """Refuse runs of other configurations, before hours are spent on what stands before them."""
+    for job in jobs:
+        there = job.result.exists() or (job.begun is not None and checkpoint_steps(job.begun))
+        if job.config is not None and there:
+            check_same_run(job.config)
 
-    The processes of this one have the lock too, so that a run that outlives a killed queue keeps
-    the next one from starting it a second time.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / LOCK_NAME).open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another queue, or a run that outlived one, is at work in {root}: wait for it, or "
-                "stop it"
-            ) from error
-        os.set_inheritable(lock.fileno(), True)
-        yield
+
+def _put_aside(job: Job) -> None:
+    """Move what is there out of the way where the job would make something else now."""
+    names = [] if job.differs is None else job.differs()
+    if not names:
+        return
+    folder = job.result.parent
+    places = (folder.with_name(f"old-{folder.name}-{n}") for n in count(1))
+    place = next(place for place in places if not place.exists())
+    folder.rename(place)
+    told = f"{job.name}: what was there is of other {', '.join(names)}: put into {place}"
+    tqdm.write(told, file=sys.stderr)
 
 
 Runner = Callable[[Sequence[str], Path, Mapping[str, str]], int]
@@ -204,6 +210,8 @@ def run_queue(
 ) -> dict[str, Record]:
     """Run jobs in order; what is complete is left alone and what failed is tried again.
 
+    What is there of a job that compares, and differs, is put beside its folder as ``old-NAME-1``.
+
     Args:
         jobs: Each after what it needs.
         root: Folder of the state and the logs.
@@ -216,24 +224,29 @@ def run_queue(
 
     Raises:
         ValueError: Jobs out of order, fewer than one thread, another queue runs in the folder, or
-            a complete run in it was started with another configuration.
+            a run in it was started with another configuration.
     """
     check_jobs(jobs)
     if threads < 1:
         raise ValueError(f"threads must be >= 1, got {threads}")
-    with _claimed(root):
+    refusal = (
+        f"another queue, or a run that outlived one, is at work in {root}: wait for it, or stop it"
+    )
+    with held(root, LOCK_NAME, refusal=refusal, inherited=True):
+        _check_runs(jobs)
         records = read_state(root)
         logs = root / LOGS
         logs.mkdir(exist_ok=True)
         began = time.monotonic()
         for place, job in enumerate(jobs, start=1):
             before = records.get(job.name, Record())
-            if job.result.exists():
-                if job.config is not None:
-                    check_same_run(job.config)
+            lacking = [name for name in job.needs if records[name].state != "done"]
+            if not lacking:
+                _put_aside(job)
+            compared = job.differs is None or not lacking
+            if job.result.exists() and compared:
                 records[job.name] = dataclasses.replace(before, state="done")
                 continue
-            lacking = [name for name in job.needs if records[name].state != "done"]
             if lacking:
                 failed = any(records[name].state in ("failed", "blocked") for name in lacking)
                 state: JobState = "blocked" if failed else "waiting"

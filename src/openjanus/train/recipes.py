@@ -22,7 +22,8 @@ from openjanus.train.checkpoint import checkpoint_steps
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.parallel import is_first_process
 from openjanus.train.parse import apply_override, load_yaml, parse_overrides, parse_typed
-from openjanus.train.runs import TrainConfig, check_same_run, is_complete, run_training
+from openjanus.train.runs import TrainConfig, is_complete, run_training
+from openjanus.train.same_run import check_same_run
 from openjanus.train.semantic_config import SemanticTrainConfig
 from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.train.text_tokenizer_config import TokenizerTrainConfig

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -31,13 +32,14 @@ from openjanus.train.config import JanusTrainConfig
 from openjanus.train.loop import Task, run_loop
 from openjanus.train.lora import take_adapter
 from openjanus.train.parallel import ALONE, World, is_restart, open_world
-from openjanus.train.parse import parse_typed
 from openjanus.train.parts import load_door, save_door
 from openjanus.train.run_config import RunConfig
+from openjanus.train.same_run import check_moves, check_same_run, plain
 from openjanus.train.semantic_config import SemanticTrainConfig
 from openjanus.train.semantic_trainer import SemanticTrainer, init_semantic
 from openjanus.train.siglip_config import SiglipTrainConfig
-from openjanus.train.siglip_trainer import SiglipTrainer, pair_of
+from openjanus.train.siglip_regions import pair_of
+from openjanus.train.siglip_trainer import SiglipTrainer
 from openjanus.train.stages import count_by_part
 from openjanus.train.start import (
     beside,
@@ -64,23 +66,6 @@ TrainConfig = (
     | TokenizerTrainConfig
     | JanusTrainConfig
 )
-
-FREE_ON_RESUME = frozenset(
-    [f"run.{name}" for name in ("dir", "stop_at", "resume", "save_every", "keep", "sample_every")]
-    + [f"run.{name}" for name in ("log_every", "final_from", "measure_peak", "sinks")]
-    + [f"run.wandb.{name}" for name in ("project", "entity", "mode")]
-    + ["compile", "prefetch", "device", "id_cache", "num_workers"]
-    + ["max_bad_samples", "max_bad_share"]
-    + [
-        "micro_batch",
-        "activation_checkpointing",
-        "process_timeout_s",
-        "log_keys",
-        "watch.every",
-        "watch.margin",
-    ]
-)
-"""Keys that change nothing of what is learnt: a resumed run may have others."""
 
 TOKENIZER_TIMEOUT_S = 24 * 3600.0
 """How long others wait for the first process, which alone reads the words of a tokenizer; of its
@@ -123,52 +108,28 @@ def run_training(config: TrainConfig) -> None:
             _run_siglip(config, world)
 
 
-def _write_config(config: TrainConfig) -> None:
+def _write_config(config: TrainConfig, facts: Mapping[str, Any] | None = None) -> None:
     """Write the resolved configuration, before anything is trained.
 
+    Args:
+        config: The run.
+        facts: Of its data, by the keys of its sources; none of a run that has no checkpoints.
+
     Raises:
-        ValueError: The run that is to be resumed was started with another configuration.
+        ValueError: The run that is to be resumed was started with another configuration, or on
+            other data.
     """
     folder = Path(config.run.dir)
     path = folder / "config.yaml"
-    plain = _plain(dataclasses.asdict(config))
     if config.run.resume and path.is_file():
-        check_same_run(config)
+        check_moves(config, check_same_run(config), {} if facts is None else facts)
     elif checkpoint_steps(folder) or is_complete(config):
         raise ValueError(
             f"{folder} holds a run already: add --run.resume true, or give another --run.dir"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
-
-
-def check_same_run(config: TrainConfig) -> None:
-    """Refuse to go on with a run as if it had been started otherwise.
-
-    Keys that came after the run was started have their defaults in it.
-
-    Raises:
-        ValueError: The run in the folder was started with another configuration.
-    """
-    folder = Path(config.run.dir)
-    data = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    before = parse_typed(type(config), data, str(folder / "config.yaml"))
-    old, new = (_flat(_plain(dataclasses.asdict(it))) for it in (before, config))
-    for key in [*old, *(key for key in new if key not in old)]:
-        if key not in FREE_ON_RESUME and old.get(key) != new.get(key):
-            raise ValueError(
-                f"the run in {folder} was started with {key} {old.get(key)!r}, got "
-                f"{new.get(key)!r}: resume with what it was started with, or give another --run.dir"
-            )
-
-
-def _flat(value: object, where: str = "") -> dict[str, object]:
-    """Nested mappings as one, with dotted keys."""
-    if not isinstance(value, dict):
-        return {where: value}
-    dot = f"{where}." if where else ""
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{dot}{key}").items()}
 
 
 def _publish(config: TrainConfig, write: Callable[[Path], None]) -> None:
@@ -182,14 +143,6 @@ def _publish(config: TrainConfig, write: Callable[[Path], None]) -> None:
     write(draft)
     draft.rename(final)
     tqdm.write(f"written: {final}", file=sys.stderr)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 def _train(trainer: Task, run: RunConfig, *, description: str, world: World = ALONE) -> bool:
@@ -228,7 +181,7 @@ def _run_janus(config: JanusTrainConfig, world: World) -> None:
         trained = count_by_part(trainer.trained.parameters.items())
         counts = ", ".join(f"{part} {n:,}" for part, n in trained.items())
         tqdm.write(f"trained: {counts}", file=sys.stderr)
-    world.on_main(lambda: _write_config(config))
+    world.on_main(lambda: _write_config(config, trainer.facts))
     is_complete = _train(trainer, config.run, description=f"stage {config.stage}", world=world)
     trainer.close()
     if is_complete:
@@ -263,14 +216,14 @@ def _result_of(
 
 
 def _train_door(
-    trainer: Task,
+    trainer: VQTrainer | SiglipTrainer,
     config: TrainConfig,
     world: World,
     description: str,
     result: Callable[[], tuple[nn.Module, DoorConfig]],
 ) -> None:
     """Run the loop over a trainer that has all of its door in every process, and write the door."""
-    world.on_main(lambda: _write_config(config))
+    world.on_main(lambda: _write_config(config, trainer.facts))
     if _train(trainer, config.run, description=description, world=world):
         world.on_main(lambda: _publish(config, lambda folder: save_door(folder, *result())))
 

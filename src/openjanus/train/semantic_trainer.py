@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openjanus.model.semantic import SemanticTokenizer
+from openjanus.model.semantic import SemanticDecoder, SemanticTokenizer
 from openjanus.processor.image import uint8_to_pixel_values
 from openjanus.train.parallel import ALONE, World
 from openjanus.train.semantic_config import SemanticTrainConfig
@@ -41,6 +41,14 @@ def init_semantic(model: SemanticTokenizer, seed: int) -> None:
 def semantic_loss(predicted: Tensor, features: Tensor) -> Tensor:
     """1 - cosine of each place's two vectors, the mean of all; (B, N, C) each, in fp32."""
     return (1 - F.cosine_similarity(predicted.float(), features.float(), dim=-1)).mean()
+
+
+def semantic_terms(
+    branch: SemanticDecoder, teacher: Teacher, pixels: Tensor, quantized: Tensor
+) -> dict[str, Tensor]:
+    """(B, 3, S, S), (B, N, d) -> what the branch is taught, by its name in the losses."""
+    features = teacher.features(pixels, quantized.shape[1])
+    return {"semantic": semantic_loss(branch.predict(branch(quantized)), features)}
 
 
 class SemanticTrainer(VQTrainer):
@@ -81,9 +89,7 @@ class SemanticTrainer(VQTrainer):
 
     def _terms(self, pixels: Tensor, quantized: Tensor) -> dict[str, Tensor]:
         """(B, 3, S, S), (B, N, d) -> what the branch is taught; reaches the encoder too."""
-        predicted = self._semantic.predict(self._semantic(quantized))
-        features = self.teacher.features(pixels, quantized.shape[1])
-        return {"semantic": semantic_loss(predicted, features)}
+        return semantic_terms(self._semantic, self.teacher, pixels, quantized)
 
     @torch.no_grad()
     def agreement(self) -> float:

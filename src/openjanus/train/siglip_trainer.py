@@ -2,8 +2,7 @@
 
 Every picture of a batch is compared with every caption; each pair is a yes-or-no question of its
 own. Where a source says what each part of a picture shows, regions stand in for pictures: a region
-is compared by the mean of the features that its box covers. The text tower lives here: a Janus
-needs the picture side alone.
+is compared by the mean of the features that its box covers.
 
 Of several processes each sees its part of the pictures and reads its part of the captions; then
 they exchange the captions' vectors, and each compares its own pictures with all of them.
@@ -13,258 +12,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from openjanus.config import DecoderConfig, ProcessorConfig
+from openjanus.config import ProcessorConfig
 from openjanus.data.mixture import Mixture, stable_hash
-from openjanus.data.samples import IMAGE_MARK, Region, Sample
+from openjanus.data.samples import Region
 from openjanus.data.sources import Source
-from openjanus.model.decoder import Decoder
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.processor.image import open_image, und_pixel_values
 from openjanus.processor.text import TextTokenizer
-from openjanus.train.fast_forward import run_encoder
 from openjanus.train.feed import facts_of_source, refuse_other_data
 from openjanus.train.mended import Mended
 from openjanus.train.optim import Optimizers
 from openjanus.train.parallel import ALONE, World
 from openjanus.train.replicas import all_rows, check_batch, own_part, sum_gradients
 from openjanus.train.siglip_config import SiglipTrainConfig
+from openjanus.train.siglip_losses import retrieval, sigmoid_loss
+from openjanus.train.siglip_regions import join_regions, pair_of
+from openjanus.train.siglip_towers import BLOCKS, TwoTowers
 
-START_SCALE = 10.0
-START_BIAS = -10.0
-"""Nearly all pairs are no: without the bias the first steps would only learn that."""
-
-MLP_RATIO = 4
 EVAL_CHUNK = 32
-
-BLOCKS = ("encoder.blocks.", "text.decoder.layers.")
-"""Where the matrices that Muon takes lie in the two towers."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RegionBatch:
-    """Regions of some pictures, and what is true of each."""
-
-    owners: Tensor
-    """(R,) which picture a region is of."""
-    boxes: Tensor
-    """(R, 4) x0, y0, x1, y1 in shares of the sides."""
-    captions: tuple[str, ...]
-    """U of them, no two the same."""
-    true_of: Tensor
-    """(R, U) bool: the caption is taught as true of the region. One that says the same in other
-    words is taught as false, as in SigLIP."""
-
-    def to(self, device: torch.device) -> RegionBatch:
-        """The same there."""
-        there = {name: getattr(self, name).to(device) for name in ("owners", "boxes", "true_of")}
-        return replace(self, **there)
-
-
-def join_regions(
-    regions: Sequence[Sequence[Region]], among: Sequence[Sequence[Region]] | None = None
-) -> RegionBatch:
-    """One batch of the regions of each picture.
-
-    Args:
-        regions: Of each picture.
-        among: Of each picture whose captions are compared with them, these included; None stands
-            for ``regions``.
-
-    Raises:
-        ValueError: No picture has any.
-    """
-    flat = [region for of_one in regions for region in of_one]
-    told = regions if among is None else among
-    captions = dict.fromkeys(
-        text for of_one in told for region in of_one for text in region.captions
-    )
-    if not captions:
-        raise ValueError(
-            f"none of {len(told)} pictures has a region: take a source whose pictures have some"
-        )
-    places = {text: place for place, text in enumerate(captions)}
-    true_of = torch.zeros(len(flat), len(captions), dtype=torch.bool)
-    for row, region in enumerate(flat):
-        true_of[row, [places[text] for text in region.captions]] = True
-    owners = [i for i, of_one in enumerate(regions) for _ in of_one]
-    return RegionBatch(
-        owners=torch.tensor(owners, dtype=torch.long),
-        boxes=torch.tensor([region.box for region in flat], dtype=torch.float32).reshape(-1, 4),
-        captions=tuple(captions),
-        true_of=true_of,
-    )
-
-
-def regions_of(told: object) -> tuple[Region, ...]:
-    """What a source says of a picture, as regions; one caption is of the whole picture.
-
-    Raises:
-        ValueError: Neither a caption nor a tuple of regions.
-    """
-    if isinstance(told, str):
-        return (Region(captions=(told,)),)
-    if isinstance(told, tuple) and all(isinstance(region, Region) for region in told):
-        return told
-    raise ValueError(
-        "what is told of a picture must be its caption or a tuple of Region, got "
-        f"{type(told).__name__} {told!r:.80}: take a source such as emoji-pairs or emoji-regions"
-    )
-
-
-def pair_of(item: object) -> tuple[Any, tuple[Region, ...]]:
-    """What a source gives, as a picture and what is told of it.
-
-    Args:
-        item: A pair of a picture and a caption or regions; or a sample of one picture, to draw or
-            to understand, whose caption is what is said last.
-
-    Raises:
-        ValueError: Neither.
-    """
-    if isinstance(item, tuple) and len(item) == 2:
-        return item[0], regions_of(item[1])
-    if isinstance(item, Sample) and item.turns:
-        caption = item.turns[-1].text.replace(IMAGE_MARK, "").strip()
-        if len(item.pictures) == 1 and caption:
-            return item.pictures[0], regions_of(caption)
-    raise ValueError(
-        f"the source gives no pictures with what they show, but a {type(item).__name__}: take one "
-        "that does, such as caption-jsonl, emoji-pairs or emoji-regions"
-    )
-
-
-def box_weights(boxes: Tensor, side: int) -> Tensor:
-    """How much of a box's mean each patch is.
-
-    Args:
-        boxes: (R, 4) in shares of the sides.
-        side: Patches a side.
-
-    Returns:
-        (R, side * side) shares of each box's area, in raster order; they sum to 1.
-    """
-    edges = torch.arange(side + 1, device=boxes.device) / side
-
-    def overlap(low: Tensor, high: Tensor) -> Tensor:
-        ends = torch.minimum(edges[1:], high[:, None])
-        return (ends - torch.maximum(edges[:-1], low[:, None])).clamp_min(0.0)  # (R, side)
-
-    columns, rows = overlap(boxes[:, 0], boxes[:, 2]), overlap(boxes[:, 1], boxes[:, 3])
-    area = (rows[:, :, None] * columns[:, None, :]).flatten(1)  # (R, side * side)
-    return area / area.sum(1, keepdim=True)
-
-
-class TextTower(nn.Module):
-    """Captions to vectors: a small causal decoder, read at the caption's last token."""
-
-    def __init__(self, vocab_size: int, config: SiglipTrainConfig) -> None:
-        super().__init__()
-        width = config.embed_size
-        self.decoder = Decoder(
-            DecoderConfig(
-                vocab_size=vocab_size,
-                hidden_size=width,
-                intermediate_size=MLP_RATIO * width,
-                num_hidden_layers=config.text_layers,
-                num_attention_heads=config.text_heads,
-                num_key_value_heads=config.text_heads,
-                max_position_embeddings=config.max_text_length,
-            )
-        )
-        self.proj = nn.Linear(width, width, bias=False)
-
-    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T) right-padded ids and (B,) lengths -> (B, embed_size)."""
-        hidden = self.decoder(self.decoder.embed_tokens(input_ids))  # (B, T, D)
-        last = hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1]  # (B, D)
-        return self.proj(last)
-
-
-class TwoTowers(nn.Module):
-    """The encoder, a projection of its mean feature, the text tower, and the loss's two scalars.
-
-    The mean of all patches of a picture or region is compared, so that every patch feature learns
-    to mean something: all of them go into a Janus.
-    """
-
-    def __init__(self, encoder: SiglipEncoder, vocab_size: int, config: SiglipTrainConfig) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.image_proj = nn.Linear(encoder.output_size, config.embed_size, bias=False)
-        self.text = TextTower(vocab_size, config)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(START_SCALE)))
-        self.bias = nn.Parameter(torch.tensor(START_BIAS))
-
-    @torch.no_grad()
-    def init_weights(self, generator: torch.Generator) -> None:
-        """Fill every parameter with values that depend on the generator alone."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
-                fan_in = module.weight[0].numel()
-                std = 0.02 if isinstance(module, nn.Embedding) else fan_in**-0.5
-                module.weight.normal_(0.0, std, generator=generator)
-            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
-                module.bias.zero_()
-        self.encoder.pos_embed.normal_(0.0, 0.02, generator=generator)
-
-    def embed_regions(self, pixel_values: Tensor, owners: Tensor, boxes: Tensor) -> Tensor:
-        """(B, 3, S, S), (R,), (R, 4) -> (R, embed_size) unit vectors."""
-        features = run_encoder(self.encoder, pixel_values)[owners]  # (R, N, C)
-        weights = box_weights(boxes, math.isqrt(features.shape[1])).to(features.dtype)
-        pooled = torch.einsum("rn,rnc->rc", weights, features)
-        return F.normalize(self.image_proj(pooled).float(), dim=-1)
-
-    def embed_texts(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T), (B,) -> (B, embed_size) unit vectors."""
-        return F.normalize(self.text(input_ids, lengths).float(), dim=-1)
-
-    def logits(self, images: Tensor, texts: Tensor) -> Tensor:
-        """(R, E), (U, E) unit vectors -> (R, U): how likely each pair belongs together."""
-        return self.log_scale.exp() * images @ texts.T + self.bias
-
-
-def sigmoid_loss(logits: Tensor, true_of: Tensor, num_regions: int | None = None) -> Tensor:
-    """SigLIP's loss.
-
-    Args:
-        logits: (R, U), regions by captions.
-        true_of: (R, U) bool, which captions are taught as true of which region.
-        num_regions: Those of the whole batch, where these are a part of it; None stands for R.
-
-    Returns:
-        The sum over captions, the mean over regions; of a part, its share of that mean.
-    """
-    signs = true_of.to(logits.dtype) * 2 - 1
-    return -F.logsigmoid(signs * logits).sum() / (
-        len(logits) if num_regions is None else num_regions
-    )
-
-
-def retrieval(logits: Tensor, true_of: Tensor) -> dict[str, float]:
-    """How often what belongs together is found.
-
-    Args:
-        logits: (R, U), regions by captions.
-        true_of: (R, U) bool, which captions are true of which region; each of one at least.
-
-    Returns:
-        ``image_to_text``, the share of true captions that are likelier of their region than every
-        false one; ``text_to_image``, the share of captions that are true of their likeliest region.
-    """
-    likeliest_false = logits.masked_fill(true_of, -math.inf).amax(1, keepdim=True)  # (R, 1)
-    columns = torch.arange(logits.shape[1], device=logits.device)
-    return {
-        "image_to_text": (logits > likeliest_false)[true_of].float().mean().item(),
-        "text_to_image": true_of[logits.argmax(0), columns].float().mean().item(),
-    }
 
 
 class SiglipTrainer:
@@ -309,7 +81,7 @@ class SiglipTrainer:
                 f"too few for batches of {config.batch_size}"
             )
         self.mixture = Mixture({"und": [num_pairs]}, {"und": [1]}, (1, 0, 0), seed=config.run.seed)
-        self._data = {"source": facts_of_source(source)}
+        self.facts = {"source": facts_of_source(source)}
         self._pairs = Mended(
             lambda index: pair_of(source[index]),
             key=lambda index: f"{config.source.type}/{index}",
@@ -438,12 +210,12 @@ class SiglipTrainer:
             "towers": self.towers.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "bad": self._pairs.bad,
-            "sources": self._data,
+            "sources": self.facts,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave; ``ValueError`` where files were changed since."""
-        refuse_other_data(state.get("sources", {}), self._data)  # none in an older checkpoint
+        refuse_other_data(state.get("sources", {}), self.facts)  # none in an older checkpoint
         self.towers.load_state_dict(state["towers"], strict=True)
         self.optimizers.load_state_dict(state["optimizers"])
         # A checkpoint from before broken pictures were replaced has none.

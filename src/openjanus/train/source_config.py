@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+PATH_OPTIONS = frozenset(["path", "image_root", "names"])
+"""Options of sources that say where files lie: a resumed run may have others, of the same data."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceConfig:

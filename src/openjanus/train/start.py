@@ -20,6 +20,7 @@ from openjanus.model.siglip import SiglipEncoder
 from openjanus.pipeline.load import NANO, packaged_models
 from openjanus.presets import PRESETS, preset
 from openjanus.processor.prompt import Processor
+from openjanus.processor.templates import with_template
 from openjanus.processor.text import TextTokenizer, add_special_tokens, byte_tokenizer
 from openjanus.rules import near
 from openjanus.train.checkpoint import checkpoint_steps
@@ -29,7 +30,7 @@ from openjanus.train.lora import fill_adapters
 from openjanus.train.parts import gen_embed_of_codebook, read_door, read_language_model
 from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.weights.formats import Checkpoint, load_model, open_checkpoint
-from openjanus.weights.published import read_vocabulary
+from openjanus.weights.published import NEW_ROLES, read_vocabulary
 
 SHIPPED = "shipped/"
 """Before the name of a packaged model that is also a preset's: its weights are meant."""
@@ -185,9 +186,13 @@ def _open_base(config: JanusTrainConfig, *, tell: bool) -> _Base:
             )
         checkpoint = open_checkpoint(chosen)
         checkpoint.config.require_plain(chosen)
+        checkpoint = _with_wanted_template(checkpoint, config)
         base = _Base(checkpoint.config, checkpoint.tokenizer, checkpoint)
     else:
         model_config = _with_decoder(preset(chosen), config.decoder)
+        if config.template is not None:
+            words = with_template(model_config.processor, config.template)
+            model_config = dataclasses.replace(model_config, processor=words)
         if config.tokenizer is None and config.language_model is not None:
             folder = beside(config.run.dir, config.language_model)
             tokenizer = grown_tokenizer(folder, model_config)
@@ -197,6 +202,23 @@ def _open_base(config: JanusTrainConfig, *, tell: bool) -> _Base:
     if config.preset is not None:
         _require_preset(base.config, config.preset, str(chosen))
     return base
+
+
+def _with_wanted_template(checkpoint: Checkpoint, config: JanusTrainConfig) -> Checkpoint:
+    """A trained model with the run's template, which may differ where the run says so."""
+    own, wanted = checkpoint.config.processor, config.template
+    if wanted is None or wanted == own.template:
+        return checkpoint
+    if not config.change_template:
+        raise ValueError(
+            f"{checkpoint.folder} has the template {own.template!r}, and template is {wanted!r}: "
+            "leave template out, or add --change_template true to teach the model another"
+        )
+    has_tokens = all(checkpoint.tokenizer.has_token(role) for role in NEW_ROLES)
+    words = with_template(own, wanted, role_tokens=NEW_ROLES if has_tokens else None)
+    return dataclasses.replace(
+        checkpoint, config=dataclasses.replace(checkpoint.config, processor=words)
+    )
 
 
 def _put_base(base: _Base, model: JanusModel, places: Places, *, seed: int) -> None:

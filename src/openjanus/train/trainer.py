@@ -144,6 +144,10 @@ class JanusTrainer:
         self._shipped = partial(self.trained.shipped, self._module)
         self.validation = self._open_validation()
         self._other_face = None if config.watch is None else self._open_watch()
+        measuring = (self.validation, self._other_face)
+        self._measured_on = {
+            k: v for one in measuring if one is not None for k, v in one.facts.items()
+        }
 
     def _open_validation(self) -> Validation | None:
         if self.config.val.every == 0 and not self.config.val.tasks:
@@ -160,6 +164,11 @@ class JanusTrainer:
             whole_model=self.whole_model,
             world=self.world,
         )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Of all data that is trained or measured on, by the keys of its sources."""
+        return self._data | self._measured_on
 
     @property
     def products(self) -> tuple[torch.device, torch.dtype]:
@@ -368,8 +377,10 @@ class JanusTrainer:
         """What is trained, with its optimizers, and counters; all that is frozen as a hash."""
         self._ids.flush()
         return self.trained.state_dict() | {
+            "template": self.processor.config.processor.template,
             "data": self._position,
             "sources": self._data,
+            "measured_on": self._measured_on,
             "num_bad": self.num_bad,
             "bad": sorted(self._bad),
             "seen": dict(self.seen),
@@ -384,6 +395,12 @@ class JanusTrainer:
             ValueError: The run started from other weights, trained other parts, or its files were
                 changed since.
         """
+        own, before = self.processor.config.processor.template, state.get("template", "deepseek")
+        if own != before:
+            raise ValueError(
+                f"the run was started with a model of the template {before!r}, and init now gives "
+                f"one of {own!r}: give the model that it was started with, or another --run.dir"
+            )
         refuse_other_data(state.get("sources", {}), self._data)  # none in an older checkpoint
         self.trained.load_state_dict(state)
         self._position = state["data"]

@@ -33,6 +33,7 @@ from openjanus.pipeline import Janus
 from openjanus.processor.prompt import Processor
 from openjanus.rules import near
 from openjanus.train.config import JanusTrainConfig
+from openjanus.train.feed import facts_of_source
 from openjanus.train.losses import LossKind
 from openjanus.train.parallel import World
 from openjanus.train.watch_config import ValTaskConfig
@@ -105,6 +106,8 @@ class Validation:
         self.samples: dict[Kind, list[EncodedSample]] = {}
         self._keys: set[str] = set()
         self._trained_in = {_folder(one) for some in sources.values() for one in some}
+        self.facts: dict[str, Any] = {}
+        """Of sources that are not trained on, by their keys."""
         if config.val.every > 0:
             for kind in KINDS:
                 if parts := self._parts(kind, sources.get(kind, ())):
@@ -147,11 +150,12 @@ class Validation:
             share = config.ratio[KINDS.index(kind)]
             return [held_back(place) for place in range(len(trained))] if share > 0 else []
         parts = []
-        for source in named:
+        for place, source in enumerate(named):
             if (source.type, source.options) in known:
                 parts.append(held_back(known.index((source.type, source.options))))
                 continue
             built = build_source(source.type, source.options)
+            self.facts[f"val.{kind}[{place}]"] = facts_of_source(built)
             parts.append(_Items(source=built, first=0, count=len(built), label=f"of {source.type}"))
         return parts
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from openjanus.data.fetching import first_readable
-from openjanus.data.id_cache import fingerprint_of
+from openjanus.data.id_cache import content_fingerprint_of, fingerprint_of
 from openjanus.data.mixture import permuted, stable_hash
 from openjanus.data.samples import Sample
 from openjanus.data.sources import Source
@@ -61,6 +61,10 @@ class EpochPictures:
     def fingerprint(self) -> str | None:
         """Names the files of the source; None for one without."""
         return fingerprint_of(self._source)
+
+    def content_fingerprint(self) -> str | None:
+        """Names some items of the source by what they hold; None where it does not."""
+        return content_fingerprint_of(self._source)
 
     def _place(self, index: int) -> int:
         if index >= HELD_OUT_FIRST:

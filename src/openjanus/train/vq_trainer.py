@@ -50,6 +50,13 @@ ADVERSARY = 7
 """What a random stream is for; pictures take smaller numbers for theirs."""
 
 
+def mark_decoder(model: VQTokenizer) -> None:
+    """Let what draws the pixels of ids learn, and nothing else."""
+    model.requires_grad_(False)
+    for part in (model.post_quant_conv, model.decoder):
+        part.requires_grad_(True)
+
+
 class VQTrainer:
     """One optimizer step at a time; the loop is ``train.loop``'s."""
 
@@ -85,7 +92,7 @@ class VQTrainer:
             )
         self.world = world
         self.model = model
-        self._data = {"source": facts_of_source(source)}
+        self.facts = {"source": facts_of_source(source)}
         self._any_size = isinstance(source, EpochPictures)
         self.source = MendedPictures(
             source, seed=config.run.seed, limit=config.max_bad_samples, world=world
@@ -94,9 +101,7 @@ class VQTrainer:
         self.device = model.quant_conv.weight.device
         self._tokenize: Callable[[Tensor], Tensor] = self._encode
         if config.decoder_only:
-            model.requires_grad_(False)
-            for part in (model.post_quant_conv, model.decoder):
-                part.requires_grad_(True)
+            mark_decoder(model)
             if config.tokenize == "islands":
                 grid = model.config.image_size // model.config.downsample_factor
                 self._tokenize = IslandIds(self._encode, grid)
@@ -358,7 +363,7 @@ class VQTrainer:
             "next_index": self.next_index,
             "code_counts": self.code_counts,
             "bad": self.source.bad,
-            "sources": self._data,
+            "sources": self.facts,
         }
         if self.adversary is not None:
             state["adversary"] = self.adversary.state_dict()
@@ -372,7 +377,7 @@ class VQTrainer:
         Raises:
             ValueError: The source's files were changed since.
         """
-        refuse_other_data(state.get("sources", {}), self._data)  # none in an older checkpoint
+        refuse_other_data(state.get("sources", {}), self.facts)  # none in an older checkpoint
         self.model.load_state_dict(state["model"], strict=True)
         self.optimizers.load_state_dict(state["optimizers"])
         self.next_index = state["next_index"]

@@ -118,5 +118,7 @@ def _sizes(config: JanusConfig) -> str:
         f"- understanding: pictures of {config.und_image_size} px, "
         f"{config.num_und_image_tokens} tokens each\n"
         f"- generation: pictures of {config.gen_image_size} px, {config.num_gen_image_tokens} ids "
-        f"each, of {config.codebook_size}"
+        f"each, of {config.codebook_size}\n"
+        f"- dialogues: the template `{config.processor.template}`, with the roles "
+        f"`{config.processor.user_role}` and `{config.processor.assistant_role}`"
     )

@@ -21,7 +21,7 @@ from openjanus.config_file import door_to_dict, parse_door
 from openjanus.presets import preset
 from openjanus.processor.text import TextTokenizer
 from openjanus.rules import require
-from openjanus.weights import published
+from openjanus.weights import llama, published
 from openjanus.weights.keys import KeyTable
 
 MODEL_TYPE = "multi_modality"
@@ -100,7 +100,7 @@ def parse_config(data: Mapping[str, Any], where: str) -> JanusConfig:
     fixed = {"model_type": (MODEL_TYPE,), "quantization_config": (None,)}
     published.check_fixed(data, fixed, where)
     published.warn_unknown(data, {*fixed, *_SECTIONS}, where)
-    language = published.parse_llama(
+    language = llama.parse_llama(
         published.section(data, "language_config", where), f"{where}: language_config"
     )
     if _EXTENSION in data:
@@ -230,6 +230,11 @@ def check(config: JanusConfig, *, any_size: bool = False) -> None:
         f"the authors' code has no roles {names.user_role!r} and {names.assistant_role!r}: save "
         "the model in our own format",
     )
+    require(
+        names.template == "deepseek",
+        f"the authors' code writes dialogues in the template 'deepseek' alone, and this model has "
+        f"{names.template!r}: export it as 'transformers', or save it in our own format",
+    )
     if any_size:
         return
     layers = _num_layers(_select_layer(encoder.num_hidden_layers))
@@ -331,7 +336,7 @@ def config_to_dict(config: JanusConfig, dtype: torch.dtype) -> dict[str, Any]:
             _VQ_NAME,
             {"image_token_size": config.codebook_size, "n_embed": config.codebook_dim},
         ),
-        "language_config": published.llama_to_dict(config.language),
+        "language_config": llama.llama_to_dict(config.language),
         "vision_config": part(
             "vision",
             "CLIPVisionTower",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from openjanus.config import DecoderConfig, JanusConfig, SiglipConfig
 from openjanus.config_file import load_config
 from openjanus.rules import require
-from openjanus.weights import deepseek, own, published, transformers
+from openjanus.weights import deepseek, llama, own, published, transformers
 from openjanus.weights.formats import DTYPES, FORMATS, detect_format
 from openjanus.weights.keys import KeyTable, check_names
 from openjanus.weights.shards import Assembly, StoredTensors, open_tensors
@@ -219,7 +219,7 @@ def open_donor(path: Path, part: Part) -> Donor:
     kind = data.get("model_type")
     where = str(path / published.CONFIG_FILE)
     if part == "language_model" and kind == LLAMA_TYPE:
-        config = published.parse_llama(data, where)
+        config = llama.parse_llama(data, where)
         return Donor(path, part, config, LLAMA_TABLE, "", open_tensors(path))
     if part == "und_encoder" and kind in SIGLIP_TYPES:
         stored = open_tensors(path)

@@ -22,9 +22,11 @@ from openjanus.config import (
     SiglipConfig,
     VQConfig,
 )
+from openjanus.processor.templates import with_template
 from openjanus.processor.text import TextTokenizer
 from openjanus.rules import require
-from openjanus.weights import published
+from openjanus.weights import llama, published
+from openjanus.weights.jinja import chat_template
 from openjanus.weights.keys import KeyTable
 from openjanus.weights.shards import open_tensors
 
@@ -117,27 +119,6 @@ _VQ_FIXED: Mapping[str, tuple[Any, ...]] = {
 }
 _VQ_READ = {"projection_dim", "image_token_embed_dim", "num_patches", "dropout"}
 
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{%- if message['content'] is string -%}{%- set text = message['content'] -%}"
-    "{%- else -%}"
-    "{%- set said = namespace(parts=[]) -%}"
-    "{%- for part in message['content'] -%}"
-    "{%- set said.parts = said.parts + ['<IMAGE>' if part['type'] == 'image' else part['text']] -%}"
-    "{%- endfor -%}"
-    "{%- set text = said.parts | join('\\n') -%}"
-    "{%- endif -%}"
-    "{%- set text = text | trim -%}"
-    "{%- if message['role'] | lower == 'system' -%}{{ text + '\\n\\n' }}"
-    "{%- elif message['role'] | lower == 'user' -%}{{ '<USER>: ' + text + '\\n\\n' }}"
-    "{%- elif text -%}{{ '<ASSISTANT>: ' + text + '<EOS>' }}"
-    "{%- else -%}{{ '<ASSISTANT>:' }}"
-    "{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<ASSISTANT>:' }}{%- endif -%}"
-)
-"""``processor.chat``'s template in Jinja; the names in capitals are the checkpoint's own."""
-
 
 def read(folder: Path) -> tuple[JanusConfig, TextTokenizer]:
     """A folder's configuration and tokenizer, as its own files say.
@@ -198,7 +179,7 @@ def parse_config(data: Mapping[str, Any], where: str, *, has_head: bool) -> Janu
     published.warn_unknown(data, {*fixed, *sections}, where)
     tied = data.get("tie_word_embeddings", True) and not has_head
     place = f"{where}: text_config"
-    language = published.parse_llama(section(data, "text_config"), place, tied=tied)
+    language = llama.parse_llama(section(data, "text_config"), place, tied=tied)
     width = language.hidden_size
     und_encoder = _parse_vision(section(data, "vision_config"), width, f"{where}: vision_config")
     gen_tokenizer = _parse_vq(
@@ -300,11 +281,15 @@ def _read_processor(folder: Path, config: JanusConfig, vocabulary: Tokenizer) ->
         for key in fields
     }
     texts["pad_token"] = _pad_token(folder, vocabulary, names.pad_token)
-    user, assistant = published.choose_roles(folder, vocabulary, _templates(folder, own, settings))
+    templates = _templates(folder, own, settings)
+    user, assistant = published.choose_roles(folder, vocabulary, templates)
     system = UND_SYSTEM_PROMPT if own.get("use_default_system_prompt", False) else ""
     names = dataclasses.replace(
         names, user_role=user, assistant_role=assistant, und_system_prompt=system, **texts
     )
+    in_paper = with_template(names, "paper")
+    if templates and templates[0].strip() == chat_template(in_paper):
+        names = in_paper
     path = folder / published.PREPROCESSOR_FILE
     pixels = own.get("image_processor")  # transformers 5 keeps it in the processor's file
     if isinstance(pixels, dict):
@@ -429,20 +414,6 @@ def write(folder: Path, config: JanusConfig, tokenizer: TextTokenizer, dtype: to
     published.write_json(generation, folder / published.GENERATION_FILE)
 
 
-def chat_template(names: ProcessorConfig) -> str:
-    """``processor.chat``'s template in Jinja, with a checkpoint's role names and tokens."""
-    own = {
-        "<IMAGE>": names.image_token,
-        "<USER>": names.user_role,
-        "<ASSISTANT>": names.assistant_role,
-        "<EOS>": names.eos_token,
-    }
-    text = CHAT_TEMPLATE
-    for name, value in own.items():
-        text = text.replace(name, value)
-    return text
-
-
 def config_to_dict(
     config: JanusConfig, tokenizer: TextTokenizer, dtype: torch.dtype
 ) -> dict[str, Any]:
@@ -451,7 +422,7 @@ def config_to_dict(
     vq = published.vq_of(config, "transformers")
     width = config.language.hidden_size
     count = config.num_und_image_tokens
-    text = published.llama_to_dict(config.language)
+    text = llama.llama_to_dict(config.language)
     text |= {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,

@@ -24,7 +24,8 @@ from openjanus.worlds.emoji.faces_task import (
     judge_features,
 )
 from openjanus.worlds.emoji.indexed import SceneSource
-from openjanus.worlds.emoji.judge import Calibration, Judge, JudgeConfig, empty_network
+from openjanus.worlds.emoji.judge import Calibration, Judge
+from openjanus.worlds.emoji.judge_network import JudgeConfig, empty_network
 from openjanus.worlds.emoji.questions import exam
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS
 from openjanus.worlds.emoji.sprites import Sprites

@@ -8,23 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from openjanus.worlds.emoji.judge import (
-    COLOURS,
+from openjanus.worlds.emoji.concepts import COLOURS
+from openjanus.worlds.emoji.judge import Calibration, Judge, judge_drawings
+from openjanus.worlds.emoji.judge_network import (
     INPUT_SIZE,
     NATURAL,
-    Calibration,
-    Judge,
     JudgeConfig,
     JudgeNetwork,
     Maps,
-    Peaks,
     empty_network,
     folded,
-    judge_drawings,
-    overlap,
-    peaks_of,
     pixel_values_of,
 )
+from openjanus.worlds.emoji.judge_peaks import Peaks, overlap, peaks_of
 from openjanus.worlds.emoji.judge_targets import Targets, targets_of
 from openjanus.worlds.emoji.sampling import sample_scene
 from openjanus.worlds.emoji.scenes import TAGS, Scene, SceneObject

@@ -8,7 +8,7 @@ from PIL import Image
 
 from openjanus.eval.geneval import TAGS, Detection, judge
 from openjanus.worlds.emoji.cells import evaluation_cells
-from openjanus.worlds.emoji.judge import Calibration, Judge, JudgeConfig, JudgeNetwork, Peaks
+from openjanus.worlds.emoji.judge import Calibration, Judge
 from openjanus.worlds.emoji.judge_calibration import calibrate, detection_report, fit_logistic
 from openjanus.worlds.emoji.judge_measures import (
     as_record,
@@ -17,6 +17,8 @@ from openjanus.worlds.emoji.judge_measures import (
     minimally_wrong,
     trials,
 )
+from openjanus.worlds.emoji.judge_network import JudgeConfig, JudgeNetwork
+from openjanus.worlds.emoji.judge_peaks import Peaks
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, Scene, SceneObject, render
 from openjanus.worlds.emoji.sprites import Sprites
 

@@ -12,13 +12,8 @@ from openjanus.model.vq import VQTokenizer
 from openjanus.processor.image import uint8_to_pixel_values
 from openjanus.worlds.emoji import judge_training
 from openjanus.worlds.emoji.indexed import SceneSource
-from openjanus.worlds.emoji.judge import (
-    Calibration,
-    Judge,
-    JudgeConfig,
-    empty_network,
-    pixel_values_of,
-)
+from openjanus.worlds.emoji.judge import Calibration, Judge
+from openjanus.worlds.emoji.judge_network import JudgeConfig, empty_network, pixel_values_of
 from openjanus.worlds.emoji.judge_targets import augmented, false_coloured, judge_loss, targets_of
 from openjanus.worlds.emoji.judge_training import (
     JudgeTrainConfig,

@@ -14,16 +14,20 @@ from PIL import Image
 
 from openjanus.config import DrawingConfig, JanusConfig
 from openjanus.eval.geneval import TAGS, Detection
+from openjanus.eval.results import read_result
 from openjanus.eval.runner import run_task
 from openjanus.eval.task import Request, register_task, task_names
 from openjanus.pipeline import Drawing, DrawOptions, Janus, Reply, Usage
 from openjanus.pipeline.load import load
 from openjanus.presets import preset
 from openjanus.worlds.emoji.asked_scenes import scene_for_cell
+from openjanus.worlds.emoji.captions import metadata_for_cell
 from openjanus.worlds.emoji.cells import Cell, evaluation_cells
+from openjanus.worlds.emoji.checks import checks_for_prompt
 from openjanus.worlds.emoji.chinese_task import LANGUAGES, ChineseDrawingTask
-from openjanus.worlds.emoji.judge import Calibration, Judge, JudgeConfig, empty_network
+from openjanus.worlds.emoji.judge import Calibration, Judge
 from openjanus.worlds.emoji.judge_measures import trials
+from openjanus.worlds.emoji.judge_network import JudgeConfig, empty_network
 from openjanus.worlds.emoji.questions import QUESTION_KINDS
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, Scene, render
 from openjanus.worlds.emoji.sprites import Sprites
@@ -260,6 +264,54 @@ def test_a_real_model_goes_through_it(sprites: Sprites, oracle: Oracle, tmp_path
     assert [p["reasons"] for p in predictions[:6]] != [[[]]] * 6
 
 
+def test_the_best_of_some_drawings_is_marked_as_such(
+    sprites: Sprites, oracle: Oracle, tmp_path: Path
+) -> None:
+    def one(best_of: int) -> EmojiTask:
+        return EmojiTask(sprites=sprites, referee=oracle, judge_scenes=1, best_of=best_of)
+
+    register_task("emoji-best", lambda best_of: one(best_of))
+    janus = load("tiny")
+    folders = {k: tmp_path / str(k) for k in (1, 3)}
+    summaries = {
+        k: run_task(janus, "emoji-best", limit=1, output=folder, options={"best_of": k})
+        for k, folder in folders.items()
+    }
+    assert "best_of" not in summaries[1]["options"]  # as before there was any
+    assert summaries[3]["options"]["best_of"] == 3
+    judged, told = (
+        [block for block in read_result(folder).blocks if block.title == "drawing overall"]
+        for folder in folders.values()
+    )
+    assert judged[0].key != told[0].key
+    assert told[0].rules == (
+        "GenEval rules on the emoji world, v1, best of 3 drawings by its own eye"
+    )
+    answers = [read_result(folder).blocks[1] for folder in folders.values()]
+    assert answers[0].key == answers[1].key  # questions are asked as ever
+
+    lines = (folders[3] / "predictions.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    drawing = janus.draw(
+        first["prompt"],
+        seed=first["seed"],
+        best_of=3,
+        judge_question=checks_for_prompt,
+    )
+    assert drawing.candidates is not None
+    assert first["image_ids"] == drawing.image_ids.tolist()
+    assert first["candidates"]["chosen"] == list(drawing.candidates.chosen)
+    assert first["candidates"]["scores"] == [
+        [pytest.approx(score, abs=1e-4) for score in drawing.candidates.scores[0].tolist()]
+    ]
+
+
+def test_every_prompt_of_the_exam_can_be_taken_apart() -> None:
+    for tag in TAGS:
+        for cell in evaluation_cells(tag):
+            assert checks_for_prompt(metadata_for_cell(cell)["prompt"])
+
+
 def test_answers_of_another_kind_are_parse_failures(sprites: Sprites, oracle: Oracle) -> None:
     task = task_of(sprites, oracle)
     master = Master(sprites, oracle)
@@ -309,6 +361,10 @@ def test_wrong_options(sprites: Sprites, oracle: Oracle) -> None:
         EmojiTask(sprites=sprites, referee=oracle, temperature=-1)
     with pytest.raises(ValueError, match="folder or sprites, got both"):
         EmojiTask(folder="x", sprites=sprites, referee=oracle)
+    with pytest.raises(ValueError, match=r"best_of must be in \[1, "):
+        EmojiTask(sprites=sprites, referee=oracle, best_of=0)
+    with pytest.raises(ValueError, match="best_of 2 does nothing at temperature 0"):
+        EmojiTask(sprites=sprites, referee=oracle, best_of=2, temperature=0.0)
 
 
 class Monoglot(Master):

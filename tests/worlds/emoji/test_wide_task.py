@@ -13,8 +13,9 @@ from openjanus.pipeline import Janus
 from openjanus.worlds.emoji import judge_training
 from openjanus.worlds.emoji.cells import evaluation_cells
 from openjanus.worlds.emoji.indexed import SceneSource
-from openjanus.worlds.emoji.judge import Calibration, Judge, JudgeConfig, empty_network
+from openjanus.worlds.emoji.judge import Calibration, Judge
 from openjanus.worlds.emoji.judge_measures import trials
+from openjanus.worlds.emoji.judge_network import JudgeConfig, empty_network
 from openjanus.worlds.emoji.judge_training import (
     TRAIN_TAGS,
     JudgeTrainConfig,

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from tqdm import tqdm
 
-from openjanus.data.files.index import Records, expand_home
+from openjanus.data.files.index import Files, Records, expand_home
 from openjanus.data.files.pictures import MAX_PIXELS, read_picture
+from openjanus.data.id_cache import picture_stamp
 from openjanus.data.samples import IMAGE_MARK, KINDS, Kind, Sample, Turn
 
 Form = Literal["chat", "plain"]
 
 QUESTION = "Describe the image in detail."
 """What is asked about a picture that comes with a caption alone (Janus, stage II)."""
+
+CAPTION_BEFORE = "caption_before"
+"""Where the caption is kept that a new one took the place of."""
+
+LOOKED_AT = 16
+"""Items by which a source is known again where its files are of the same names and sizes."""
 
 
 class FileSource(ABC):
@@ -52,6 +60,23 @@ class FileSource(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Names the files as they are now: another one after an edit."""
+
+    def content_fingerprint(self) -> str | None:
+        """Names some items by what they hold, pictures that lie apart from the files as well.
+
+        They are spread evenly over the source; one that is broken is so by name. None where
+        reading them would take long.
+        """
+        digest = hashlib.sha256()
+        number = min(LOOKED_AT, len(self))
+        for place in range(number):
+            try:
+                sample = self[place * len(self) // number]
+                held = (sample.turns, [picture_stamp(picture) for picture in sample.pictures])
+            except ValueError:
+                held = "broken"
+            digest.update(f"{held}\x1e".encode())
+        return digest.hexdigest()
 
     def folder(self) -> Path | None:
         """Where the files lie that keys name; None where a key says it by itself."""
@@ -232,6 +257,74 @@ class CaptionForm:
                 Turn(role="assistant", text=caption),
             )
         return Sample(key=key, kind="und", turns=turns, images=(picture,), form=self.form)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """What becomes of an item where its file is written anew."""
+
+    is_kept: bool
+    caption: str | None = None
+    """In place of its own, which stays beside it; None leaves the item byte for byte."""
+
+
+class ContainerSource(FileSource):
+    """Pictures with captions whose files hold both: some of them are files of the same kind.
+
+    Args:
+        files: What the items lie in, file after file.
+        caption_form: What is made of each.
+        keys: Options that say where picture and caption stand; ``caption_key`` is one of them.
+        image_root: As ``FileSource``.
+        max_pixels: As ``FileSource``.
+    """
+
+    suffix: ClassVar[str]
+    """Of its files."""
+
+    def __init__(
+        self,
+        *,
+        files: Files,
+        caption_form: CaptionForm,
+        keys: dict[str, str],
+        image_root: str | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        super().__init__(image_root=image_root, max_pixels=max_pixels)
+        self.files = files
+        self.caption_form = caption_form
+        self.keys = keys
+
+    def folder(self) -> Path:
+        """That of the files."""
+        return self.files.root
+
+    def options(self) -> dict[str, Any]:
+        """All that decides, beside the files, what an item is: as plain data."""
+        root = None if self.image_root is None else str(self.image_root)
+        others = {"image_root": root, "max_pixels": self.max_pixels}
+        return asdict(self.caption_form) | self.keys | others
+
+    @abstractmethod
+    def count_in(self, number: int) -> int:
+        """Items of a file."""
+
+    @abstractmethod
+    def rewrite(
+        self, number: int, changes: Sequence[Change], target: Path, *, with_captions: bool
+    ) -> None:
+        """Write a file anew.
+
+        Args:
+            number: Which of ``files``.
+            changes: For each of its items, in order.
+            target: Where to; what is there is lost.
+            with_captions: Whether all that is kept has a new caption.
+
+        Raises:
+            ValueError: The file is broken.
+        """
 
 
 def value_of(record: dict[str, Any], key: str) -> Any:

@@ -11,6 +11,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,25 @@ class Files:
     root: Path
     """Their folder: names in keys are relative to it."""
     paths: tuple[Path, ...]
+    pattern: tuple[str, ...]
+    """What was asked for below the root, part by part; ``**`` is any number of folders."""
 
     def name(self, number: int) -> str:
         """How a file is called in keys and messages."""
         return printable(self.paths[number].relative_to(self.root).as_posix())
+
+    def takes(self, path: Path) -> bool:
+        """Whether a file of the right kind would be one of these, were it at a path."""
+        root, whole = self.root.resolve(), path.resolve()
+        return whole.is_relative_to(root) and _matches(whole.relative_to(root).parts, self.pattern)
+
+
+def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_matches(parts[start:], pattern[1:]) for start in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def printable(name: str) -> str:
@@ -71,19 +87,20 @@ def find_files(path: str, suffixes: Sequence[str]) -> Files:
     if given.is_file():
         if given.suffix.lower() not in suffixes:
             raise ValueError(f"{path} is no {known} file: give another, or another source type")
-        return Files(root=given.parent, paths=(given,))
+        return Files(root=given.parent, paths=(given,), pattern=(glob.escape(given.name),))
     if given.is_dir():
-        root, found = given, list(_files_below(given))
+        root, found, pattern = given, list(_files_below(given)), ("**", "*")
     elif glob.has_magic(path):
         fixed = next(i for i, part in enumerate(given.parts) if glob.has_magic(part))
         root = Path(*given.parts[:fixed])
-        found = list(root.glob("/".join(given.parts[fixed:])))
+        pattern = given.parts[fixed:]
+        found = list(root.glob("/".join(pattern)))
     else:
         raise FileNotFoundError(f"no file or folder at {path}: check the option path")
     paths = sorted(item for item in found if item.is_file() and item.suffix.lower() in suffixes)
     if not paths:
         raise FileNotFoundError(f"no {known} files at {path}: check the option path")
-    return Files(root=root, paths=tuple(paths))
+    return Files(root=root, paths=tuple(paths), pattern=pattern)
 
 
 def _files_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:

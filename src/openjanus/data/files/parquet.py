@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from openjanus.data.files.base import (
+    CAPTION_BEFORE,
     QUESTION,
     CaptionForm,
-    FileSource,
+    Change,
+    ContainerSource,
     Form,
     digest_of,
     word_of,
@@ -25,7 +28,7 @@ KEPT_GROUPS = 2
 """Row groups that stay in memory once read."""
 
 
-class ParquetFile(FileSource):
+class ParquetFile(ContainerSource):
     """Pictures with captions in parquet, a row each; a row group is read when a row of it is.
 
     Args:
@@ -43,6 +46,8 @@ class ParquetFile(FileSource):
         ValueError: No parquet file, or one without the columns.
     """
 
+    suffix = ".parquet"
+
     def __init__(
         self,
         *,
@@ -55,12 +60,18 @@ class ParquetFile(FileSource):
         caption_key: str = "caption",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.caption_form = CaptionForm(face=face, form=form, question=question)
-        super().__init__(image_root=image_root, max_pixels=max_pixels)
+        caption_form = CaptionForm(face=face, form=form, question=question)
+        super().__init__(
+            files=find_files(path, (self.suffix,)),
+            caption_form=caption_form,
+            keys={"image_key": image_key, "caption_key": caption_key},
+            image_root=image_root,
+            max_pixels=max_pixels,
+        )
         self.image_key, self.caption_key = image_key, caption_key
-        self.files = find_files(path, (".parquet",))
         self._groups: list[tuple[int, int]] = []
-        sizes = []
+        sizes: list[int] = []
+        self._counts: list[int] = []
         for number, file in enumerate(self.files.paths):
             opened = _open(file)
             for key in (image_key, caption_key):
@@ -72,6 +83,7 @@ class ParquetFile(FileSource):
             for group in range(opened.metadata.num_row_groups):
                 self._groups.append((number, group))
                 sizes.append(opened.metadata.row_group(group).num_rows)
+            self._counts.append(opened.metadata.num_rows)
         self._starts = list(accumulate(sizes, initial=0))
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._lock = Lock()
@@ -100,13 +112,13 @@ class ParquetFile(FileSource):
         first = next(i for i, (number, _) in enumerate(self._groups) if number == file)
         return f"{self.files.name(file)}:{index - self._starts[first]}"
 
-    def folder(self) -> Path:
-        """That of the files."""
-        return self.files.root
-
     def fingerprint(self) -> str:
         """Of the files' names and sizes, and of their row groups."""
         return digest_of(fingerprint_files(self.files), str(self._starts))
+
+    def content_fingerprint(self) -> str | None:
+        """Only where pictures lie apart: what is looked at is a row group an item."""
+        return None if self.image_root is None else super().content_fingerprint()
 
     def make(self, index: int) -> Sample:
         """Read the row group of an item, unless it is at hand, and open its picture."""
@@ -119,20 +131,65 @@ class ParquetFile(FileSource):
             word_of(record, self.caption_key),
         )
 
+    def count_in(self, number: int) -> int:
+        """Rows of a file."""
+        return self._counts[number]
+
+    def rewrite(
+        self, number: int, changes: Sequence[Change], target: Path, *, with_captions: bool
+    ) -> None:
+        """Write the rows that are kept, group by group, in the file's own schema.
+
+        With new captions there is one column more, ``caption_before``.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        opened, at = _open(self.files.paths[number]), 0
+        schema = opened.schema_arrow
+        if with_captions:
+            field = schema.field(self.caption_key)
+            before = pyarrow.field(CAPTION_BEFORE, field.type)
+            place = schema.get_field_index(CAPTION_BEFORE)
+            schema = schema.append(before) if place < 0 else schema.set(place, before)
+        with pyarrow.parquet.ParquetWriter(target, schema) as writer:
+            for group in range(opened.num_row_groups):
+                rows = changes[at : at + opened.metadata.row_group(group).num_rows]
+                at += len(rows)
+                if not any(row.is_kept for row in rows):
+                    continue
+                table = _read_group(opened, group, self.files.paths[number], columns=None)
+                table = table.filter(pyarrow.array([row.is_kept for row in rows]))
+                if with_captions:
+                    columns = dict(zip(table.column_names, table.columns, strict=True))
+                    columns[CAPTION_BEFORE] = columns[self.caption_key]
+                    told = [row.caption for row in rows if row.is_kept]
+                    columns[self.caption_key] = pyarrow.array(
+                        told, type=schema.field(self.caption_key).type
+                    )
+                    table = pyarrow.Table.from_arrays(
+                        [columns[name] for name in schema.names], schema=schema
+                    )
+                writer.write_table(table)
+
     def _table(self, group: int) -> Any:
         with self._lock:
             if group not in self._kept:
                 number, place = self._groups[group]
                 columns = [self.image_key, self.caption_key]
                 file = self.files.paths[number]
-                try:
-                    self._kept[group] = _open(file).read_row_group(place, columns=columns)
-                except OSError as error:
-                    raise ValueError(f"{file} is broken in it ({error}): fetch it again") from error
+                self._kept[group] = _read_group(_open(file), place, file, columns=columns)
                 while len(self._kept) > KEPT_GROUPS:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(group)
             return self._kept[group]
+
+
+def _read_group(opened: Any, group: int, path: Path, *, columns: list[str] | None) -> Any:
+    try:
+        return opened.read_row_group(group, columns=columns)
+    except OSError as error:
+        raise ValueError(f"{path} is broken in it ({error}): fetch it again") from error
 
 
 def _open(path: Path) -> Any:

@@ -19,7 +19,8 @@ from openjanus.worlds.emoji.cells import evaluation_cells
 from openjanus.worlds.emoji.chinese import chinese_prompt
 from openjanus.worlds.emoji.judge import Judge
 from openjanus.worlds.emoji.sprites import Sprites
-from openjanus.worlds.emoji.task import EmojiTask, drawing_scores
+from openjanus.worlds.emoji.task import EmojiTask
+from openjanus.worlds.emoji.task_scores import drawing_scores
 
 LANGUAGES: Final = ("english", "chinese")
 

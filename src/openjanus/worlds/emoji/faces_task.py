@@ -24,11 +24,13 @@ from openjanus.eval.task import Prediction, Request
 from openjanus.pipeline import Janus
 from openjanus.worlds.emoji.concepts import ALSO_SHOWN, CONCEPTS
 from openjanus.worlds.emoji.indexed import SceneSource
-from openjanus.worlds.emoji.judge import CHUNK, Judge, pixel_values_of
+from openjanus.worlds.emoji.judge import CHUNK, Judge
+from openjanus.worlds.emoji.judge_network import pixel_values_of
 from openjanus.worlds.emoji.questions import QuestionKind, exam
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, Scene, render
 from openjanus.worlds.emoji.sprites import Sprites
-from openjanus.worlds.emoji.task import EmojiTask, drawing_scores
+from openjanus.worlds.emoji.task import EmojiTask
+from openjanus.worlds.emoji.task_scores import drawing_scores
 
 Faces = Literal["both", "und", "gen"]
 

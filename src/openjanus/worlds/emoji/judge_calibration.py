@@ -16,17 +16,10 @@ import torch
 
 from openjanus.eval.geneval import COUNTING_SCORE_THRESHOLD, SCORE_THRESHOLD
 from openjanus.worlds.emoji.concepts import COLOURS
-from openjanus.worlds.emoji.judge import (
-    CHUNK,
-    NATURAL,
-    Calibration,
-    JudgeNetwork,
-    Peaks,
-    logit,
-    peaks_of,
-    pixel_values_of,
-)
+from openjanus.worlds.emoji.judge import CHUNK, Calibration, logit
 from openjanus.worlds.emoji.judge_measures import matched
+from openjanus.worlds.emoji.judge_network import NATURAL, JudgeNetwork, pixel_values_of
+from openjanus.worlds.emoji.judge_peaks import Peaks, peaks_of
 from openjanus.worlds.emoji.scenes import Scene
 
 RAW_FLOOR: Final = 0.01

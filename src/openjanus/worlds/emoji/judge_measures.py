@@ -19,7 +19,8 @@ from openjanus.worlds.emoji.captions import metadata_for_cell
 from openjanus.worlds.emoji.cells import Cell, evaluation_cells
 from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.draws import pick
-from openjanus.worlds.emoji.judge import Judge, overlap
+from openjanus.worlds.emoji.judge import Judge
+from openjanus.worlds.emoji.judge_peaks import overlap
 from openjanus.worlds.emoji.scenes import OPPOSITE, Scene, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.vocabulary import WorldName, world

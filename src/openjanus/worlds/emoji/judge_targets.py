@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from openjanus.worlds.emoji.concepts import COLOURS
-from openjanus.worlds.emoji.judge import GRID, NATURAL, Maps
+from openjanus.worlds.emoji.judge_network import GRID, NATURAL, Maps
 from openjanus.worlds.emoji.scenes import Scene, SceneObject
 from openjanus.worlds.emoji.vocabulary import WorldName, world
 

@@ -26,14 +26,7 @@ from openjanus.model.vq import VQTokenizer
 from openjanus.presets import preset
 from openjanus.weights.formats import load_model
 from openjanus.worlds.emoji.indexed import SceneSource
-from openjanus.worlds.emoji.judge import (
-    RECORD_NAME,
-    Judge,
-    JudgeConfig,
-    empty_network,
-    folded,
-    pixel_values_of,
-)
+from openjanus.worlds.emoji.judge import RECORD_NAME, Judge
 from openjanus.worlds.emoji.judge_calibration import calibrate, detection_report, find_peaks
 from openjanus.worlds.emoji.judge_measures import (
     ACCEPTED,
@@ -41,6 +34,7 @@ from openjanus.worlds.emoji.judge_measures import (
     measure,
     redrawn,
 )
+from openjanus.worlds.emoji.judge_network import JudgeConfig, empty_network, folded, pixel_values_of
 from openjanus.worlds.emoji.judge_pool import ReconstructionPool, redraw_with
 from openjanus.worlds.emoji.judge_targets import augmented, false_coloured, judge_loss, targets_of
 from openjanus.worlds.emoji.scenes import Tag

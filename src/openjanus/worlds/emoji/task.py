@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,20 +18,15 @@ import numpy as np
 from PIL import Image
 
 from openjanus.config import DrawingConfig
-from openjanus.eval.answers import (
-    exact_match,
-    majority_score,
-    normalise,
-    read_yes_no,
-    yes_no_scores,
-)
-from openjanus.eval.geneval import TAGS, overall, tag_scores
-from openjanus.eval.stats import bootstrap_interval, bootstrap_macro_interval
+from openjanus.eval.answers import exact_match, normalise
+from openjanus.eval.geneval import TAGS, overall
 from openjanus.eval.task import Prediction, Request
-from openjanus.pipeline import Janus
+from openjanus.pipeline import Drawing, Janus
+from openjanus.pipeline.critic import check_best_of
 from openjanus.worlds.emoji.absence import Negatives
 from openjanus.worlds.emoji.captions import metadata_for_cell
 from openjanus.worlds.emoji.cells import Cell, evaluation_cells
+from openjanus.worlds.emoji.checks import checks_for_prompt
 from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.judge import Judge, judge_drawings
 from openjanus.worlds.emoji.judge_measures import as_record, measure
@@ -38,9 +34,9 @@ from openjanus.worlds.emoji.questions import QUESTION_KINDS, QuestionKind, exam
 from openjanus.worlds.emoji.scenes import RELATIONS, Tag, render
 from openjanus.worlds.emoji.sheet import contact_sheet
 from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.task_scores import NEGATIVES, drawing_scores, understanding_scores
 from openjanus.worlds.emoji.vocabulary import COUNT_WORDS, World
 
-NEGATIVES: Final[tuple[Negatives, ...]] = ("random", "popular", "adversarial")
 SEED_BLOCK: Final = 16
 """So many neighbouring prompts share a drawing seed: one seed for all would give every prompt the
 same noise, and so the same luck; one each would forbid batches."""
@@ -65,14 +61,16 @@ class EmojiTask:
         judge_scenes: Scenes a tag on which the judge, and the ceiling, are measured.
         guidance_scale: Of every drawing; None is the model's own.
         temperature: Of every drawing, None is the model's own; answers are greedy.
+        best_of: Candidates a drawing, of which the model keeps one itself, asked as the nano's
+            world is asked about; above 1 the rules say so.
         batch_size: Prompts or questions at once.
         folder: Of the artwork; None takes the shipped sprites.
         sprites: The artwork itself, instead of a folder.
         referee: The judge; None is the one that ships with the package.
 
     Raises:
-        ValueError: A count below 1, a guidance scale or temperature against its rule, or both a
-            folder and sprites.
+        ValueError: A count below 1, a guidance scale, temperature or number of candidates against
+            its rule, or both a folder and sprites.
         FileNotFoundError: No artwork or no judge.
     """
 
@@ -86,6 +84,7 @@ class EmojiTask:
         judge_scenes: int = 200,
         guidance_scale: float | None = None,
         temperature: float | None = None,
+        best_of: int = 1,
         batch_size: int = 16,
         folder: str | Path | None = None,
         sprites: Sprites | None = None,
@@ -105,6 +104,10 @@ class EmojiTask:
         self.judge_scenes = judge_scenes
         self.drawing = {name: value for name, value in asked.items() if value is not None}
         DrawingConfig(**self.drawing)  # its rules
+        check_best_of(best_of, temperature)
+        self.best_of = best_of
+        if best_of > 1:  # k drawings and k looks were paid for: no column of plain drawings
+            self.rules = self.rules.replace(";", f", best of {best_of} drawings by its own eye;", 1)
         self.batch_size = batch_size
         self.sprites = Sprites.load(folder) if sprites is None else sprites
         self.referee = self.default_judge() if referee is None else referee
@@ -130,6 +133,8 @@ class EmojiTask:
             "answers": {"temperature": 0.0, "max_new_tokens": ANSWER_TOKENS},
             "judge_sha256": None if self.referee is None else self.referee.sha256(),
             "sprites_sha256": self.sprites.sha256(),
+            # Runs of before had no such setting, and go on.
+            **({} if self.best_of == 1 else {"best_of": self.best_of}),
         }
 
     def requests(self, *, limit: int | None, seed: int) -> list[Request]:
@@ -221,6 +226,7 @@ class EmojiTask:
             seed=batch[0].data["seed"],
             guidance_scale=self.drawing.get("guidance_scale"),
             temperature=self.drawing.get("temperature"),
+            **self._choice(),
         )
         predictions = []
         for request, drawing in zip(batch, drawings, strict=True):
@@ -248,9 +254,17 @@ class EmojiTask:
                     "image_ids": drawing.image_ids.tolist(),
                     "correct": [verdict.correct for verdict in verdicts],
                     "reasons": [list(verdict.reasons) for verdict in verdicts],
+                    **_chosen(drawing),
                 }
             )
         return predictions
+
+    def _choice(self) -> dict[str, Any]:
+        """Options of drawing by which the model chooses among candidates; none without."""
+        if self.best_of == 1:
+            return {}
+        ask = partial(checks_for_prompt, name=self.sprites.world.name)
+        return {"best_of": self.best_of, "judge_question": ask}
 
     def _reply(self, janus: Janus, batch: Sequence[Request]) -> list[Prediction]:
         """Ask about a scene's picture, or about a grey one."""
@@ -286,7 +300,7 @@ class EmojiTask:
     ) -> dict[str, Any]:
         """Scores, intervals, baselines, the ceiling and the judge's own figures."""
         drawn = [p for p in predictions if p["key"].startswith("drawing/")]
-        answered = _understanding(predictions, seed)
+        answered = understanding_scores(predictions, seed)
         if self.referee is None:
             return answered
         per_tag = min(
@@ -358,6 +372,14 @@ def framed(picture: np.ndarray, *, correct: bool) -> np.ndarray:
     return frame
 
 
+def _chosen(drawing: Drawing) -> dict[str, Any]:
+    """What a prediction tells of candidates: log-probabilities, and which were kept."""
+    if drawing.candidates is None:
+        return {}
+    scores = [[round(score, 5) for score in row] for row in drawing.candidates.scores.tolist()]
+    return {"candidates": {"scores": scores, "chosen": list(drawing.candidates.chosen)}}
+
+
 def possible_answers(known: World) -> dict[QuestionKind, frozenset[str]]:
     """What an answer of a kind may be; anything else is a parse failure, and wrong."""
     names = frozenset(known.concepts)
@@ -376,73 +398,3 @@ def question_shares(kind: QuestionKind, n: int) -> list[tuple[Negatives, int]]:
         return [("random", n)]
     least, more = divmod(n, len(NEGATIVES))
     return [(negatives, least + (i < more)) for i, negatives in enumerate(NEGATIVES)]
-
-
-def drawing_scores(drawn: Sequence[Prediction], seed: int) -> dict[str, Any]:
-    """Scores a tag and overall, with 95 % intervals bootstrapped by cell."""
-    groups: dict[str, tuple[list[bool], list[str]]] = {tag: ([], []) for tag in TAGS}
-    for prediction in drawn:
-        values, cells = groups[prediction["tag"]]
-        values += prediction["correct"]
-        cells += [prediction["cell"]] * len(prediction["correct"])
-    scores = tag_scores({tag: values for tag, (values, _) in groups.items()})
-    intervals = {
-        "overall": bootstrap_macro_interval(groups, seed=seed),
-        **{tag: bootstrap_interval(*groups[tag], seed=seed) for tag in TAGS},
-    }
-    return {
-        "overall": round(overall(scores), 4),
-        "tags": {tag: round(score, 4) for tag, score in scores.items()},
-        "ci": {name: [round(edge, 4) for edge in edges] for name, edges in intervals.items()},
-        "n": sum(len(values) for values, _ in groups.values()),
-    }
-
-
-def _understanding(predictions: Sequence[Prediction], seed: int) -> dict[str, Any]:
-    """Accuracies of questions with and without their pictures, baselines and intervals."""
-    seen = [p for p in predictions if p["key"].startswith("understanding/")]
-    blind = [p for p in predictions if p["key"].startswith("blind/")]
-    return {
-        "understanding": {**_accuracies(seen), "blind": _accuracies(blind), "n": len(seen)},
-        "details": {
-            "questions": dict(Counter(p["kind"] for p in seen)),
-            "majority": _by_kind(seen, lambda ps: majority_score([p["answer"] for p in ps])),
-            "understanding_ci": _by_kind(seen, lambda ps: _question_interval(ps, seed)),
-            "existence": _pope(seen),
-        },
-        "parse_failure_rate": round(sum(not p["parsed"] for p in seen) / len(seen), 4),
-    }
-
-
-def _by_kind(
-    predictions: Sequence[Prediction], figure: Callable[[list[Prediction]], Any]
-) -> dict[str, Any]:
-    """A figure of the predictions of each kind of question."""
-    return {kind: figure([p for p in predictions if p["kind"] == kind]) for kind in QUESTION_KINDS}
-
-
-def _accuracies(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Share of exact answers by kind."""
-    return _by_kind(predictions, lambda ps: round(sum(bool(p["correct"]) for p in ps) / len(ps), 4))
-
-
-def _question_interval(predictions: Sequence[Prediction], seed: int) -> list[float]:
-    """95 % interval of the share of exact answers; each question is a cluster of its own."""
-    values = [float(p["correct"]) for p in predictions]
-    edges = bootstrap_interval(values, range(len(values)), seed=seed)
-    return [round(edge, 4) for edge in edges]
-
-
-def _pope(predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
-    """POPE's figures for each sort of negatives."""
-    figures = {}
-    for negatives in NEGATIVES:
-        asked = [p for p in predictions if p["negatives"] == negatives]
-        if asked:
-            scores = yes_no_scores(
-                [read_yes_no(p["reply"]) for p in asked], [p["answer"] == "yes" for p in asked]
-            )
-            figures[negatives] = {
-                name: round(value, 4) for name, value in dataclasses.asdict(scores).items()
-            }
-    return figures
