@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 from openjanus.config import JanusConfig
 from openjanus.model.janus import JanusModel, build_model
+from openjanus.pipeline import Janus, load
 from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
@@ -56,3 +59,27 @@ def read_vector() -> Callable[[str], Any]:
     """``read_vector("templates")``: reference values made with the released models' own code."""
     folder = Path(__file__).parent / "vectors"
     return lambda name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def janus() -> Janus:
+    """A tiny Janus that draws and talks, with logits far from flat.
+
+    Shared by the session: do not change its weights.
+    """
+    janus = load("tiny", device="cpu")
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for module in janus.model.modules():
+            if isinstance(module, nn.Embedding):
+                module.weight.normal_(0.0, 1.0, generator=generator)
+            elif isinstance(module, nn.Linear):
+                module.weight.normal_(0.0, module.in_features**-0.5, generator=generator)
+    return janus
+
+
+@pytest.fixture(scope="session")
+def picture() -> Image.Image:
+    image = Image.new("RGB", (40, 30), (200, 30, 30))
+    image.paste((20, 60, 220), (5, 5, 20, 25))
+    return image

@@ -21,11 +21,14 @@ NO_ROOMS = {"utils", "util", "common", "helpers", "helper", "misc", "tokenizer",
 
 OPTIONAL = {
     "bitsandbytes",
+    "fastapi",
     "matplotlib",
     "peft",
+    "prometheus_client",
     "pyarrow",
     "resvg_py",
     "tensorboard",
+    "uvicorn",
     "wandb",
     "yaml",
 }
@@ -132,7 +135,7 @@ def test_optional_packages_are_declared_by_an_extra():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = " ".join(
         line.replace("-", "_")
-        for extra in ("train", "nano", "wandb", "lora", "adamw8bit")
+        for extra in ("train", "nano", "wandb", "lora", "adamw8bit", "serve")
         for line in project["optional-dependencies"][extra]
     )
     for module in OPTIONAL:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -378,3 +379,40 @@ def test_add_refuses_what_the_model_cannot_do(
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EngineOptions(**options)
+
+
+def test_logprobs_are_those_of_the_distribution_before_temperature_and_cuts(
+    lively_model: JanusModel, chat: Chat
+) -> None:
+    engine = make_engine(lively_model)
+    request = chat(temperature=1.5, top_p=0.8, seed=3, max_new_tokens=6, stop_ids=())
+    request = replace(request, top_logprobs=3)
+    asked, silent = engine.add(request), engine.add(replace(request, top_logprobs=None))
+    told: dict[int, list[TokenEvent]] = {asked: [], silent: []}
+    while engine.has_work:
+        for event in engine.step():
+            if isinstance(event, TokenEvent):
+                told[event.request_id].append(event)
+    ids = [event.token_id for event in told[asked]]
+    assert ids == [event.token_id for event in told[silent]]
+    assert [event.logprobs for event in told[silent]] == [None] * 6
+    input_ids = torch.tensor([*request.input_ids, *ids])[None]
+    with torch.inference_mode():
+        hidden = lively_model.language_model.model(lively_model.embed_text(input_ids))
+        expected = lively_model.text_logits(hidden)[0].float().log_softmax(-1)
+    for place, event in enumerate(told[asked], start=len(request.input_ids) - 1):
+        assert event.logprobs is not None
+        assert event.logprobs.logprob == pytest.approx(
+            float(expected[place, event.token_id]), abs=1e-4
+        )
+        values, top = expected[place].topk(3)
+        assert [one for one, _ in event.logprobs.top] == top.tolist()
+        assert [value for _, value in event.logprobs.top] == pytest.approx(
+            values.tolist(), abs=1e-4
+        )
+
+
+def test_top_logprobs_keep_their_rule(chat: Chat) -> None:
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(ValueError, match="top_logprobs must be an integer >= 0"):
+            chat(top_logprobs=wrong)

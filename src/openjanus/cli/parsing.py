@@ -26,6 +26,12 @@ EXTRAS = {
     "wandb": {"wandb": "wandb"},
     "lora": {"peft": "peft"},
     "nano": {"resvg_py": "resvg-py", "yaml": "pyyaml"},
+    "serve": {
+        "fastapi": "fastapi",
+        "uvicorn": "uvicorn",
+        "prometheus_client": "prometheus-client",
+        "pydantic": "fastapi",
+    },
 }
 """Extra -> the modules that it brings, each with the package that holds it."""
 

@@ -34,6 +34,7 @@ from openjanus.engine.request import (
     ImageIdEvent,
     Request,
     TokenEvent,
+    TokenLogprobs,
 )
 from openjanus.engine.scheduler import Mode, Scheduler, Seat, capacity_class
 from openjanus.model.attention import KVCache
@@ -391,12 +392,18 @@ class Engine:
             if len(job.ids) == job.limit:
                 reason = "complete"
         else:
-            events = [TokenEvent(request_id, sampled)]
+            events = [TokenEvent(request_id, sampled, self._logprobs(request_id))]
             if sampled in job.request.stop_ids:
                 reason = "stop"
             elif len(job.ids) == job.limit:
                 reason = "length"
         return events + self._finish(request_id, reason)
+
+    def _logprobs(self, request_id: int) -> TokenLogprobs | None:
+        """Of the last id of a reply, where it asks for them."""
+        seat = self._scheduler.seat(request_id)
+        page = None if seat is None else self._pages[seat.page_id]
+        return page.logprobs.get(seat.slot) if seat and isinstance(page, TextPage) else None
 
     def _follow(self, request_id: int, course: Course) -> list[Event]:
         """``_take`` of a composition: the page has recorded the id."""

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.engine.prefill import Prefix
-from openjanus.engine.request import ChatRequest, Request
+from openjanus.engine.request import ChatRequest, Request, TokenLogprobs
 from openjanus.engine.sampler import SlotSampler
 from openjanus.model.attention import JoinedCaches, KVCache, Run, runs_of
 from openjanus.model.decoder import DecoderLayer
@@ -285,6 +285,8 @@ class TextPage(TokenPage):
 
     def __init__(self, model: JanusModel, capacity: int, num_rows: int) -> None:
         super().__init__(model, capacity, num_rows, 1, model.config.text_vocab_size)
+        self.logprobs: dict[int, TokenLogprobs] = {}
+        """Of the last id of every slot whose request asks for them."""
 
     def seat(self, slot: int, request: ChatRequest, prefix: Prefix) -> int:
         """Start a reply in a slot and return its first id."""
@@ -300,8 +302,30 @@ class TextPage(TokenPage):
         self._fork(slot, 0, prefix)
         return self._sample(prefix.logits, [slot])[0]
 
+    def leave(self, slot: int) -> None:
+        """Free a slot."""
+        super().leave(slot)
+        self.logprobs.pop(slot, None)
+
+    def _sample(self, logits: Tensor, slots: list[int]) -> list[int]:
+        ids = super()._sample(logits, slots)
+        for row, slot, sampled in zip(logits, slots, ids, strict=True):
+            request = self._requests[slot]
+            assert isinstance(request, ChatRequest)
+            if request.top_logprobs is not None:
+                self.logprobs[slot] = _logprobs_of(row, sampled, request.top_logprobs)
+        return ids
+
     def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
         return self.model.embed_text(ids)[:, None]
 
     def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
         return self.model.text_logits(hidden_states)
+
+
+def _logprobs_of(logits: Tensor, sampled: int, count: int) -> TokenLogprobs:
+    """(V,) logits of one row, before temperature and cuts."""
+    logprobs = logits.float().log_softmax(-1)
+    values, ids = logprobs.topk(min(count, len(logprobs)))
+    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return TokenLogprobs(logprob=float(logprobs[sampled]), top=top)

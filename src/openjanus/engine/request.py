@@ -146,12 +146,19 @@ class ChatRequest:
     """In [0, 2**64)."""
     stop_ids: tuple[int, ...] = ()
     """Ids that end the reply; the one that did is its last id."""
+    top_logprobs: int | None = None
+    """How many of the likeliest ids are told of beside each sampled one, each with its
+    log-probability; 0 tells the sampled one's alone, None tells nothing."""
 
     def __post_init__(self) -> None:
         check_sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
         require(
             _is_count(self.max_new_tokens) and self.max_new_tokens >= 1,
             f"max_new_tokens must be an integer >= 1, got {self.max_new_tokens!r}",
+        )
+        require(
+            self.top_logprobs is None or (_is_count(self.top_logprobs) and self.top_logprobs >= 0),
+            f"top_logprobs must be an integer >= 0, got {self.top_logprobs!r}: None tells nothing",
         )
         require(len(self.input_ids) > 0, "input_ids are empty: give at least BOS")
 
@@ -223,11 +230,22 @@ Request = DrawRequest | ChatRequest | ComposeRequest
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely a sampled text id was, at temperature 1 and before any cut."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """(id, log-probability) of the likeliest, the likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenEvent:
     """A text id of a reply or composition."""
 
     request_id: int
     token_id: int
+    logprobs: TokenLogprobs | None = None
+    """Where the request asks for them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,10 @@ class EngineDriver:
         self.engine = engine
         self._inboxes: dict[int, deque[Event]] = {}
 
+    def cancel(self, request_id: int) -> None:
+        """Drop one of the requests that are run, by the id that its events carry."""
+        self.engine.cancel(request_id)
+
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
         """Run requests to their end; closing the iterator cancels what is left of them.
 

@@ -83,7 +83,7 @@ class Speaker:
                     if text:
                         yield index, Piece(text=text, reply=None)
                     continue
-                self._driver.engine.cancel(event.request_id)
+                self._driver.cancel(event.request_id)
                 reason = "stop"
             else:
                 assert isinstance(event, FinishedEvent)

@@ -1,0 +1,74 @@
+"""Connections that keep their time: uvicorn waits for headers for ever, and takes any number."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from openjanus.serve.options import ServeOptions
+
+
+class ImpatientProtocol(H11Protocol):
+    """A connection that may be silent between requests for a while, not within their headers."""
+
+    header_timeout_s: float
+    max_connections: int
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Somebody has connected."""
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            transport.abort()
+            return
+        # asyncio does so for sockets of its own making alone; without it an answer's second write
+        # waits for the client to acknowledge the first, 40 ms.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        super().data_received(data)
+        self._expect()
+
+    def on_response_complete(self) -> None:
+        """An answer has gone out."""
+        super().on_response_complete()
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        """Give headers their time, from when the first byte of them could have come."""
+        # Between two requests uvicorn's own timer runs, until a byte comes.
+        if self.conn.their_state is not h11.IDLE or self.timeout_keep_alive_task is not None:
+            self._forget()
+        elif self._late is None:
+            self._late = self.loop.call_later(self.header_timeout_s, self._give_up)
+
+    def _forget(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        self._late = None
+        if self.conn.their_state is h11.IDLE:
+            self.transport.abort()
+
+
+def protocol_class(options: ServeOptions) -> type[ImpatientProtocol]:
+    """The protocol with a server's limits: uvicorn takes a class."""
+    limits = {
+        "header_timeout_s": options.header_timeout_s,
+        "max_connections": options.max_connections,
+    }
+    return type("Connection", (ImpatientProtocol,), limits)

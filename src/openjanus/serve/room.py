@@ -1,0 +1,380 @@
+"""Where the work is done: a thread for the engine, and one for each request around it.
+
+A request's thread builds what the engine takes (pictures are opened there), and makes words and
+pictures of what it tells, with the same ``Speaker`` and ``Artist`` as the library: their driver is
+one that asks the engine's thread. The event loop only waits for what comes out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from openjanus.engine.engine import Engine, EngineOptions
+from openjanus.engine.request import Event, FailedEvent, FinishedEvent, ImageIdEvent, Request
+from openjanus.pipeline import Janus
+from openjanus.pipeline.driver import EngineDriver
+from openjanus.serve.errors import ApiError, failed, refused
+from openjanus.serve.metrics import Metrics
+
+LOG = logging.getLogger("openjanus.serve")
+
+T = TypeVar("T")
+
+MAX_OPENING = 2
+"""Requests whose pictures are decoded at once: they take far more memory than their files."""
+
+
+class EngineFailure(Exception):
+    """The engine could not go on with a request; the reason is its cause."""
+
+
+class _Left(Exception):
+    """Whoever asked has gone."""
+
+
+class Inbox:
+    """What the engine's thread tells a request's thread."""
+
+    def __init__(self) -> None:
+        self.messages: SimpleQueue[list[tuple[int, Event]] | Exception] = SimpleQueue()
+        self.has_left = False
+        """Whether nobody waits for the answer any more."""
+
+
+class EngineThread:
+    """The only thread that touches the engine.
+
+    Args:
+        engine: Without work.
+        metrics: Where steps are counted.
+    """
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self.engine = engine
+        self._metrics = metrics
+        self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._owners: dict[int, tuple[Inbox, int]] = {}  # request id -> whose, and which of them
+        self._is_stopping = False
+        self._has_ended = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it takes requests."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step that runs; whoever is left is told."""
+        self._commands.put(self._end)
+        self._thread.join()
+
+    def add(self, requests: Sequence[Request], inbox: Inbox) -> None:
+        """Take checked requests, whose events go to an inbox with their indices."""
+        self._commands.put(lambda: self._add(requests, inbox))
+        if self._has_ended:  # then nobody may read the command
+            inbox.messages.put(_Left())
+
+    def cancel(self, request_id: int) -> None:
+        """Drop one request before the next step."""
+        self._commands.put(lambda: self._cancel(request_id))
+
+    def drop(self, inbox: Inbox) -> None:
+        """Drop before the next step all that an inbox waits for, and say so to who reads it."""
+        self._commands.put(lambda: self._drop(inbox))
+
+    def _run(self) -> None:
+        try:
+            while not self._is_stopping:
+                if not self.engine.has_work:
+                    self._commands.get()()
+                while not self._commands.empty():
+                    self._commands.get()()
+                if self.engine.has_work and not self._is_stopping:
+                    self._step()
+                self._metrics.running.set(self.engine.num_running)
+                self._metrics.waiting.set(self.engine.num_waiting)
+        finally:  # whatever ended it, nobody waits for ever
+            self._is_stopping = self._has_ended = True
+            for inbox in {owner for owner, _ in self._owners.values()}:
+                inbox.messages.put(_Left())
+            while not self._commands.empty():
+                self._commands.get()()
+
+    def _step(self) -> None:
+        began = time.perf_counter()
+        try:
+            events = self.engine.step()
+        except Exception as error:
+            # What of the step was done is not known: whoever was in it cannot go on.
+            LOG.exception("a step of the engine failed")
+            self._metrics.failed_steps.inc()
+            self._fail_all(error)
+            return
+        self._metrics.step.observe(time.perf_counter() - began)
+        batches: dict[Inbox, list[tuple[int, Event]]] = {}
+        for event in events:
+            inbox, index = self._owners[event.request_id]
+            batches.setdefault(inbox, []).append((index, event))
+            if isinstance(event, FinishedEvent | FailedEvent):
+                del self._owners[event.request_id]
+            else:
+                kind = "image" if isinstance(event, ImageIdEvent) else "text"
+                self._metrics.ids.labels(kind).inc()
+        for inbox, batch in batches.items():
+            inbox.messages.put(batch)
+
+    def _add(self, requests: Sequence[Request], inbox: Inbox) -> None:
+        if inbox.has_left or self._is_stopping:
+            inbox.messages.put(_Left())
+            return
+        for index, request in enumerate(requests):
+            self._owners[self.engine.add(request)] = (inbox, index)
+
+    def _cancel(self, request_id: int) -> None:
+        self.engine.cancel(request_id)
+        self._owners.pop(request_id, None)
+
+    def _drop(self, inbox: Inbox) -> None:
+        for request_id in [i for i, (owner, _) in self._owners.items() if owner is inbox]:
+            self._cancel(request_id)
+        inbox.messages.put(_Left())
+
+    def _fail_all(self, error: Exception) -> None:
+        for inbox in {owner for owner, _ in self._owners.values()}:
+            inbox.messages.put(error)
+        for request_id in list(self._owners):
+            self._cancel(request_id)
+
+    def _end(self) -> None:
+        self._is_stopping = True
+
+
+class JobDriver(EngineDriver):
+    """The driver of one request's thread: the library's, but another thread makes the steps."""
+
+    def __init__(self, thread: EngineThread, inbox: Inbox, on_first: Callable[[], None]) -> None:
+        super().__init__(thread.engine)  # asked in ``check`` alone, which changes nothing
+        self._thread = thread
+        self._inbox = inbox
+        self._on_first = on_first
+        self._left: set[int] = set()
+        self._indices: dict[int, int] = {}
+        self.watch: Callable[[int, Event], None] | None = None
+        """Sees every event before who runs the requests."""
+
+    def cancel(self, request_id: int) -> None:
+        """Drop one of the requests that are run."""
+        self._left.discard(self._indices[request_id])
+        self._thread.cancel(request_id)
+
+    def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
+        """Run requests to their end; see ``EngineDriver.run``.
+
+        Raises:
+            EngineFailure: The engine could not go on.
+        """
+        self._left = set(range(len(requests)))
+        self._thread.add(requests, self._inbox)
+        try:
+            while self._left:
+                message = self._inbox.messages.get()
+                if isinstance(message, _Left):
+                    raise message
+                if isinstance(message, Exception):
+                    raise EngineFailure from message
+                if not self._indices:
+                    self._on_first()
+                for index, event in message:
+                    if index not in self._left:
+                        continue
+                    self._indices[event.request_id] = index
+                    if isinstance(event, FailedEvent):
+                        raise EngineFailure from event.error
+                    if isinstance(event, FinishedEvent):
+                        self._left.discard(index)
+                    if self.watch is not None:
+                        self.watch(index, event)
+                    yield index, event
+        finally:
+            if self._left:
+                self._thread.drop(self._inbox)
+
+
+Work = Callable[[JobDriver], Iterator[T]]
+"""Checks and builds a request, and returns what makes its results. A ``ValueError`` before that is
+the client's, one after it is ours."""
+
+_END = object()
+
+
+class Job(Generic[T]):
+    """A request that is worked on. For the event loop's thread; made by ``Room.begin``."""
+
+    def __init__(self, room: Room, work: Work[T], deadline_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = room.thread
+        self._work = work
+        self._inbox = Inbox()
+        self._results: asyncio.Queue[T | ApiError | object] = asyncio.Queue()
+        self._is_valid: asyncio.Future[ApiError | None] = self._loop.create_future()
+        self._deadline = self._loop.time() + deadline_s
+        self._deadline_s = deadline_s
+        self.on_first: Callable[[], None] = lambda: None
+        """Called in the request's thread when the first id is known."""
+
+    async def valid(self) -> None:
+        """Wait until the request has been found valid.
+
+        Raises:
+            ApiError: It has not.
+        """
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                error = await self._is_valid
+        except TimeoutError as error:
+            self.cancel()
+            raise self._late() from error
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        if error is not None:
+            raise error
+
+    async def results(self) -> AsyncIterator[T]:
+        """What comes out; closing this gives up the request.
+
+        Raises:
+            ApiError: It failed, or its time is up.
+        """
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout_at(self._deadline):
+                        result = await self._results.get()
+                except TimeoutError as error:
+                    raise self._late() from error
+                if result is _END:
+                    return
+                if isinstance(result, ApiError):
+                    raise result
+                yield result  # pyright: ignore[reportReturnType]
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Give up: its slots are free before the engine's next step."""
+        if not self._inbox.has_left:
+            self._inbox.has_left = True
+            self._thread.drop(self._inbox)
+
+    def _late(self) -> ApiError:
+        return ApiError(
+            504,
+            f"the answer took longer than {self._deadline_s:g} seconds: ask for less",
+            code="deadline_exceeded",
+        )
+
+    def run(self) -> None:
+        """The whole of it, in a thread of its own."""
+        try:
+            try:
+                results = self._work(JobDriver(self._thread, self._inbox, self._first))
+            except ValueError as error:
+                raise refused(" ".join(str(error).split())) from error
+            self._tell(self._say_valid)
+            for result in results:
+                self._put(result)
+            self._put(_END)
+        except _Left:
+            self._put(failed(RuntimeError("stopped")))  # heard where the server stops
+        except ApiError as error:
+            self._put(error)
+        except EngineFailure as error:
+            cause = error.__cause__
+            assert isinstance(cause, Exception)
+            LOG.error("a request failed in the engine: %s", cause, exc_info=cause)
+            self._put(failed(cause))
+        except Exception as error:
+            LOG.exception("a request failed")
+            self._put(failed(error))
+
+    def _first(self) -> None:
+        self.on_first()
+
+    def _put(self, result: object) -> None:
+        if isinstance(result, ApiError):
+            self._tell(lambda: self._say_valid(result))
+        self._tell(lambda: self._results.put_nowait(result))
+
+    def _say_valid(self, error: ApiError | None = None) -> None:
+        if not self._is_valid.done():
+            self._is_valid.set_result(error)
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+            self._loop.call_soon_threadsafe(what)
+
+
+class Room:
+    """A model, its engine in a thread, and the threads of requests. A context manager.
+
+    Args:
+        janus: Its own engine stays idle.
+        engine_options: How much runs at once.
+        max_jobs: Requests that are worked on at once.
+        metrics: Where work is counted.
+    """
+
+    def __init__(
+        self,
+        janus: Janus,
+        *,
+        max_jobs: int,
+        metrics: Metrics,
+        engine_options: EngineOptions | None = None,
+    ) -> None:
+        self.janus = janus
+        self.metrics = metrics
+        image_pad_id = janus.processor.tokenizer.image_pad_id
+        engine = Engine(janus.model, image_pad_id=image_pad_id, options=engine_options)
+        self.thread = EngineThread(engine, metrics)
+        self.opening = threading.BoundedSemaphore(MAX_OPENING)
+        """Held while the pictures of a request are decoded."""
+        self._hands = ThreadPoolExecutor(max_jobs, thread_name_prefix="request")
+
+    def __enter__(self) -> Room:
+        self.thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.thread.stop()
+        self._hands.shutdown(wait=True, cancel_futures=True)
+
+    def begin(self, work: Work[T], deadline_s: float) -> Job[T]:
+        """Start to work on a request.
+
+        Args:
+            work: Called in a thread of its own.
+            deadline_s: After so many seconds its results end in an error.
+        """
+        job = Job(self, work, deadline_s)
+        self._hands.submit(job.run)
+        return job

@@ -1,0 +1,137 @@
+"""uvicorn around the application: signals, TLS, slow connections, logs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from openjanus.pipeline import Janus
+from openjanus.serve.admission import Admission
+from openjanus.serve.app import build_app
+from openjanus.serve.connection import protocol_class
+from openjanus.serve.metrics import Metrics
+from openjanus.serve.options import ServeOptions
+from openjanus.serve.room import Room
+
+LOG = logging.getLogger("openjanus.serve")
+
+KEEP_ALIVE_S = 15
+BACKLOG = 2048
+
+
+class _JsonLines(logging.Formatter):
+    """A line of JSON a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        text = record.getMessage()
+        line |= json.loads(text) if record.name == "openjanus.serve.requests" else {"text": text}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True)
+
+
+def log_to_stderr() -> None:
+    """Send what the server and uvicorn log to stderr, a line of JSON each."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    for name in ("openjanus.serve", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+class DrainingServer(uvicorn.Server):
+    """Refuses new requests from the first signal on, and lets the running ones end."""
+
+    def __init__(self, config: uvicorn.Config, admission: Admission) -> None:
+        super().__init__(config)
+        self._admission = admission
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM, or Ctrl-C; a second one does not wait."""
+        self._admission.is_draining = True
+        super().handle_exit(sig, frame)
+
+
+def build_server(room: Room, options: ServeOptions) -> DrainingServer:
+    """A server that is ready to run.
+
+    Args:
+        room: Entered by the caller.
+        options: How it is run.
+    """
+    admission = Admission(
+        options.max_requests,
+        limit_per_key=options.max_requests_per_key,
+        per_minute=options.requests_per_minute,
+        clock=time.monotonic,
+    )
+    config = uvicorn.Config(
+        build_app(room, options, admission),
+        host=options.host,
+        port=options.port,
+        http=protocol_class(options),
+        ws="none",
+        lifespan="off",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(options.drain_s)),
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
+    )
+    return DrainingServer(config, admission)
+
+
+def listening_socket(options: ServeOptions) -> socket.socket:
+    """Where clients connect.
+
+    Raises:
+        OSError: The address is taken, or none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        return socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise OSError(
+            f"cannot serve {options.host} port {options.port} ({error.strerror}): "
+            "choose another --port or --host"
+        ) from error
+
+
+def run(janus: Janus, options: ServeOptions) -> None:
+    """Serve until SIGTERM or Ctrl-C, and end when what runs has been answered.
+
+    Raises:
+        OSError: The address is taken.
+    """
+    log_to_stderr()
+    with (
+        listening_socket(options) as listening,
+        Room(janus, max_jobs=options.max_requests, metrics=Metrics()) as room,
+    ):
+        server = build_server(room, options)
+        # A signal may come before uvicorn listens to it, and uvicorn raises it again when it has
+        # stopped: that it came is no failure.
+        signal.signal(signal.SIGTERM, server.handle_exit)
+        where = listening.getsockname()[:2]
+        scheme = "http" if options.tls_cert is None else "https"
+        LOG.info("serving %s on %s://%s:%s", options.model_names[0], scheme, *where)
+        server.run(sockets=[listening])
