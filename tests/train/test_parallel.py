@@ -265,7 +265,7 @@ def test_a_process_that_is_gone_ends_the_others_with_a_message(make_config, star
     wait_for_steps(tmp_path / "run", 3)
     second.kill()
     said, _ = first.communicate(timeout=60)
-    assert first.returncode == 2
+    assert first.returncode == 2, said
     last = said.strip().splitlines()[-1]
     assert last.startswith("openjanus: process 0 of 2 lost another one"), said
     assert "--run.resume true" in last

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,12 +63,25 @@ def train(args: argparse.Namespace) -> None:
         from openjanus.train.host_memory import keep_freed_memory
 
         keep_freed_memory()  # before torch is imported
-    from openjanus.train.parallel import is_first_process
+    from openjanus.train.parallel import LostProcess, is_first_process
     from openjanus.train.recipes import run_recipe
 
-    folder = run_recipe(args.config, args.overrides)
+    try:
+        folder = run_recipe(args.config, args.overrides)
+    except LostProcess:
+        # Threads of gloo still wait for who is gone. One that frees a tensor when Python has ended
+        # brings the process down with no word and no exit code of ours.
+        atexit.register(_end_at_once)
+        raise
     if is_first_process():
         print(folder)
+
+
+def _end_at_once() -> None:
+    """End this process as one that a mistake ended, before Python takes itself down."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 def _add_report(verbs: Any) -> None:
