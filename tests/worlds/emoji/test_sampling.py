@@ -265,3 +265,21 @@ def test_a_share_of_mixed_colours_that_is_none(
 ) -> None:
     with pytest.raises(ValueError, match="mixed"):
         SceneSource(sprites=sprites, mixed=mixed, split=split)
+
+
+def test_one_ground_is_white_but_for_what_is_pale(sprites: Sprites) -> None:
+    white, other = TIDY_BACKGROUNDS[0], TIDY_BACKGROUNDS[-1]
+    rng, shown = np.random.default_rng(8), dict[tuple[int, int, int], int]()
+    for _ in range(500):
+        scene = sample_scene(rng, "colors", sprites, grid=12, two_sizes=True, one_ground=True)
+        thing = scene.objects[0]
+        mean = sprites.mean_colour(thing.concept, thing.vendor, thing.colour)
+        stands_out = float(np.linalg.norm(np.subtract(white, mean))) >= CONTRAST
+        assert scene.background == (white if stands_out else other)
+        shown[scene.background] = shown.get(scene.background, 0) + 1
+    assert shown[white] > 5 * shown[other] > 0
+
+
+def test_one_ground_is_for_two_sizes(sprites: Sprites) -> None:
+    with pytest.raises(ValueError, match="one_ground is one of the grounds of two sizes"):
+        SceneSource(sprites=sprites, grid=12, one_ground=True)

@@ -73,6 +73,7 @@ class EmojiEveryday(SceneSource):
         two_sizes: bool = False,
         slots: bool = False,
         vendors: Sequence[str] | None = None,
+        one_ground: bool = False,
         least_turns: int = 1,
         most_turns: int = 5,
     ) -> None:
@@ -99,6 +100,7 @@ class EmojiEveryday(SceneSource):
             two_sizes=two_sizes,
             slots=slots,
             vendors=vendors,
+            one_ground=one_ground,
         )
         self.kind: Literal["und", "gen"] = kind
         self.form: Literal["chat", "plain"] = form

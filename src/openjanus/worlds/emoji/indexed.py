@@ -35,8 +35,8 @@ SCENE, WORDS, CROP = 0, 1, 2
 class SceneSource:
     """Scenes by index: scene i is a function of (seed, i) and of what shapes scenes alone.
 
-    That is the split, the tags, the artwork with its vendors, `grid`, `two_sizes`, `slots` and
-    `mixed`.
+    That is the split, the tags, the artwork with its vendors, `grid`, `two_sizes`, `slots`, `mixed`
+    and `one_ground`.
 
     Args:
         folder: Where `fetch_emoji` wrote, or `fetch_wide`; None takes the shipped sprites, of the
@@ -50,6 +50,7 @@ class SceneSource:
         two_sizes: Whether things on the grid have two sizes and two grounds, see `sample_scene`.
         slots: Whether such things lie in fixed places too, see `sample_scene`.
         mixed: Share of tinted things in a colour between two of the ten, see `sample_scene`.
+        one_ground: Whether such things lie on white where they can, see `sample_scene`.
         vendors: Whose artwork is shown; None shows all.
         world: "v0", or "wide": some five hundred concepts, one to six things of many sizes, some in
             front of others, on plain and on painted grounds. Keeps to a grid in slots alone.
@@ -59,8 +60,8 @@ class SceneSource:
         FileNotFoundError: The folder holds no sprites.
         ValueError: Unknown or weightless tags, tags that the split lacks, a size or length
             below 1, a grid below 8, for "held_out", or for the wide world without slots, two sizes
-            without a grid, slots without two sizes, a share of mixed colours that is none,
-            unknown vendors, both a folder and sprites, or artwork of another world.
+            without a grid, slots or one ground without two sizes, a share of mixed colours that is
+            none, unknown vendors, both a folder and sprites, or artwork of another world.
     """
 
     name = "emoji"
@@ -82,10 +83,11 @@ class SceneSource:
         vendors: Sequence[str] | None = None,
         world: WorldName = "v0",
         mixed: float = 0.0,
+        one_ground: bool = False,
     ) -> None:
         if world not in WORLDS:
             raise ValueError(f"world must be one of {', '.join(WORLDS)}, got {world!r}")
-        check_tidiness(grid, split, world, two_sizes=two_sizes, slots=slots)
+        check_tidiness(grid, split, world, two_sizes=two_sizes, slots=slots, one_ground=one_ground)
         check_mixed(mixed, split)
         if grid is not None and grid < LEAST_GRID:
             raise ValueError(f"grid must be at least {LEAST_GRID}, got {grid}: take 12")
@@ -112,6 +114,7 @@ class SceneSource:
         self.two_sizes = two_sizes
         self.slots = slots
         self.mixed = mixed
+        self.one_ground = one_ground
         if world != "v0":
             self.name = f"{self.name}-{world}"
         self._tags = tuple(tags)
@@ -133,6 +136,7 @@ class SceneSource:
             two_sizes=self.two_sizes,
             slots=self.slots,
             mixed=self.mixed,
+            one_ground=self.one_ground,
         )
 
     def picture(self, index: int) -> np.ndarray:

@@ -184,10 +184,14 @@ def background_for(
     known: tuple[Rgb, ...] = BACKGROUNDS,
     *,
     jittered: bool = True,
+    in_order: bool = False,
 ) -> Rgb:
-    """One of the known colours that stands out from everything, or else the one that does best."""
+    """One of the known colours that stands out from everything, or else the one that does best.
+
+    It is the first such one `in_order`, and any of them otherwise.
+    """
     means = {sprites.mean_colour(x.concept, x.vendor, x.colour) for x in objects}
-    start = below(rng, len(known))
+    start = 0 if in_order else below(rng, len(known))
     best, best_contrast = known[start], -1.0
     for colour in known[start:] + known[:start]:
         contrast = min(_distance(colour, mean) for mean in means)

@@ -88,6 +88,7 @@ def sample_scene(
     two_sizes: bool = False,
     slots: bool = False,
     mixed: float = 0.0,
+    one_ground: bool = False,
 ) -> Scene:
     """Draw a scene of one kind.
 
@@ -107,13 +108,16 @@ def sample_scene(
             four, whatever the world.
         mixed: Share of the tinted things whose colour lies between two of the ten, "blue-green":
             as many colours as nobody learns by heart. Only for "train".
+        one_ground: With two sizes: the ground is white wherever all things stand out from it, and
+            the other one elsewhere. Every ground is a look of its own of each thing.
 
     Raises:
-        ValueError: A grid for "held_out", two sizes without a grid, slots without two sizes,
-            "held_out" for a tag that has no held-out cell, or `mixed` not from 0 to 1 or for
-            "held_out".
+        ValueError: A grid for "held_out", two sizes without a grid, slots or one ground without
+            two sizes, "held_out" for a tag that has no held-out cell, or `mixed` not from 0 to 1
+            or for "held_out".
     """
-    check_tidiness(grid, split, sprites.world.name, two_sizes=two_sizes, slots=slots)
+    name = sprites.world.name
+    check_tidiness(grid, split, name, two_sizes=two_sizes, slots=slots, one_ground=one_ground)
     check_mixed(mixed, split)
     if split == "held_out":
         cells = held_out_cells(tag, sprites.world.name)
@@ -139,24 +143,34 @@ def sample_scene(
                 continue
             if relations_are_seen(objects):
                 known = _grounds(grid, two_sizes=two_sizes)
-                background = background_for(objects, rng, sprites, known, jittered=grid is None)
+                background = background_for(
+                    objects, rng, sprites, known, jittered=grid is None, in_order=one_ground
+                )
                 plain = grid is not None
                 return scene_on(objects, background, tag, rng, sprites, plain=plain)
 
 
 def check_tidiness(
-    grid: int | None, split: Split, world: WorldName, *, two_sizes: bool, slots: bool
+    grid: int | None,
+    split: Split,
+    world: WorldName,
+    *,
+    two_sizes: bool,
+    slots: bool,
+    one_ground: bool = False,
 ) -> None:
     """Refuse options of `sample_scene` that lack what they narrow, or are not for its scenes.
 
     Raises:
-        ValueError: Two sizes without a grid, slots without two sizes, or a grid for the wide
-            world or for "held_out".
+        ValueError: Two sizes without a grid, slots or one ground without two sizes, or a grid for
+            the wide world or for "held_out".
     """
     if two_sizes and grid is None:
         raise ValueError("two_sizes are sizes on a grid: give a grid, for instance 12")
     if slots and not two_sizes:
         raise ValueError("slots are places for things of two sizes: set two_sizes too")
+    if one_ground and not two_sizes:
+        raise ValueError("one_ground is one of the grounds of two sizes: set two_sizes too")
     if grid is not None and world != "v0" and not slots:
         raise ValueError(
             f"scenes of world {world} keep to no grid but in slots, got {grid}: set slots and "

@@ -195,6 +195,7 @@ class EmojiScenes(SceneSource):
         vendors: Sequence[str] | None = None,
         world: WorldName = "v0",
         mixed: float = 0.0,
+        one_ground: bool = False,
         least_questions: int = 1,
         most_questions: int = 6,
         practice: bool = False,
@@ -246,6 +247,7 @@ class EmojiScenes(SceneSource):
             vendors=vendors,
             world=world,
             mixed=mixed,
+            one_ground=one_ground,
         )
         self.kind: Literal["und", "gen"] = kind
         self.form: Literal["chat", "plain"] = form
