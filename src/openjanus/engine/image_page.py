@@ -184,7 +184,8 @@ class ImagePage(Page):
             batch = slice(place, pairs + place + 1, pairs)
             found.append(Run(batch, slice(row, other.rows.stop, self.num_slots), run.length))
             del uncond[place]
-        return [*found, *uncond.values()]
+        # Runs of two slots may be one: only by length does each come after what it must see.
+        return sorted([*found, *uncond.values()], key=lambda run: run.length)
 
     def _embed(self, ids: list[int], slots: list[int], offsets: list[int], idle: int) -> Tensor:
         """Some ids and idle places -> (2P, 1, D): the same id feeds both places of a pair."""
