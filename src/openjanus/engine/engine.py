@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +80,7 @@ class Engine:
         self._runs_idle: dict[int, bool] = {}  # by rows of a step; tried before the first
         self._jobs: dict[int, _Job] = {}
         self._opening: tuple[int, Generator[int, None, list[int]]] | None = None
+        self._told: list[Event] = []  # at the end of this step, or of the next one
         self._prefill_budget = self.options.prefill_budget(model)
         self._prefixes = PrefixCache(self.options.prefix_cache_size)
         self._kept = KeptPrompts(
@@ -91,8 +93,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether any request runs or waits."""
-        return bool(self._jobs)
+        """Whether any request runs or waits, or something of it is yet to be told."""
+        return bool(self._jobs or self._told)
 
     @property
     def num_waiting(self) -> int:
@@ -105,8 +107,8 @@ class Engine:
         return self._scheduler.num_running
 
     def __contains__(self, request_id: int) -> bool:
-        """Whether a request runs or waits."""
-        return request_id in self._jobs
+        """Whether a request runs or waits, or something of it is yet to be told."""
+        return request_id in self._jobs or any(e.request_id == request_id for e in self._told)
 
     def add(self, request: Request) -> int:
         """Take a request.
@@ -215,21 +217,29 @@ class Engine:
     @torch.inference_mode()
     def cancel(self, request_id: int) -> bool:
         """Drop a request at once, without any further event; False when it is not here."""
-        if self._jobs.pop(request_id, None) is None:
+        self._told = [event for event in self._told if event.request_id != request_id]
+        if request_id not in self._jobs:
             return False
+        self._drop(request_id)
+        return True
+
+    def _drop(self, request_id: int) -> None:
+        del self._jobs[request_id]
         if self._opening is not None and self._opening[0] == request_id:
             self._opening = None
         self._leave(request_id)
-        return True
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Run some of the prompts of who waits, then decode everybody who sits.
 
+        An error ends those whose work it stopped, by a ``FailedEvent``; an interrupt or a defect is
+        raised besides, and the next step goes on with the others.
+
         Returns:
             What happened; empty when nothing is to be told, or there is no work.
         """
-        events = self._open_next()
+        self._open_next()
         seated: list[list[tuple[int, int]]] = []
         plans: list[Plan] = []
         for page_id in self._scheduler.page_ids:
@@ -238,23 +248,44 @@ class Engine:
                 runs_idle = self._must_run_idle(page.num_rows)
                 sitting = set(page.seated)
                 everybody = self._scheduler.seated(page_id)
-                seated.append([(slot, one) for slot, one in everybody if slot in sitting])
-                plans.append(page.plan(runs_idle=runs_idle))
+                here = [(slot, one) for slot, one in everybody if slot in sitting]
+                with self._ending([one for _, one in here]):
+                    plans.append(page.plan(runs_idle=runs_idle))
+                    seated.append(here)
         batches = [[plan] for plan in plans]
         # In 16 bits one batch for all pages: each weight is read once. In fp32, where the number of
         # rows shows in the last bits, a batch a page.
         if len(plans) > 1 and not self._must_run_idle(MOST_JOINED):
             batches = join_plans(plans)
-        found = [ids for batch in batches for ids in run_plans(self._model, batch)]
-        for page_seated, ids in zip(seated, found, strict=True):
-            for slot, request_id in page_seated:
-                for sampled in ids[slot]:
-                    events += self._take(request_id, sampled)
+        pages = iter(seated)
+        for batch in batches:
+            of_batch = [next(pages) for _ in batch]
+            with self._ending([one for page in of_batch for _, one in page]):
+                found = run_plans(self._model, batch)
+                for page, ids in zip(of_batch, found, strict=True):
+                    for slot, request_id in page:
+                        for sampled in ids[slot]:
+                            self._told += self._take(request_id, sampled)
+        events, self._told = self._told, []
         return events
 
-    def _open_next(self) -> list[Event]:
+    @contextmanager
+    def _ending(self, request_ids: Sequence[int]) -> Iterator[None]:
+        """Work of some requests: an error in it ends those of them that have not come to an end."""
+        try:
+            yield
+        except BaseException as error:
+            interrupt = RuntimeError("interrupted on its way: ask again")
+            for request_id in request_ids:
+                if request_id in self._jobs:
+                    self._drop(request_id)
+                    reason = error if isinstance(error, Exception) else interrupt
+                    self._told.append(FailedEvent(request_id, reason))
+            if not isinstance(error, (RuntimeError, ValueError)):  # out of memory is a RuntimeError
+                raise
+
+    def _open_next(self) -> None:
         """Seat requests in order and run their prompts, as many tokens as a step may have."""
-        events: list[Event] = []
         tokens = 0
         while tokens < self._prefill_budget:
             if self._opening is None:
@@ -263,16 +294,13 @@ class Engine:
                     break
                 self._opening = (seat.request_id, self._open(seat))
             request_id, pieces = self._opening
-            try:
-                tokens += next(pieces)
-            except StopIteration as end:
-                self._opening = None
-                for first_id in end.value:
-                    events += self._take(request_id, first_id)
-            except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
-                self.cancel(request_id)
-                events.append(FailedEvent(request_id, error))
-        return events
+            with self._ending([request_id]):
+                try:
+                    tokens += next(pieces)
+                except StopIteration as end:
+                    self._opening = None
+                    for first_id in end.value:
+                        self._told += self._take(request_id, first_id)
 
     def _open(self, seat: Seat) -> Generator[int, None, list[int]]:
         """Prefill a request that has been seated: its prompt tokens by pieces, its first ids."""
@@ -406,7 +434,7 @@ class Engine:
             try:
                 self._begin_picture(request_id)
             except RuntimeError as error:  # out of memory
-                self.cancel(request_id)
+                self._drop(request_id)
                 return [*events, FailedEvent(request_id, error)]
         return events + self._finish(request_id, course.finish_reason)
 

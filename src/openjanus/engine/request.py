@@ -253,7 +253,7 @@ class FinishedEvent:
 
 @dataclass(frozen=True, slots=True)
 class FailedEvent:
-    """The last event of a request that could not be started, or a picture of it; others go on."""
+    """The last event of a request that an error has ended; others go on."""
 
     request_id: int
     error: Exception
