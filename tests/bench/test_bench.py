@@ -109,6 +109,14 @@ def test_a_failure_of_the_engine_is_told(janus, monkeypatch):
         run()
 
 
+def test_a_quantized_model_says_so(janus):
+    found = measure(load_random("tiny", device="cpu", quantize="int8"), FEW, name="tiny")
+    plain = sum(parameter.numel() for parameter in janus.model.parameters())
+    assert found.num_parameters == plain
+    assert found.as_data()["quantization"] == "int8" and "int8" in found.row()
+    assert "int8" in str(found.lines()["model"])
+
+
 def test_random_models_are_filled_in_their_dtype():
     janus = load_random("tiny", device="cpu", dtype="bfloat16")
     for name, value in janus.model.state_dict().items():
@@ -199,6 +207,7 @@ def test_the_command_writes_what_it_prints(capsys, tmp_path):
         (["--threads", "0"], "--threads must be >= 1, got 0"),
         (["--random", "janus-pro-1c"], "did you mean 'janus-pro-1b'"),
         (["--random", "tiny", "--revision", "main"], "--revision belongs to a model with weights"),
+        (["--random", "tiny", "--quantize", "int99"], "quantize must be int8 or int4, got 'int99'"),
         (["--random", "tiny", "--model", "./x"], "--random takes the place of --model"),
         (["--against", "vllm"], "invalid choice: 'vllm'"),
         (["--json", "."], "--json . is a folder"),

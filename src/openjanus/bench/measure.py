@@ -17,6 +17,7 @@ from openjanus.bench.ours import Ours
 from openjanus.bench.result import Figure, Result
 from openjanus.model.attention import KVCache
 from openjanus.model.janus import JanusModel
+from openjanus.model.quantized import count_weights
 from openjanus.pipeline.janus import Janus
 from openjanus.weights.formats import main_dtype
 
@@ -92,8 +93,9 @@ def measure(
     return Result(
         model=name,
         random_weights=random_weights,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_parameters=count_weights(model),
         dtype=str(dtype).removeprefix("torch."),
+        quantization=None if (how := janus.config.quantization) is None else str(how),
         device=device.type,
         against=against,
         machine=describe_machine(device),
