@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 
@@ -16,6 +17,9 @@ from openjanus.bench.machine import peak_bytes, read_bandwidth
 from openjanus.bench.ours import Ours
 from openjanus.bench.result import COLUMNS, FORMAT_VERSION, headings
 from openjanus.cli import main
+from openjanus.engine.engine import Engine
+from openjanus.engine.options import EngineOptions
+from openjanus.engine.request import FinishedEvent, TokenEvent
 from openjanus.pipeline.load import load_random
 from openjanus.presets import PRESETS, preset
 
@@ -95,6 +99,53 @@ def test_steps_go_on_past_the_end_of_a_picture_and_of_a_reply(janus):
     for run in (ours.draw(1), ours.write()):
         for _ in range(40):
             run()
+
+
+@pytest.fixture
+def by_pieces(monkeypatch):
+    """Prompts take many steps, as a large model's do; the events of every step."""
+    small = functools.partial(EngineOptions, prefill_chunk=8, max_prefill_tokens=8)
+    monkeypatch.setattr("openjanus.bench.ours.EngineOptions", small)
+    seen = []
+    original = Engine.step
+
+    def step(engine):
+        seen.append(original(engine))
+        return seen[-1]
+
+    monkeypatch.setattr(Engine, "step", step)
+    return seen
+
+
+@pytest.mark.parametrize("picture", [False, True])
+def test_every_timed_answer_has_its_word(janus, by_pieces, picture):
+    run = Ours(janus, inputs_of(janus)).answer(picture=picture)
+    steps = []
+    for _ in range(3):
+        by_pieces.clear()
+        run()
+        steps.append(len(by_pieces))
+        assert [type(event) for events in by_pieces for event in events] == [
+            TokenEvent,
+            FinishedEvent,
+        ]
+    assert steps[0] > 3 and len(set(steps)) == 1  # nothing is taken over from the one before
+
+
+def test_all_prompts_are_run_before_a_step_is_timed(janus, by_pieces):
+    ours = Ours(janus, inputs_of(janus))
+    for run, number in ((ours.draw(1), 1), (ours.draw(3), 3), (ours.write(), 1)):
+        run()
+        assert len(by_pieces) > 2
+        by_pieces.clear()
+        run()
+        assert [len({event.request_id for event in events}) for events in by_pieces] == [number]
+        by_pieces.clear()
+
+
+def test_a_batch_that_does_not_fit_is_refused(janus):
+    with pytest.raises(ValueError, match=r"a batch of 99 is more than the \d+ that run at once"):
+        Ours(janus, inputs_of(janus)).draw(99)()
 
 
 def test_a_failure_of_the_engine_is_told(janus, monkeypatch):
