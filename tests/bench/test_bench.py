@@ -14,6 +14,7 @@ import openjanus
 from openjanus.bench import BenchOptions, measure
 from openjanus.bench.inputs import make_inputs
 from openjanus.bench.machine import peak_bytes, read_bandwidth
+from openjanus.bench.measure import _whole
 from openjanus.bench.ours import Ours
 from openjanus.bench.result import COLUMNS, FORMAT_VERSION, headings
 from openjanus.cli import main
@@ -219,6 +220,14 @@ class Slow:
     def __getattr__(self, name):
         self.asked.append(name)
         return getattr(self.ours, name)
+
+
+def test_whole_pictures_are_a_median_with_quartiles_after_one_that_gets_ready(janus, monkeypatch):
+    clock = iter([0, 100, 200, 201, 300, 302, 400, 403, 500, 504, 600, 605])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(janus, "draw", lambda *_, **__: None)
+    figure = _whole(janus, 5)
+    assert (figure.value, figure.low, figure.high) == (3, 2, 4)
 
 
 def test_a_rival_is_measured_by_turns(janus):
