@@ -243,6 +243,10 @@ def test_save_and_sheet(janus: Janus, tmp_path: Path) -> None:
         ("a", {"guidance_scale": "5"}, "must be a number, or one for each row of ids, got '5'"),
         ("a", {"prefix_ids": [[1, 2]]}, "prefix_ids must be the first ids of one picture"),
         ("a", {"prefix_ids": [0.5]}, "prefix_ids must be the first ids of one picture"),
+        ("a", {"prefix_ids": ["b"]}, "prefix_ids must be the first ids of one picture"),
+        ("a", {"prefix_ids": [[1], [2, 3]]}, "prefix_ids must be the first ids of one picture"),
+        ("a", {"prefix_ids": [2**70]}, "prefix_ids must be the first ids of one picture"),
+        ("a", {"prefix_ids": [2**32 + 3]}, r"prefix_ids must be in \[0, 64\), got 4294967299"),
         ("a", {"prefix_ids": range(16)}, "prefix_ids must be fewer than the 16"),
     ],
 )
