@@ -159,6 +159,7 @@ def test_scoring_refuses_what_it_cannot_do(janus: Janus) -> None:
         ("x" * 300, {}, "the context holds 256"),
         ("a", {"max_new_tokens": 0}, "max_new_tokens must be an integer >= 1"),
         ("a", {"temperature": float("nan")}, "temperature must be finite"),
+        ("a", {"temperature": 1e39}, "temperature must be at most 1,000,000, got 1e\\+39"),
         ("a", {"top_p": 2.0}, "top_p must be in"),
         ("a", {"stop": ("",)}, "stop must hold non-empty strings"),
         ("a", {"images": [b"no picture"]}, "not an image"),

@@ -233,6 +233,7 @@ def test_save_and_sheet(janus: Janus, tmp_path: Path) -> None:
         ("a", {"seed": "x"}, "seed must be an integer"),
         ("a", {"guidance_scale": float("inf")}, "guidance_scale must be finite"),
         ("a", {"temperature": -1.0}, "temperature must be finite and >= 0"),
+        ("a", {"temperature": 1e39}, "temperature must be at most 1,000,000"),
         ("a", {"top_p": 0.0}, "top_p must be in"),
         ("a", {"top_k": 0}, "top_k must be an integer >= 1"),
         ("a", {"guidance_scale": 1.0, "negative_prompt": "b"}, "does nothing at guidance_scale 1"),
