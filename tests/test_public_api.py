@@ -58,6 +58,7 @@ SIGNATURES = {
     ),
     "save": "(self, folder: Path | str) -> None",
     "pack": "(self) -> int",
+    "forget": "(self) -> None",
     "export": (
         "(self, folder: Path | str, format: str, *, max_shard_bytes: int = 5000000000) -> None"
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -84,8 +85,9 @@ def test_who_writes_goes_on_while_a_long_prompt_is_run(
     assert len(steps) > 12
     assert all(any(event.request_id == first for event in events) for events in steps)
     assert max(lengths) == 16
-    told = [e.token_id for events in steps for e in events if isinstance(e, TokenEvent)]
-    assert tuple(told[i] for i, _ in enumerate(told) if told[i] in expected)[-1] == expected[-1]
+    of_second = [e for events in steps for e in events if e.request_id == second]
+    told = [event.token_id for event in of_second if isinstance(event, TokenEvent)]
+    assert tuple(told) == expected
 
 
 def test_a_prompt_that_is_given_up_on_its_way_leaves_nothing(
@@ -204,3 +206,49 @@ def test_changed_weights_share_nothing_with_those_before(
         for parameter in model.parameters():
             parameter.mul_(1.5)
     assert run(engine, [chat()]) == run(make_engine(model, prefill_chunk=4), [chat()])
+
+
+def test_writes_that_nobody_sees_are_told_of(
+    lively_model: JanusModel, run: Run, draw: Draw, chat: Chat
+) -> None:
+    model = copy.deepcopy(lively_model)
+    engine = make_engine(model, prefill_chunk=4)
+    requests: list[Request] = [draw(), chat()]
+    before = run(engine, requests)
+    for parameter in model.parameters():
+        parameter.data.mul_(1.5)
+    engine.forget()
+    after = run(engine, requests)
+    assert after == run(make_engine(model, prefill_chunk=4), requests) != before
+
+
+def test_another_dtype_is_drawn_in(
+    lively_model: JanusModel, run: Run, draw: Draw, chat: Chat
+) -> None:
+    model = copy.deepcopy(lively_model)
+    engine = make_engine(model)
+    requests: list[Request] = [draw(), chat()]
+    run(engine, requests)
+    model.bfloat16()
+    assert run(engine, requests) == run(make_engine(model), requests)
+
+
+def test_what_was_tried_of_other_weights_is_tried_again(
+    lively_model: JanusModel, run: Run, chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copy.deepcopy(lively_model)
+    tried: list[int] = []
+
+    def trial(_: JanusModel, num_rows: int) -> bool:
+        tried.append(num_rows)
+        return True
+
+    monkeypatch.setattr("openjanus.engine.engine.rows_change_bits", trial)
+    engine = make_engine(model)
+    for _ in range(2):
+        run(engine, [chat()])
+    assert tried == [16]
+    with torch.no_grad():
+        model.language_model.lm_head.weight.mul_(2)
+    run(engine, [chat()])
+    assert tried == [16, 16]

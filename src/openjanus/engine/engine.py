@@ -79,6 +79,7 @@ class Engine:
         )
         self._pages: dict[int, Page] = {}
         self._runs_idle: dict[int, bool] = {}  # by rows of a step; tried before the first
+        self._version = _weights_version(model)
         self._jobs: dict[int, _Job] = {}
         self._opening: tuple[int, Generator[int, None, list[int]]] | None = None
         self._told: list[Event] = []  # at the end of this step, or of the next one
@@ -203,6 +204,18 @@ class Engine:
             if not isinstance(error, (RuntimeError, ValueError)):  # out of memory is a RuntimeError
                 raise
 
+    def forget(self) -> None:
+        """Forget what weights have made: prompts that are kept, and what was tried of them.
+
+        The engine does so by itself where it sees that weights have changed. What writes to them
+        through ``.data``, or to weights made in inference mode, is not seen: call this.
+        """
+        self._prefixes.clear()
+        self._kept.clear()
+        self._runs_idle.clear()
+        for page_id in [key for key, page in self._pages.items() if not page.seated]:
+            del self._pages[page_id]  # of the weights' dtype and device
+
     def _open_next(self) -> None:
         """Seat requests in order and run their prompts, as many tokens as a step may have."""
         tokens = 0
@@ -223,6 +236,10 @@ class Engine:
 
     def _open(self, seat: Seat) -> Generator[int, None, list[int]]:
         """Prefill a request that has been seated: its prompt tokens by pieces, its first ids."""
+        # Weights may be trained or replaced between two requests: what they made before is stale.
+        if (version := _weights_version(self._model)) != self._version:
+            self._version = version
+            self.forget()
         page = self._page(seat.page_id)
         request = self._jobs[seat.request_id].request
         if isinstance(request, DrawRequest):
@@ -235,7 +252,6 @@ class Engine:
             uncond = yield from self._draw_prefix(request.uncond_ids, kept)
             return page.seat(seat.slot, request, cond, uncond)
         prompt = Prompt.of(request.input_ids, request.images)
-        version = _weights_version(self._model)
         begun = self._kept.longest(version, prompt)
         cache, last = yield from self._run(prompt, begun)
         self._kept.put(version, prompt, cache)
@@ -311,8 +327,7 @@ class Engine:
         self, ids: tuple[int, ...], codes: tuple[int, ...]
     ) -> Generator[int, None, Prefix]:
         """A drawing prompt's prefix, with codes behind it: kept, or run."""
-        # Weights may be trained or replaced between two requests: what they made before is stale.
-        key = (_weights_version(self._model), *ids, *(-1 - code for code in codes))
+        key = (self._version, *ids, *(-1 - code for code in codes))
         prefix = self._prefixes.get(key)
         if prefix is None:
             cache, last = yield from self._run(Prompt.of(ids, codes=codes))
@@ -375,7 +390,8 @@ class Engine:
 def _weights_version(model: JanusModel) -> int:
     """Changes when weights are written in place, and when others take their place.
 
-    Tensors made in inference mode count no writes; those are seen by their place in memory alone.
+    Tensors made in inference mode count no writes, nor do writes through ``.data``; those are seen
+    by their place in memory alone.
     """
     return hash(
         tuple(

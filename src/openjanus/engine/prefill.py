@@ -52,6 +52,10 @@ class PrefixCache:
             self._prefixes.move_to_end(ids)
         return self._prefixes.get(ids)
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._prefixes.clear()
+
     def put(self, ids: tuple[int, ...], prefix: Prefix) -> None:
         """Keep a prefix and forget the least recently used one past the size."""
         self._prefixes[ids] = prefix
@@ -110,6 +114,10 @@ class KeptPrompts:
     def num_tokens(self) -> int:
         """Tokens that are kept."""
         return sum(len(prompt.ids) for _, prompt, _ in self._kept.values())
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
 
     def longest(self, version: int, prompt: Prompt) -> tuple[int, KVCache | None]:
         """How many tokens a prompt may take over, in whole chunks, and from where.

@@ -88,6 +88,14 @@ class Janus:
         """
         return pack_model(self.model)
 
+    def forget(self) -> None:
+        """Forget the prompts that are kept for the next drawing or turn.
+
+        Changed weights do so by themselves, unless they are written through ``.data`` or were made
+        in inference mode: nobody sees that, and the next result is a mixture unless this is called.
+        """
+        self._engine.forget()
+
     @names_near_options
     def draw(
         self,
