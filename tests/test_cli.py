@@ -130,6 +130,19 @@ def test_chat_prints_the_reply(picture, capsys):
     assert capsys.readouterr().out == f"{reply.text}\n"
 
 
+@pytest.mark.parametrize("verb", ["chat", "compose"])
+def test_top_k_of_words_is_given_on(verb, tmp_path, capsys):
+    arguments = [verb, "What is this?", "--model", "tiny", "--max-new-tokens", "6"]
+    if verb == "compose":
+        arguments += ["--max-images", "0", "--output", str(tmp_path / "composition")]
+    said = []
+    for options in ([], ["--temperature", "50", "--seed", "1"]):
+        for cut in ([], ["--top-k", "1"]):
+            assert main([*arguments, *options, *cut]) == 0
+            said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[3] != said[2]
+
+
 def test_compose_writes_a_page_and_its_pictures(tmp_path, capsys):
     import openjanus
 

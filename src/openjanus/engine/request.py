@@ -141,6 +141,8 @@ class ChatRequest:
     """Cut to what the context leaves."""
     temperature: float = 0.0
     """0 is greedy."""
+    top_k: int | None = None
+    """The likeliest ids among which one is sampled; None is all."""
     top_p: float | None = None
     seed: int = 0
     """In [0, 2**64)."""
@@ -148,7 +150,9 @@ class ChatRequest:
     """Ids that end the reply; the one that did is its last id."""
 
     def __post_init__(self) -> None:
-        check_sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+        check_sampling(
+            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed
+        )
         require(
             _is_count(self.max_new_tokens) and self.max_new_tokens >= 1,
             f"max_new_tokens must be an integer >= 1, got {self.max_new_tokens!r}",
@@ -183,6 +187,8 @@ class ComposeRequest:
     """Pictures; another is begun only where it fits whole into the context."""
     temperature: float = 0.0
     """Of words; 0 is greedy."""
+    top_k: int | None = None
+    """Of words."""
     top_p: float | None = None
     """Of words."""
     guidance_scale: float = _PAPERS.guidance_scale
@@ -197,7 +203,9 @@ class ComposeRequest:
     """Ids that end the reply; the one that did is its last id."""
 
     def __post_init__(self) -> None:
-        check_sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+        check_sampling(
+            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed
+        )
         DrawingConfig(guidance_scale=self.guidance_scale, temperature=self.image_temperature)
         try:
             check_sampling(

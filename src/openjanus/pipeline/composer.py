@@ -63,6 +63,7 @@ class Composer:
             max_new_tokens=options.max_new_tokens,
             max_images=options.max_images,
             temperature=options.temperature,
+            top_k=options.top_k,
             top_p=options.top_p,
             guidance_scale=options.guidance_scale,
             image_temperature=options.image_temperature,

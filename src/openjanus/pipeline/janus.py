@@ -243,6 +243,7 @@ class Janus:
         system: str | None = None,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
+        top_k: int | None = None,
         top_p: float | None = None,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
@@ -255,6 +256,7 @@ class Janus:
             system: System prompt; None is the model's own.
             max_new_tokens: Cut to what the context leaves.
             temperature: >= 0; 0 is greedy.
+            top_k: As in ``draw``.
             top_p: As in ``draw``.
             stop: Strings that end the reply and are not part of it.
             seed: As in ``draw``.
@@ -268,6 +270,7 @@ class Janus:
             system=system,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            top_k=top_k,
             top_p=top_p,
             stop=stop_strings(stop),
         )
@@ -282,6 +285,7 @@ class Janus:
         system: str | None = None,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
+        top_k: int | None = None,
         top_p: float | None = None,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
@@ -301,6 +305,7 @@ class Janus:
             system=system,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            top_k=top_k,
             top_p=top_p,
             stop=stop_strings(stop),
         )
@@ -321,6 +326,7 @@ class Janus:
         system: str | None = None,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
+        top_k: int | None = None,
         top_p: float | None = None,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
@@ -335,6 +341,7 @@ class Janus:
             system=system,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            top_k=top_k,
             top_p=top_p,
             stop=stop_strings(stop),
         )
@@ -352,6 +359,7 @@ class Janus:
         max_new_tokens: int = 512,
         max_images: int = 4,
         temperature: float = 0.0,
+        top_k: int | None = None,
         top_p: float | None = None,
         guidance_scale: float | None = None,
         image_temperature: float | None = None,
@@ -372,6 +380,7 @@ class Janus:
             max_new_tokens: Words; a picture's ids do not count. Cut to what the context leaves.
             max_images: Pictures; 0 is words alone.
             temperature: Of words; 0 is greedy.
+            top_k: Of words.
             top_p: Of words.
             guidance_scale: Of pictures, against pads in place of all before; None as in ``draw``.
             image_temperature: ``draw``'s temperature.
@@ -392,6 +401,7 @@ class Janus:
             max_new_tokens=max_new_tokens,
             max_images=max_images,
             temperature=temperature,
+            top_k=top_k,
             top_p=top_p,
             guidance_scale=guidance_scale,
             image_temperature=image_temperature,
@@ -413,6 +423,7 @@ class Janus:
         max_new_tokens: int = 512,
         max_images: int = 4,
         temperature: float = 0.0,
+        top_k: int | None = None,
         top_p: float | None = None,
         guidance_scale: float | None = None,
         image_temperature: float | None = None,
@@ -433,6 +444,7 @@ class Janus:
             max_new_tokens=max_new_tokens,
             max_images=max_images,
             temperature=temperature,
+            top_k=top_k,
             top_p=top_p,
             guidance_scale=guidance_scale,
             image_temperature=image_temperature,
