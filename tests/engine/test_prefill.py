@@ -193,6 +193,29 @@ def test_kept_prompts_are_so_many_tokens_and_the_last_ones(lively_model: JanusMo
     assert kept.longest(1, longer)[0] == 12
 
 
+def test_a_prompt_is_kept_once(lively_model: JanusModel, pictures: Tensor) -> None:
+    language = lively_model.config.language
+    kept = KeptPrompts(40, chunk=4, image_pad_id=IMAGE_PAD, num_image_tokens=4)
+
+    def keep(prompt: Prompt, version: int = 1) -> int:
+        length = len(prompt.ids)
+        made = KVCache.allocate(language, 1, length, device="cpu", dtype=torch.float32)
+        kept.put(version, prompt, made)
+        return kept.num_tokens
+
+    other, words = Prompt.of(tuple(range(100, 112))), Prompt.of(tuple(range(12)))
+    assert [keep(other), *(keep(words) for _ in range(3))] == [12, 24, 24, 24]
+    assert keep(Prompt.of(tuple(range(16)))) == 28  # in place of its beginning
+    assert keep(words) == 28
+    assert kept.longest(1, Prompt.of(tuple(range(20))))[0] == 16
+    assert kept.longest(1, other)[0] == 8
+    assert keep(words, version=2) == 40  # of other weights
+
+    kept.clear()
+    ids = (1, IMAGE_PAD, IMAGE_PAD, IMAGE_PAD, IMAGE_PAD, 2)
+    assert [keep(Prompt.of(ids, pictures[i : i + 1])) for i in (0, 1, 0)] == [6, 12, 12]
+
+
 def test_changed_weights_share_nothing_with_those_before(
     tiny_config: Any, run: Run, chat: Chat
 ) -> None:
