@@ -340,3 +340,15 @@ def test_each_prompt_may_have_a_seed_of_its_own(janus):
         assert torch.equal(alone.image_ids, drawing.image_ids)
     with pytest.raises(ValueError, match="2 prompts need as many seeds, got 1"):
         janus.draw_batch(["a", "b"], seed=[5])
+
+
+def test_the_default_device_is_not_asked(janus: Janus) -> None:
+    expected = janus.draw("a dog", seed=4).image_ids
+    reply = janus.chat("why?", max_new_tokens=4, temperature=1.0, seed=1).token_ids
+    torch.set_default_device("meta")  # any other than the model's
+    try:
+        drawn = janus.draw("a dog", seed=4).image_ids
+        told = janus.chat("why?", max_new_tokens=4, temperature=1.0, seed=1).token_ids
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(drawn, expected) and told == reply

@@ -148,10 +148,10 @@ class ImagePage(Page):
             rows += [0] * idle
             lengths += [None] * idle
         # An idle row takes position 0 and attends to nothing.
-        positions = torch.tensor([[0 if length is None else length] for length in lengths])
+        places = [[0 if length is None else length] for length in lengths]
         return Plan(
             inputs_embeds=self._embed(ids, slots, offsets, idle),
-            positions=positions.to(self._next_ids.device),
+            positions=torch.tensor(places, device=self._next_ids.device),
             cache=self.cache,
             runs=self._in_pairs(runs_of(lengths, rows), pairs),
             finish=finish,

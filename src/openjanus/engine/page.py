@@ -57,9 +57,9 @@ def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
     table = model.language_model.model.embed_tokens.weight
     if table.dtype not in (torch.bfloat16, torch.float16):
         return True
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     for layer in layers:
-        x = torch.randn(num_rows, layer.in_features, generator=generator).to(table)
+        x = torch.randn(num_rows, layer.in_features, generator=generator, device="cpu").to(table)
         whole = layer(x)
         if not all(torch.equal(layer(x[:n]), whole[:n]) for n in sizes):
             return True
@@ -235,7 +235,7 @@ class TokenPage(Page):
         ]
         lengths = [self._lengths[row] for row in rows]
         # An idle row takes position 0 and attends to nothing.
-        positions = torch.tensor([[0 if length is None else length] for length in lengths])
+        places = [[0 if length is None else length] for length in lengths]
 
         def finish(hidden_states: Tensor) -> dict[int, list[int]]:
             self._lengths = [None if length is None else length + 1 for length in self._lengths]
@@ -243,7 +243,8 @@ class TokenPage(Page):
             return {slot: [one] for slot, one in chosen.items()}
 
         embeds = self._embed(self._next_ids[slots], slots)
-        return Plan(embeds, positions.to(embeds.device), self.cache, runs_of(lengths, rows), finish)
+        positions = torch.tensor(places, device=embeds.device)
+        return Plan(embeds, positions, self.cache, runs_of(lengths, rows), finish)
 
     def _choose(self, hidden_states: Tensor, slots: list[int], seated: list[int]) -> dict[int, int]:
         """(B, D) hidden states of the slots that were run -> the next id of each that is seated."""

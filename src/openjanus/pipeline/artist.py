@@ -67,7 +67,9 @@ class Artist:
         each = n * best_of
         drawings = []
         for index, prompt in enumerate(prompts):
-            image_ids = torch.tensor(ids[index * each : (index + 1) * each])  # (n * k, N)
+            image_ids = torch.tensor(
+                ids[index * each : (index + 1) * each], device="cpu"
+            )  # (n * k, N)
             images, candidates = [self.decode(one) for one in image_ids], None
             if critic is not None:
                 candidates = critic.choose(images, image_ids.view(n, best_of, -1), checks[index])
@@ -113,7 +115,7 @@ class Artist:
                 known[index].append(event.image_id)
                 if len(known[index]) not in lengths:
                     continue
-            image_ids = torch.tensor(known[index])
+            image_ids = torch.tensor(known[index], device="cpu")
             yield PartialDrawing(
                 image_index=index,
                 image=self._decode_rows(image_ids),

@@ -107,7 +107,7 @@ class Composer:
                 codes.append(event.image_id)
                 if len(codes) < self._processor.config.num_gen_image_tokens:
                     continue
-                ids = torch.tensor(codes)
+                ids = torch.tensor(codes, device="cpu")
                 picture = ComposedImage(image=self._decode(ids), image_ids=ids)
                 parts.append(picture)
                 codes = []

@@ -130,7 +130,7 @@ class Critic:
             image_ids: (n, k, N) their codebook ids.
             checks: What is asked.
         """
-        scores = torch.tensor([self.score(image, checks) for image in images])
+        scores = torch.tensor([self.score(image, checks) for image in images], device="cpu")
         scores = scores.view(image_ids.shape[:2])  # (n, k)
         # Python's max takes the first of equals; torch's argmax promises none of them.
         chosen = tuple(max(range(len(row)), key=row.__getitem__) for row in scores.tolist())
