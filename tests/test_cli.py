@@ -429,6 +429,8 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["draw", "a car", "--model", "janus-pro-1b"], "deepseek-ai/Janus-Pro-1B"),
         (["draw", "a car", "--model", "tiny", "--dtype", "float7"], "float7"),
         (["draw", "a car", "--model", "tiny", "--device", "toaster"], "toaster"),
+        (["draw", "a car", "--model", "no-such", "--output", __file__], "is a file: name a folder"),
+        (["compose", "Hi", "--model", "no-such", "--output", __file__], "is a file: name a folder"),
         (["chat", "Hello", "--model", "tiny", "--image", "missing.png"], "missing.png"),
         (["chat", "", "--model", "tiny"], "empty"),
         (["chat", "word " * 400, "--model", "tiny"], "context"),

@@ -20,6 +20,7 @@ from openjanus.cli.parsing import (
     print_table,
     save_picture,
 )
+from openjanus.rules import require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +76,13 @@ def _add_draw(verbs: Any) -> None:
     )
 
 
+def _require_folder(output: Path) -> None:
+    """Before anything is drawn."""
+    require(not output.exists() or output.is_dir(), f"--output {output} is a file: name a folder")
+
+
 def _draw(args: argparse.Namespace) -> None:
+    _require_folder(args.output)
     janus = load(args)
     janus.pack()
     options = {
@@ -262,6 +269,7 @@ def _add_compose(verbs: Any) -> None:
 
 
 def _compose(args: argparse.Namespace) -> None:
+    _require_folder(args.output)
     from openjanus.processor.image import open_image
 
     images = [open_image(path) for path in args.image]
