@@ -144,6 +144,19 @@ def test_chat_prints_the_reply(picture, capsys):
     assert capsys.readouterr().out == f"{reply.text}\n"
 
 
+@pytest.mark.parametrize("verb", ["chat", "compose"])
+def test_top_k_of_words_is_given_on(verb, tmp_path, capsys):
+    arguments = [verb, "What is this?", "--model", "tiny", "--max-new-tokens", "6"]
+    if verb == "compose":
+        arguments += ["--max-images", "0", "--output", str(tmp_path / "composition")]
+    said = []
+    for options in ([], ["--temperature", "50", "--seed", "1"]):
+        for cut in ([], ["--top-k", "1"]):
+            assert main([*arguments, *options, *cut]) == 0
+            said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[3] != said[2]
+
+
 def test_compose_writes_a_page_and_its_pictures(tmp_path, capsys):
     import openjanus
 
@@ -430,6 +443,8 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["draw", "a car", "--model", "janus-pro-1b"], "deepseek-ai/Janus-Pro-1B"),
         (["draw", "a car", "--model", "tiny", "--dtype", "float7"], "float7"),
         (["draw", "a car", "--model", "tiny", "--device", "toaster"], "toaster"),
+        (["draw", "a car", "--model", "no-such", "--output", __file__], "is a file: name a folder"),
+        (["compose", "Hi", "--model", "no-such", "--output", __file__], "is a file: name a folder"),
         (["chat", "Hello", "--model", "tiny", "--image", "missing.png"], "missing.png"),
         (["chat", "", "--model", "tiny"], "empty"),
         (["chat", "word " * 400, "--model", "tiny"], "context"),

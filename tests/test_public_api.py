@@ -23,12 +23,14 @@ BEST = "best_of: int = 1, judge_question: JudgeQuestion | None = None"
 DRAW_BATCH = DRAW.replace("seed: int |", "seed: int | Sequence[int] |")
 CHAT = (
     "system: str | None = None, max_new_tokens: int = 512, temperature: float = 0.0, "
-    "top_p: float | None = None, stop: str | Sequence[str] = (), seed: int | None = None"
+    "top_k: int | None = None, top_p: float | None = None, stop: str | Sequence[str] = (), "
+    "seed: int | None = None"
 )
 IMAGES = "images: Sequence[ImageLike] = ()"
 COMPOSE = (
     "system: str | None = None, form: Form = chat, max_new_tokens: int = 512, max_images: int = 4, "
-    "temperature: float = 0.0, top_p: float | None = None, guidance_scale: float | None = None, "
+    "temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None, "
+    "guidance_scale: float | None = None, "
     "image_temperature: float | None = None, image_top_k: int | None = None, "
     "image_top_p: float | None = None, seed: int | None = None"
 )
@@ -60,6 +62,7 @@ SIGNATURES = {
     ),
     "save": "(self, folder: Path | str) -> None",
     "pack": "(self) -> int",
+    "forget": "(self) -> None",
     "export": (
         "(self, folder: Path | str, format: str, *, max_shard_bytes: int = 5000000000) -> None"
     ),
@@ -67,7 +70,7 @@ SIGNATURES = {
 
 FIELDS = {
     "ComposeOptions": [
-        *("form", "system", "max_new_tokens", "max_images", "temperature", "top_p"),
+        *("form", "system", "max_new_tokens", "max_images", "temperature", "top_k", "top_p"),
         *("guidance_scale", "image_temperature", "image_top_k", "image_top_p"),
     ],
     "ComposedImage": ["image", "image_ids"],

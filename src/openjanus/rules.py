@@ -17,11 +17,20 @@ def require(rule: bool, message: str) -> None:
         raise ValueError(message)
 
 
+MAX_TEMPERATURE = 1_000_000
+"""32 bits hold no more than 3e38, and logits are divided by it."""
+
+
 def require_temperature(temperature: float) -> None:
     """Raise ``ValueError`` for what is no temperature of any sampling."""
     require(
         0 <= temperature < math.inf,
         f"temperature must be finite and >= 0 (0 is greedy), got {temperature}",
+    )
+    require(
+        temperature <= MAX_TEMPERATURE,
+        f"temperature must be at most {MAX_TEMPERATURE:,}, got {temperature}: "
+        "long before that every id is as likely as the others",
     )
 
 

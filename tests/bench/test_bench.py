@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 
@@ -13,9 +14,13 @@ import openjanus
 from openjanus.bench import BenchOptions, measure
 from openjanus.bench.inputs import make_inputs
 from openjanus.bench.machine import peak_bytes, read_bandwidth
+from openjanus.bench.measure import _whole
 from openjanus.bench.ours import Ours
 from openjanus.bench.result import COLUMNS, FORMAT_VERSION, headings
 from openjanus.cli import main
+from openjanus.engine.engine import Engine
+from openjanus.engine.options import EngineOptions
+from openjanus.engine.request import FinishedEvent, TokenEvent
 from openjanus.pipeline.load import load_random
 from openjanus.presets import PRESETS, preset
 
@@ -97,6 +102,53 @@ def test_steps_go_on_past_the_end_of_a_picture_and_of_a_reply(janus):
             run()
 
 
+@pytest.fixture
+def by_pieces(monkeypatch):
+    """Prompts take many steps, as a large model's do; the events of every step."""
+    small = functools.partial(EngineOptions, prefill_chunk=8, max_prefill_tokens=8)
+    monkeypatch.setattr("openjanus.bench.ours.EngineOptions", small)
+    seen = []
+    original = Engine.step
+
+    def step(engine):
+        seen.append(original(engine))
+        return seen[-1]
+
+    monkeypatch.setattr(Engine, "step", step)
+    return seen
+
+
+@pytest.mark.parametrize("picture", [False, True])
+def test_every_timed_answer_has_its_word(janus, by_pieces, picture):
+    run = Ours(janus, inputs_of(janus)).answer(picture=picture)
+    steps = []
+    for _ in range(3):
+        by_pieces.clear()
+        run()
+        steps.append(len(by_pieces))
+        assert [type(event) for events in by_pieces for event in events] == [
+            TokenEvent,
+            FinishedEvent,
+        ]
+    assert steps[0] > 3 and len(set(steps)) == 1  # nothing is taken over from the one before
+
+
+def test_all_prompts_are_run_before_a_step_is_timed(janus, by_pieces):
+    ours = Ours(janus, inputs_of(janus))
+    for run, number in ((ours.draw(1), 1), (ours.draw(3), 3), (ours.write(), 1)):
+        run()
+        assert len(by_pieces) > 2
+        by_pieces.clear()
+        run()
+        assert [len({event.request_id for event in events}) for events in by_pieces] == [number]
+        by_pieces.clear()
+
+
+def test_a_batch_that_does_not_fit_is_refused(janus):
+    with pytest.raises(ValueError, match=r"a batch of 99 is more than the \d+ that run at once"):
+        Ours(janus, inputs_of(janus)).draw(99)()
+
+
 def test_a_failure_of_the_engine_is_told(janus, monkeypatch):
     ours = Ours(janus, inputs_of(janus))
     run = ours.answer(picture=True)
@@ -107,6 +159,14 @@ def test_a_failure_of_the_engine_is_told(janus, monkeypatch):
     monkeypatch.setattr(janus.model, "embed_und", fail)
     with pytest.raises(RuntimeError, match="no memory"):
         run()
+
+
+def test_a_quantized_model_says_so(janus):
+    found = measure(load_random("tiny", device="cpu", quantize="int8"), FEW, name="tiny")
+    plain = sum(parameter.numel() for parameter in janus.model.parameters())
+    assert found.num_parameters == plain
+    assert found.as_data()["quantization"] == "int8" and "int8" in found.row()
+    assert "int8" in str(found.lines()["model"])
 
 
 def test_random_models_are_filled_in_their_dtype():
@@ -190,6 +250,14 @@ class Slow:
         return getattr(self.ours, name)
 
 
+def test_whole_pictures_are_a_median_with_quartiles_after_one_that_gets_ready(janus, monkeypatch):
+    clock = iter([0, 100, 200, 201, 300, 302, 400, 403, 500, 504, 600, 605])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(janus, "draw", lambda *_, **__: None)
+    figure = _whole(janus, 5)
+    assert (figure.value, figure.low, figure.high) == (3, 2, 4)
+
+
 def test_a_rival_is_measured_by_turns(janus):
     rivals = []
 
@@ -227,6 +295,7 @@ def test_the_command_writes_what_it_prints(capsys, tmp_path):
         (["--threads", "0"], "--threads must be >= 1, got 0"),
         (["--random", "janus-pro-1c"], "did you mean 'janus-pro-1b'"),
         (["--random", "tiny", "--revision", "main"], "--revision belongs to a model with weights"),
+        (["--random", "tiny", "--quantize", "int99"], "quantize must be int8 or int4, got 'int99'"),
         (["--random", "tiny", "--model", "./x"], "--random takes the place of --model"),
         (["--against", "vllm"], "invalid choice: 'vllm'"),
         (["--json", "."], "--json . is a folder"),

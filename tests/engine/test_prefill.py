@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from harness import IMAGE_PAD, Chat, Draw, Naive, Run, make_engine
 from torch import Tensor
 
 from openjanus.engine.prefill import KeptPrompts, Prompt
-from openjanus.engine.request import ChatRequest, Event, TokenEvent
+from openjanus.engine.request import ChatRequest, Event, Request, TokenEvent
 from openjanus.model.attention import KVCache
 from openjanus.model.decoder import Decoder
 from openjanus.model.janus import JanusModel
@@ -73,8 +74,9 @@ def test_who_writes_goes_on_while_a_long_prompt_is_run(
     assert len(steps) > 12
     assert all(any(event.request_id == first for event in events) for events in steps)
     assert max(lengths) == 16
-    told = [e.token_id for events in steps for e in events if isinstance(e, TokenEvent)]
-    assert tuple(told[i] for i, _ in enumerate(told) if told[i] in expected)[-1] == expected[-1]
+    of_second = [e for events in steps for e in events if e.request_id == second]
+    told = [event.token_id for event in of_second if isinstance(event, TokenEvent)]
+    assert tuple(told) == expected
 
 
 def test_a_prompt_that_is_given_up_on_its_way_leaves_nothing(
@@ -180,6 +182,29 @@ def test_kept_prompts_are_so_many_tokens_and_the_last_ones(lively_model: JanusMo
     assert kept.longest(1, longer)[0] == 12
 
 
+def test_a_prompt_is_kept_once(lively_model: JanusModel, pictures: Tensor) -> None:
+    language = lively_model.config.language
+    kept = KeptPrompts(40, chunk=4, image_pad_id=IMAGE_PAD, num_image_tokens=4)
+
+    def keep(prompt: Prompt, version: int = 1) -> int:
+        length = len(prompt.ids)
+        made = KVCache.allocate(language, 1, length, device="cpu", dtype=torch.float32)
+        kept.put(version, prompt, made)
+        return kept.num_tokens
+
+    other, words = Prompt.of(tuple(range(100, 112))), Prompt.of(tuple(range(12)))
+    assert [keep(other), *(keep(words) for _ in range(3))] == [12, 24, 24, 24]
+    assert keep(Prompt.of(tuple(range(16)))) == 28  # in place of its beginning
+    assert keep(words) == 28
+    assert kept.longest(1, Prompt.of(tuple(range(20))))[0] == 16
+    assert kept.longest(1, other)[0] == 8
+    assert keep(words, version=2) == 40  # of other weights
+
+    kept.clear()
+    ids = (1, IMAGE_PAD, IMAGE_PAD, IMAGE_PAD, IMAGE_PAD, 2)
+    assert [keep(Prompt.of(ids, pictures[i : i + 1])) for i in (0, 1, 0)] == [6, 12, 12]
+
+
 def test_changed_weights_share_nothing_with_those_before(
     tiny_config: Any, run: Run, chat: Chat
 ) -> None:
@@ -193,3 +218,49 @@ def test_changed_weights_share_nothing_with_those_before(
         for parameter in model.parameters():
             parameter.mul_(1.5)
     assert run(engine, [chat()]) == run(make_engine(model, prefill_chunk=4), [chat()])
+
+
+def test_writes_that_nobody_sees_are_told_of(
+    lively_model: JanusModel, run: Run, draw: Draw, chat: Chat
+) -> None:
+    model = copy.deepcopy(lively_model)
+    engine = make_engine(model, prefill_chunk=4)
+    requests: list[Request] = [draw(), chat()]
+    before = run(engine, requests)
+    for parameter in model.parameters():
+        parameter.data.mul_(1.5)
+    engine.forget()
+    after = run(engine, requests)
+    assert after == run(make_engine(model, prefill_chunk=4), requests) != before
+
+
+def test_another_dtype_is_drawn_in(
+    lively_model: JanusModel, run: Run, draw: Draw, chat: Chat
+) -> None:
+    model = copy.deepcopy(lively_model)
+    engine = make_engine(model)
+    requests: list[Request] = [draw(), chat()]
+    run(engine, requests)
+    model.bfloat16()
+    assert run(engine, requests) == run(make_engine(model), requests)
+
+
+def test_what_was_tried_of_other_weights_is_tried_again(
+    lively_model: JanusModel, run: Run, chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copy.deepcopy(lively_model)
+    tried: list[int] = []
+
+    def trial(_: JanusModel, num_rows: int) -> bool:
+        tried.append(num_rows)
+        return True
+
+    monkeypatch.setattr("openjanus.engine.engine.rows_change_bits", trial)
+    engine = make_engine(model)
+    for _ in range(2):
+        run(engine, [chat()])
+    assert tried == [16]
+    with torch.no_grad():
+        model.language_model.lm_head.weight.mul_(2)
+    run(engine, [chat()])
+    assert tried == [16, 16]

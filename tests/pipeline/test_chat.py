@@ -88,6 +88,21 @@ def test_temperature_zero_is_greedy_through_every_layer(janus: Janus) -> None:
     assert replies[0].token_ids == janus.chat("what?", max_new_tokens=6).token_ids
 
 
+def test_the_likeliest_of_one_is_greedy_through_every_layer(janus: Janus) -> None:
+    greedy = janus.chat("why?", max_new_tokens=6).token_ids
+    wild: dict[str, Any] = {"max_new_tokens": 6, "temperature": 50.0, "seed": 1}
+    assert janus.chat("why?", **wild).token_ids != greedy
+    assert janus.chat("why?", **wild, top_k=1).token_ids == greedy
+    assert janus.chat_batch(["why?"], **wild, top_k=1)[0].token_ids == greedy
+    *_, last = janus.chat_stream("why?", **wild, top_k=1)
+    assert last.reply is not None and last.reply.token_ids == greedy
+    composed = [
+        janus.compose("why?", max_images=0, max_new_tokens=6, **options).token_ids
+        for options in ({}, {"temperature": 50.0, "seed": 1, "top_k": 1})
+    ]
+    assert composed[0] == composed[1]
+
+
 def test_a_stop_string_cuts_the_reply_and_frees_the_slot(janus: Janus) -> None:
     options: dict[str, Any] = {"max_new_tokens": 60, "temperature": 1.0, "seed": 1}
     whole = janus.chat("what?", **options)
@@ -159,6 +174,8 @@ def test_scoring_refuses_what_it_cannot_do(janus: Janus) -> None:
         ("x" * 300, {}, "the context holds 256"),
         ("a", {"max_new_tokens": 0}, "max_new_tokens must be an integer >= 1"),
         ("a", {"temperature": float("nan")}, "temperature must be finite"),
+        ("a", {"temperature": 1e39}, "temperature must be at most 1,000,000, got 1e\\+39"),
+        ("a", {"top_k": 0}, "top_k must be an integer >= 1"),
         ("a", {"top_p": 2.0}, "top_p must be in"),
         ("a", {"stop": ("",)}, "stop must hold non-empty strings"),
         ("a", {"images": [b"no picture"]}, "not an image"),

@@ -267,6 +267,7 @@ def test_save_and_sheet(janus: Janus, tmp_path: Path) -> None:
         ("a", {"seed": "x"}, "seed must be an integer"),
         ("a", {"guidance_scale": float("inf")}, "guidance_scale must be finite"),
         ("a", {"temperature": -1.0}, "temperature must be finite and >= 0"),
+        ("a", {"temperature": 1e39}, "temperature must be at most 1,000,000"),
         ("a", {"top_p": 0.0}, "top_p must be in"),
         ("a", {"top_k": 0}, "top_k must be an integer >= 1"),
         ("a", {"guidance_scale": 1.0, "negative_prompt": "b"}, "does nothing at guidance_scale 1"),
@@ -277,6 +278,10 @@ def test_save_and_sheet(janus: Janus, tmp_path: Path) -> None:
         ("a", {"guidance_scale": "5"}, "must be a number, or one for each row of ids, got '5'"),
         ("a", {"prefix_ids": [[1, 2]]}, "prefix_ids must be the first ids of one picture"),
         ("a", {"prefix_ids": [0.5]}, "prefix_ids must be the first ids of one picture"),
+        ("a", {"prefix_ids": ["b"]}, "prefix_ids must be the first ids of one picture"),
+        ("a", {"prefix_ids": [[1], [2, 3]]}, "prefix_ids must be the first ids of one picture"),
+        ("a", {"prefix_ids": [2**70]}, "prefix_ids must be the first ids of one picture"),
+        ("a", {"prefix_ids": [2**32 + 3]}, r"prefix_ids must be in \[0, 64\), got 4294967299"),
         ("a", {"prefix_ids": range(16)}, "prefix_ids must be fewer than the 16"),
     ],
 )
@@ -369,3 +374,15 @@ def test_each_prompt_may_have_a_seed_of_its_own(janus):
         assert torch.equal(alone.image_ids, drawing.image_ids)
     with pytest.raises(ValueError, match="2 prompts need as many seeds, got 1"):
         janus.draw_batch(["a", "b"], seed=[5])
+
+
+def test_the_default_device_is_not_asked(janus: Janus) -> None:
+    expected = janus.draw("a dog", seed=4).image_ids
+    reply = janus.chat("why?", max_new_tokens=4, temperature=1.0, seed=1).token_ids
+    torch.set_default_device("meta")  # any other than the model's
+    try:
+        drawn = janus.draw("a dog", seed=4).image_ids
+        told = janus.chat("why?", max_new_tokens=4, temperature=1.0, seed=1).token_ids
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(drawn, expected) and told == reply

@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openjanus.engine.engine import _weights_version
+from openjanus.engine.engine import EngineOptions, _weights_version
 from openjanus.engine.page import rows_change_bits
 from openjanus.model.quantized import QuantizedLinear, is_aligned, quantized_modules
 from openjanus.pipeline import Janus, load
+from openjanus.pipeline.load import load_random
 from openjanus.quantization import QuantizationConfig
 from openjanus.weights.adapters import Adapter, save_adapter
 from openjanus.weights.donors import open_donor
@@ -206,3 +207,11 @@ def test_training_refuses_it(converted: Path) -> None:
     with pytest.raises(ValueError, match="quantized weights cannot be trained"):
         load(converted, device="cpu").config.require_plain("x")
     open_donor(converted, "vq")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_costs_as_much_in_fewer_bits(kind: str | QuantizationConfig) -> None:
+    plain = load_random("tiny", device="cpu")
+    quantized = load_random("tiny", device="cpu", quantize=kind)
+    options = EngineOptions()
+    assert options.prefill_budget(quantized.model) == options.prefill_budget(plain.model)

@@ -80,7 +80,7 @@ def read_bandwidth(device: torch.device, num_bytes: int) -> float:
 
 
 def peak_bytes(device: torch.device) -> int | None:
-    """The most memory that this process has had; on CUDA, that torch has had there.
+    """The most memory that this process has had since it began; on CUDA, that torch has had there.
 
     None where the system does not say (Windows, MPS).
     """

@@ -18,6 +18,7 @@ from openjanus.bench.result import Figure, Result
 from openjanus.model.attention import KVCache
 from openjanus.model.janus import JanusModel
 from openjanus.model.packed import PackedLinear
+from openjanus.model.quantized import count_weights
 from openjanus.pipeline.janus import Janus
 from openjanus.weights.formats import main_dtype
 
@@ -93,8 +94,9 @@ def measure(
     return Result(
         model=name,
         random_weights=random_weights,
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        num_parameters=count_weights(model),
         dtype=str(dtype).removeprefix("torch."),
+        quantization=None if (how := janus.config.quantization) is None else str(how),
         device=device.type,
         against=against,
         machine=describe_machine(device),
@@ -176,11 +178,8 @@ def _race(event: _Event, contestants: list[Contestant], device: torch.device) ->
 
 
 def _figure(event: _Event, times: _Times, bandwidth: float) -> Figure:
-    value = statistics.median(times.ours)
-    low, high = value, value
-    if len(times.ours) > 1:
-        low, _, high = statistics.quantiles(times.ours, n=4, method="inclusive")
-    figure = Figure(name=event.name, value=value, unit="s", low=low, high=high)
+    figure = _median(event.name, times.ours)
+    value = figure.value
     if times.theirs:
         theirs = statistics.median(times.theirs)
         figure = replace(figure, theirs=theirs, ratio=theirs / value)
@@ -188,6 +187,14 @@ def _figure(event: _Event, times: _Times, bandwidth: float) -> Figure:
         rate = event.read_bytes / value
         figure = replace(figure, read_gb_per_s=rate / 1e9, share=rate / bandwidth)
     return figure
+
+
+def _median(name: str, seconds: list[float]) -> Figure:
+    """With its quartiles."""
+    low = high = value = statistics.median(seconds)
+    if len(seconds) > 1:
+        low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return Figure(name=name, value=value, unit="s", low=low, high=high)
 
 
 def _derived(figures: list[Figure], options: BenchOptions, num_ids: int) -> Iterator[Figure]:
@@ -229,16 +236,10 @@ def _combine(
 
 
 def _whole(janus: Janus, number: int) -> Figure:
-    """Pictures of a prompt, one after another, from words to pixels."""
+    """Pictures of a prompt, one after another, from words to pixels; the first is not counted."""
     times = []
-    for seed in tqdm(range(number), desc="whole pictures", leave=False, disable=None):
+    for seed in tqdm(range(number + 1), desc="whole pictures", leave=False, disable=None):
         began = time.perf_counter()
         janus.draw(PROMPT, seed=seed)
         times.append(time.perf_counter() - began)
-    return Figure(
-        name="one whole picture",
-        value=statistics.median(times),
-        unit="s",
-        low=min(times),
-        high=max(times),
-    )
+    return _median("one whole picture", times[1:])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from openjanus.bench.inputs import Inputs
 from openjanus.engine.engine import Engine
 from openjanus.engine.options import EngineOptions
-from openjanus.engine.request import ChatRequest, DrawRequest, FailedEvent, Request
+from openjanus.engine.request import ChatRequest, DrawRequest, Event, FailedEvent, Request
 from openjanus.model.doors import ImageTokenizer
 from openjanus.pipeline.janus import Janus
 
@@ -26,7 +26,8 @@ class Ours:
         self._model = janus.model
         self._vq = janus.model.vq
         self._inputs = inputs
-        self._options = EngineOptions(look_ahead=look_ahead)
+        # No prompt is kept: the same question again would be run already.
+        self._options = EngineOptions(look_ahead=look_ahead, kept_prompt_tokens=0)
 
     def draw(self, num_images: int) -> Callable[[], object]:
         """See ``Contestant``."""
@@ -51,14 +52,21 @@ class Ours:
     def answer(self, *, picture: bool) -> Callable[[], object]:
         """See ``Contestant``."""
         if not picture:
-            ids = self._inputs.question_ids
-            return self._steps([ChatRequest(input_ids=ids, max_new_tokens=1)])
-        request = ChatRequest(
-            input_ids=self._inputs.image_question_ids,
-            images=self._inputs.pixel_values,
-            max_new_tokens=1,
-        )
-        return self._steps([request])
+            request = ChatRequest(input_ids=self._inputs.question_ids, max_new_tokens=1)
+        else:
+            request = ChatRequest(
+                input_ids=self._inputs.image_question_ids,
+                images=self._inputs.pixel_values,
+                max_new_tokens=1,
+            )
+        engine = self._engine()
+
+        def whole() -> None:  # as many steps as the prompt takes
+            engine.add(request)
+            while engine.has_work:
+                _step(engine)
+
+        return whole
 
     def understand(self) -> Callable[[], object]:
         """See ``Contestant``."""
@@ -68,16 +76,38 @@ class Ours:
         """See ``Contestant``."""
         return lambda: self._vq.decode_ids(self._inputs.image_ids)
 
+    def _engine(self) -> Engine:
+        return Engine(self._model, image_pad_id=self._inputs.image_pad_id, options=self._options)
+
     def _steps(self, requests: list[Request]) -> Callable[[], object]:
-        """Steps of an engine that begins its requests again when they are done."""
-        engine = Engine(self._model, image_pad_id=self._inputs.image_pad_id, options=self._options)
+        """Steps of an engine in which all requests decode, begun again when they are done.
+
+        Whoever begins runs all prompts at once, which is no step to be counted.
+        """
+        engine = self._engine()
 
         def step() -> None:
-            if not engine.has_work:
-                for request in requests:
-                    engine.add(request)
-            for event in engine.step():
-                if isinstance(event, FailedEvent):
-                    raise event.error
+            if engine.has_work:
+                _step(engine)
+                return
+            begun = {engine.add(request) for request in requests}
+            told: set[int] = set()
+            while told != begun:
+                before = len(told)
+                told |= {event.request_id for event in _step(engine)}
+                if before == len(told) == engine.num_running:  # nobody's prompt is being run
+                    raise ValueError(
+                        f"a batch of {len(begun)} is more than the {engine.num_running} that run "
+                        "at once: give a smaller --batch"
+                    )
 
         return step
+
+
+def _step(engine: Engine) -> list[Event]:
+    """A step, in which nothing may fail."""
+    events = engine.step()
+    for event in events:
+        if isinstance(event, FailedEvent):
+            raise event.error
+    return events

@@ -53,6 +53,8 @@ class Result:
     random_weights: bool
     num_parameters: int
     dtype: str
+    quantization: str | None = None
+    """In what the decoder's layers are kept; None is ``dtype``."""
     device: str
     against: str | None
     """With its version; None is nothing."""
@@ -72,7 +74,8 @@ class Result:
 
     def lines(self) -> dict[str, object]:
         """Name -> value, to be read by people."""
-        weights = ", random weights" if self.random_weights else ""
+        weights = f", {self.quantization}" if self.quantization is not None else ""
+        weights += ", random weights" if self.random_weights else ""
         machine = self.machine
         packed = f", {self.packed_layers} layers packed" if self.packed_layers > 0 else ""
         told: dict[str, object] = {
@@ -92,7 +95,7 @@ class Result:
             f"{machine.accelerator or machine.processor}, {machine.num_threads} threads",
             machine.torch,
             self.model + (" (random)" if self.random_weights else ""),
-            self.dtype,
+            self.dtype if self.quantization is None else f"{self.quantization}, {self.dtype}",
             *(_cell(self.figure(name)) for name in COLUMNS),
         ]
         return f"| {' | '.join(cells)} |"

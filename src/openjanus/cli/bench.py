@@ -102,4 +102,4 @@ def _load(args: argparse.Namespace) -> Janus:
         )
     from openjanus.pipeline.load import load_random
 
-    return load_random(args.random, device=args.device, dtype=args.dtype)
+    return load_random(args.random, device=args.device, dtype=args.dtype, quantize=args.quantize)

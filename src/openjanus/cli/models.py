@@ -23,6 +23,7 @@ from openjanus.cli.parsing import (
     print_table,
     save_picture,
 )
+from openjanus.rules import require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,13 @@ def _add_draw(verbs: Any) -> None:
     )
 
 
+def _require_folder(output: Path) -> None:
+    """Before anything is drawn."""
+    require(not output.exists() or output.is_dir(), f"--output {output} is a file: name a folder")
+
+
 def _draw(args: argparse.Namespace) -> None:
+    _require_folder(args.output)
     janus = load_packed(args)
     options = {
         "n": args.n,
@@ -176,6 +183,7 @@ def _add_chat(verbs: Any) -> None:
     parser.add_argument("--system", help="system prompt; the model's own when left out")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="(%(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
+    parser.add_argument("--top-k", type=int, help="keep so many of the likeliest tokens")
     parser.add_argument("--top-p", type=float, help="keep the likeliest tokens of this much")
     parser.add_argument("--seed", type=parse_seed, help="matters when the temperature is above 0")
 
@@ -195,6 +203,7 @@ def _chat(args: argparse.Namespace) -> None:
             system=args.system,
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,
+            top_k=args.top_k,
             top_p=args.top_p,
             seed=args.seed,
         ):
@@ -241,6 +250,7 @@ def _add_compose(verbs: Any) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=512, help="words (%(default)s)")
     parser.add_argument("--max-images", type=int, default=4, help="pictures (%(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="of words (%(default)s)")
+    parser.add_argument("--top-k", type=int, help="of words")
     parser.add_argument("--top-p", type=float, help="of words")
     parser.add_argument(
         "--guidance-scale", type=float, help="of pictures; the model's own when left out"
@@ -254,6 +264,7 @@ def _add_compose(verbs: Any) -> None:
 
 
 def _compose(args: argparse.Namespace) -> None:
+    _require_folder(args.output)
     from openjanus.processor.image import open_image
 
     images = [open_image(path) for path in args.image]
@@ -267,6 +278,7 @@ def _compose(args: argparse.Namespace) -> None:
         max_new_tokens=args.max_new_tokens,
         max_images=args.max_images,
         temperature=args.temperature,
+        top_k=args.top_k,
         top_p=args.top_p,
         guidance_scale=args.guidance_scale,
         image_temperature=args.image_temperature,

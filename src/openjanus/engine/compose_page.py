@@ -45,7 +45,7 @@ class ComposePage(TokenPage):
             seed=request.seed,
             stream=0,
             temperature=request.temperature,
-            top_k=None,
+            top_k=request.top_k,
             top_p=request.top_p,
         )
         self._fork(slot, 0, prefix)

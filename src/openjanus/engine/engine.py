@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,6 @@ from openjanus.engine.page import (
 )
 from openjanus.engine.prefill import KeptPrompts, Prefix, PrefixCache, Prompt, run_prompt, to_end
 from openjanus.engine.request import (
-    ChatRequest,
     ComposeRequest,
     DrawRequest,
     Event,
@@ -36,7 +36,8 @@ from openjanus.engine.request import (
     TokenEvent,
     TokenLogprobs,
 )
-from openjanus.engine.scheduler import Mode, Scheduler, Seat, capacity_class
+from openjanus.engine.rules import Rules
+from openjanus.engine.scheduler import Mode, Scheduler, Seat
 from openjanus.model.attention import KVCache
 from openjanus.model.janus import JanusModel
 
@@ -68,6 +69,7 @@ class Engine:
         self.options = EngineOptions() if options is None else options
         self._model = model.eval()
         self._image_pad_id = image_pad_id
+        self._rules = Rules(model, image_pad_id)
         rows = self.options.rows_per_page
         slots: dict[Mode, int] = {"image": rows // 2, "text": rows, "compose": rows // 2}
         self._scheduler = Scheduler(
@@ -78,8 +80,10 @@ class Engine:
         )
         self._pages: dict[int, Page] = {}
         self._runs_idle: dict[int, bool] = {}  # by rows of a step; tried before the first
+        self._version = _weights_version(model)
         self._jobs: dict[int, _Job] = {}
         self._opening: tuple[int, Generator[int, None, list[int]]] | None = None
+        self._told: list[Event] = []  # at the end of this step, or of the next one
         self._prefill_budget = self.options.prefill_budget(model)
         self._prefixes = PrefixCache(self.options.prefix_cache_size)
         self._kept = KeptPrompts(
@@ -92,8 +96,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether any request runs or waits."""
-        return bool(self._jobs)
+        """Whether any request runs or waits, or something of it is yet to be told."""
+        return bool(self._jobs or self._told)
 
     @property
     def num_waiting(self) -> int:
@@ -111,8 +115,8 @@ class Engine:
         return self._opening is not None
 
     def __contains__(self, request_id: int) -> bool:
-        """Whether a request runs or waits."""
-        return request_id in self._jobs
+        """Whether a request runs or waits, or something of it is yet to be told."""
+        return request_id in self._jobs or any(e.request_id == request_id for e in self._told)
 
     def add(self, request: Request) -> int:
         """Take a request.
@@ -123,7 +127,7 @@ class Engine:
         Raises:
             ValueError: It does not suit this model; nothing has changed.
         """
-        mode, capacity, limit = self._plan(request)
+        mode, capacity, limit = self._rules.plan(request)
         self._scheduler.check(mode, capacity)
         request_id = self._next_request_id
         self._next_request_id += 1
@@ -133,109 +137,35 @@ class Engine:
 
     def check(self, request: Request) -> None:
         """Raise what ``add`` would raise, and take nothing."""
-        mode, capacity, _ = self._plan(request)
+        mode, capacity, _ = self._rules.plan(request)
         self._scheduler.check(mode, capacity)
-
-    def _plan(self, request: Request) -> tuple[Mode, int, int]:
-        """Mode, capacity class and number of ids of a request, after checking it."""
-        config = self._model.config
-        context = config.language.max_position_embeddings
-        mode: Mode
-        if isinstance(request, DrawRequest):
-            mode, limit = "image", config.num_gen_image_tokens
-            length = self._check_draw(request)
-        elif isinstance(request, ComposeRequest):
-            mode, length = "compose", len(request.input_ids)
-            limit = self._check_compose(request)
-        else:
-            self._check_ids(request.input_ids)
-            self._check_images(request)
-            mode, length = "text", len(request.input_ids)
-            limit = min(request.max_new_tokens, max(context - length, 1))
-        return mode, capacity_class(length + limit, context), limit
-
-    def _check_draw(self, request: DrawRequest) -> int:
-        """The length of the longer prompt of the guidance pair."""
-        config = self._model.config
-        num_ids, size = config.num_gen_image_tokens, config.codebook_size
-        request.scales(num_ids, round(num_ids**0.5))  # its rule
-        kept = request.prefix_ids
-        if len(kept) >= num_ids:
-            raise ValueError(
-                f"prefix_ids must be fewer than the {num_ids} of a picture, got {len(kept)}: "
-                "leave some to draw"
-            )
-        if kept and (min(kept) < 0 or max(kept) >= size):
-            raise ValueError(f"prefix_ids must be in [0, {size}), got {min(kept)} to {max(kept)}")
-        prompts = [request.prompt_ids]
-        if request.is_guided:
-            assert request.uncond_ids is not None  # DrawRequest's own rule
-            prompts.append(request.uncond_ids)
-        for ids in prompts:
-            self._check_ids(ids)
-            if self._image_pad_id in ids:
-                raise ValueError("a drawing prompt cannot hold pictures: describe them in words")
-        return max(len(ids) for ids in prompts)
-
-    def _check_compose(self, request: ComposeRequest) -> int:
-        """The most ids, of words and pictures, that a composition may have."""
-        config = self._model.config
-        self._check_ids(request.input_ids)
-        self._check_ids((request.boi_id, request.eoi_id, request.pad_id))
-        self._check_images(request)
-        length, context = len(request.input_ids), config.language.max_position_embeddings
-        picture = config.num_gen_image_tokens + 2
-        if request.max_images > 0 and length + picture > context:
-            raise ValueError(
-                f"a picture takes {picture} tokens beside a prompt of {length}, the context holds "
-                f"{context}: shorten the prompt, or ask for words alone by max_images 0"
-            )
-        most = request.max_new_tokens + request.max_images * (picture - 1)
-        return min(most, max(context - length, 1))
-
-    def _check_ids(self, ids: tuple[int, ...]) -> None:
-        vocab_size = self._model.config.text_vocab_size
-        low, high = min(ids), max(ids)
-        if low < 0 or high >= vocab_size:
-            wrong = low if low < 0 else high
-            raise ValueError(
-                f"prompt id {wrong} is outside the vocabulary [0, {vocab_size}): "
-                "encode with the tokenizer of this model"
-            )
-
-    def _check_images(self, request: ChatRequest | ComposeRequest) -> None:
-        config = self._model.config
-        size, num_tokens = config.und_image_size, config.num_und_image_tokens
-        shape = (0, 3, size, size) if request.images is None else tuple(request.images.shape)
-        if len(shape) != 4 or shape[1:] != (3, size, size):
-            raise ValueError(f"images must be (I, 3, {size}, {size}), got {shape}")
-        if request.images is not None and not bool(request.images.isfinite().all()):
-            raise ValueError("images hold NaN or infinity: preprocess them again")
-        slots = request.input_ids.count(self._image_pad_id)
-        if slots != shape[0] * num_tokens:
-            raise ValueError(
-                f"{slots} image slots for {shape[0]} images of {num_tokens} each: "
-                "each image needs exactly its own number of slots"
-            )
 
     @torch.inference_mode()
     def cancel(self, request_id: int) -> bool:
         """Drop a request at once, without any further event; False when it is not here."""
-        if self._jobs.pop(request_id, None) is None:
+        self._told = [event for event in self._told if event.request_id != request_id]
+        if request_id not in self._jobs:
             return False
+        self._drop(request_id)
+        return True
+
+    def _drop(self, request_id: int) -> None:
+        del self._jobs[request_id]
         if self._opening is not None and self._opening[0] == request_id:
             self._opening = None
         self._leave(request_id)
-        return True
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Run some of the prompts of who waits, then decode everybody who sits.
 
+        An error ends those whose work it stopped, by a ``FailedEvent``; an interrupt or a defect is
+        raised besides, and the next step goes on with the others.
+
         Returns:
             What happened; empty when nothing is to be told, or there is no work.
         """
-        events = self._open_next()
+        self._open_next()
         seated: list[list[tuple[int, int]]] = []
         plans: list[Plan] = []
         for page_id in self._scheduler.page_ids:
@@ -244,23 +174,56 @@ class Engine:
                 runs_idle = self._must_run_idle(page.num_rows)
                 sitting = set(page.seated)
                 everybody = self._scheduler.seated(page_id)
-                seated.append([(slot, one) for slot, one in everybody if slot in sitting])
-                plans.append(page.plan(runs_idle=runs_idle))
+                here = [(slot, one) for slot, one in everybody if slot in sitting]
+                with self._ending([one for _, one in here]):
+                    plans.append(page.plan(runs_idle=runs_idle))
+                    seated.append(here)
         batches = [[plan] for plan in plans]
         # One batch for all pages: each weight is read once. In plain fp32, where the number of
         # rows shows in the last bits, a batch a page.
         if len(plans) > 1 and not self._must_run_idle(MOST_JOINED):
             batches = join_plans(plans)
-        found = [ids for batch in batches for ids in run_plans(self._model, batch)]
-        for page_seated, ids in zip(seated, found, strict=True):
-            for slot, request_id in page_seated:
-                for sampled in ids[slot]:
-                    events += self._take(request_id, sampled)
+        pages = iter(seated)
+        for batch in batches:
+            of_batch = [next(pages) for _ in batch]
+            with self._ending([one for page in of_batch for _, one in page]):
+                found = run_plans(self._model, batch)
+                for page, ids in zip(of_batch, found, strict=True):
+                    for slot, request_id in page:
+                        for sampled in ids[slot]:
+                            self._told += self._take(request_id, sampled)
+        events, self._told = self._told, []
         return events
 
-    def _open_next(self) -> list[Event]:
+    @contextmanager
+    def _ending(self, request_ids: Sequence[int]) -> Iterator[None]:
+        """Work of some requests: an error in it ends those of them that have not come to an end."""
+        try:
+            yield
+        except BaseException as error:
+            interrupt = RuntimeError("interrupted on its way: ask again")
+            for request_id in request_ids:
+                if request_id in self._jobs:
+                    self._drop(request_id)
+                    reason = error if isinstance(error, Exception) else interrupt
+                    self._told.append(FailedEvent(request_id, reason))
+            if not isinstance(error, (RuntimeError, ValueError)):  # out of memory is a RuntimeError
+                raise
+
+    def forget(self) -> None:
+        """Forget what weights have made: prompts that are kept, and what was tried of them.
+
+        The engine does so by itself where it sees that weights have changed. What writes to them
+        through ``.data``, or to weights made in inference mode, is not seen: call this.
+        """
+        self._prefixes.clear()
+        self._kept.clear()
+        self._runs_idle.clear()
+        for page_id in [key for key, page in self._pages.items() if not page.seated]:
+            del self._pages[page_id]  # of the weights' dtype and device
+
+    def _open_next(self) -> None:
         """Seat requests in order and run their prompts, as many tokens as a step may have."""
-        events: list[Event] = []
         tokens = 0
         while tokens < self._prefill_budget:
             if self._opening is None:
@@ -269,19 +232,20 @@ class Engine:
                     break
                 self._opening = (seat.request_id, self._open(seat))
             request_id, pieces = self._opening
-            try:
-                tokens += next(pieces)
-            except StopIteration as end:
-                self._opening = None
-                for first_id in end.value:
-                    events += self._take(request_id, first_id)
-            except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
-                self.cancel(request_id)
-                events.append(FailedEvent(request_id, error))
-        return events
+            with self._ending([request_id]):
+                try:
+                    tokens += next(pieces)
+                except StopIteration as end:
+                    self._opening = None
+                    for first_id in end.value:
+                        self._told += self._take(request_id, first_id)
 
     def _open(self, seat: Seat) -> Generator[int, None, list[int]]:
         """Prefill a request that has been seated: its prompt tokens by pieces, its first ids."""
+        # Weights may be trained or replaced between two requests: what they made before is stale.
+        if (version := _weights_version(self._model)) != self._version:
+            self._version = version
+            self.forget()
         page = self._page(seat.page_id)
         request = self._jobs[seat.request_id].request
         if isinstance(request, DrawRequest):
@@ -294,7 +258,6 @@ class Engine:
             uncond = yield from self._draw_prefix(request.uncond_ids, kept)
             return page.seat(seat.slot, request, cond, uncond)
         prompt = Prompt.of(request.input_ids, request.images)
-        version = _weights_version(self._model)
         begun = self._kept.longest(version, prompt)
         cache, last = yield from self._run(prompt, begun)
         self._kept.put(version, prompt, cache)
@@ -370,8 +333,7 @@ class Engine:
         self, ids: tuple[int, ...], codes: tuple[int, ...]
     ) -> Generator[int, None, Prefix]:
         """A drawing prompt's prefix, with codes behind it: kept, or run."""
-        # Weights may be trained or replaced between two requests: what they made before is stale.
-        key = (_weights_version(self._model), *ids, *(-1 - code for code in codes))
+        key = (self._version, *ids, *(-1 - code for code in codes))
         prefix = self._prefixes.get(key)
         if prefix is None:
             cache, last = yield from self._run(Prompt.of(ids, codes=codes))
@@ -418,7 +380,7 @@ class Engine:
             try:
                 self._begin_picture(request_id)
             except RuntimeError as error:  # out of memory
-                self.cancel(request_id)
+                self._drop(request_id)
                 return [*events, FailedEvent(request_id, error)]
         return events + self._finish(request_id, course.finish_reason)
 
@@ -440,7 +402,8 @@ class Engine:
 def _weights_version(model: JanusModel) -> int:
     """Changes when weights are written in place, and when others take their place.
 
-    Tensors made in inference mode count no writes; those are seen by their place in memory alone.
+    Tensors made in inference mode count no writes, nor do writes through ``.data``; those are seen
+    by their place in memory alone.
     """
     return hash(
         tuple(

@@ -148,10 +148,10 @@ class ImagePage(Page):
             rows += [0] * idle
             lengths += [None] * idle
         # An idle row takes position 0 and attends to nothing.
-        positions = torch.tensor([[0 if length is None else length] for length in lengths])
+        places = [[0 if length is None else length] for length in lengths]
         return Plan(
             inputs_embeds=self._embed(ids, slots, offsets, idle),
-            positions=positions.to(self._next_ids.device),
+            positions=torch.tensor(places, device=self._next_ids.device),
             cache=self.cache,
             runs=self._in_pairs(runs_of(lengths, rows), pairs),
             finish=finish,
@@ -184,7 +184,8 @@ class ImagePage(Page):
             batch = slice(place, pairs + place + 1, pairs)
             found.append(Run(batch, slice(row, other.rows.stop, self.num_slots), run.length))
             del uncond[place]
-        return [*found, *uncond.values()]
+        # Runs of two slots may be one: only by length does each come after what it must see.
+        return sorted([*found, *uncond.values()], key=lambda run: run.length)
 
     def _embed(self, ids: list[int], slots: list[int], offsets: list[int], idle: int) -> Tensor:
         """Some ids and idle places -> (2P, 1, D): the same id feeds both places of a pair."""

@@ -69,10 +69,10 @@ def gumbel_noise(
     Returns:
         (P, size) fp32, finite.
     """
-    index = torch.tensor([stream], dtype=torch.int64)
+    index = torch.tensor([stream], dtype=torch.int64, device="cpu")
     words = threefry_2x32((seed & _MASK, seed >> 32), index, torch.zeros_like(index))
     key = (int(words[0]), int(words[1]))
-    pairs = torch.arange((size + 1) // 2, dtype=torch.int64)
+    pairs = torch.arange((size + 1) // 2, dtype=torch.int64, device="cpu")
     rows = positions.to(device="cpu", dtype=torch.int64)[:, None]  # (P, 1)
     bits = torch.stack(threefry_2x32(key, rows, pairs), dim=-1)  # (P, pairs, 2)
     # The midpoint of one of 2**32 cells is never 0 or 1; fp64, because fp32 would round to 1.

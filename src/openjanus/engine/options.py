@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from openjanus.model.janus import JanusModel
+from openjanus.model.quantized import count_weights
 
 ACCELERATOR_TOKENS = 4096
 CPU_MOMENT_FLOP = 2.5e11
@@ -56,7 +57,6 @@ class EngineOptions:
         """Prompt tokens of a step of this model."""
         if self.max_prefill_tokens is not None:
             return self.max_prefill_tokens
-        weights = list(model.language_model.parameters())
-        if weights[0].device.type != "cpu":
+        if model.language_model.model.embed_tokens.weight.device.type != "cpu":
             return ACCELERATOR_TOKENS
-        return max(1, round(CPU_MOMENT_FLOP / (2 * sum(weight.numel() for weight in weights))))
+        return max(1, round(CPU_MOMENT_FLOP / (2 * count_weights(model.language_model))))

@@ -70,9 +70,9 @@ def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
         sizes |= set(bucket_sizes(num_rows // 2, 1))
     elif entrance is not None:
         parts.append((entrance.embedding_dim, model.gen_aligner))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     for in_features, part in parts:
-        x = torch.randn(num_rows, in_features, generator=generator).to(table)
+        x = torch.randn(num_rows, in_features, generator=generator, device="cpu").to(table)
         whole = part(x)
         if not all(torch.equal(part(x[:n]), whole[:n]) for n in sizes):
             return True
@@ -248,7 +248,7 @@ class TokenPage(Page):
         ]
         lengths = [self._lengths[row] for row in rows]
         # An idle row takes position 0 and attends to nothing.
-        positions = torch.tensor([[0 if length is None else length] for length in lengths])
+        places = [[0 if length is None else length] for length in lengths]
 
         def finish(hidden_states: Tensor) -> dict[int, list[int]]:
             self._lengths = [None if length is None else length + 1 for length in self._lengths]
@@ -256,7 +256,8 @@ class TokenPage(Page):
             return {slot: [one] for slot, one in chosen.items()}
 
         embeds = self._embed(self._next_ids[slots], slots)
-        return Plan(embeds, positions.to(embeds.device), self.cache, runs_of(lengths, rows), finish)
+        positions = torch.tensor(places, device=embeds.device)
+        return Plan(embeds, positions, self.cache, runs_of(lengths, rows), finish)
 
     def _choose(self, hidden_states: Tensor, slots: list[int], seated: list[int]) -> dict[int, int]:
         """(B, D) hidden states of the slots that were run -> the next id of each that is seated."""
@@ -296,7 +297,7 @@ class TextPage(TokenPage):
             seed=request.seed,
             stream=0,
             temperature=request.temperature,
-            top_k=None,
+            top_k=request.top_k,
             top_p=request.top_p,
         )
         self._fork(slot, 0, prefix)

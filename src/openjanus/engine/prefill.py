@@ -52,6 +52,10 @@ class PrefixCache:
             self._prefixes.move_to_end(ids)
         return self._prefixes.get(ids)
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._prefixes.clear()
+
     def put(self, ids: tuple[int, ...], prefix: Prefix) -> None:
         """Keep a prefix and forget the least recently used one past the size."""
         self._prefixes[ids] = prefix
@@ -80,6 +84,13 @@ class Prompt:
         pictures = () if images is None else tuple(images.detach().cpu().contiguous())
         marks = tuple(hashlib.sha256(_bytes(picture)).digest() for picture in pictures)
         return cls(ids, images, marks, codes)
+
+    def begins_with(self, other: Prompt) -> bool:
+        """Whether another prompt, of words and pictures, is this one's beginning, or the same."""
+        return (
+            self.ids[: len(other.ids)] == other.ids
+            and self.marks[: len(other.marks)] == other.marks
+        )
 
 
 def _bytes(picture: Tensor) -> bytes:
@@ -110,6 +121,10 @@ class KeptPrompts:
     def num_tokens(self) -> int:
         """Tokens that are kept."""
         return sum(len(prompt.ids) for _, prompt, _ in self._kept.values())
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
 
     def longest(self, version: int, prompt: Prompt) -> tuple[int, KVCache | None]:
         """How many tokens a prompt may take over, in whole chunks, and from where.
@@ -142,9 +157,18 @@ class KeptPrompts:
         return next(place for count, place in enumerate(pads) if count == first)
 
     def put(self, version: int, prompt: Prompt, cache: KVCache) -> None:
-        """Keep a prompt, and forget the least recently used ones that are too much with it."""
+        """Keep a prompt, and forget the least recently used ones that are too much with it.
+
+        Those that it begins with are held by it; one that begins with it holds it already.
+        """
         if not self._chunk <= len(prompt.ids) <= self._max_tokens:
             return
+        for key, (made_by, other, _) in list(self._kept.items()):
+            if made_by == version and other.begins_with(prompt):
+                self._kept.move_to_end(key)
+                return
+            if made_by == version and prompt.begins_with(other):
+                del self._kept[key]
         self._kept[self._next] = (version, prompt, cache)
         self._next += 1
         while self.num_tokens > self._max_tokens:

@@ -141,6 +141,8 @@ class ChatRequest:
     """Cut to what the context leaves."""
     temperature: float = 0.0
     """0 is greedy."""
+    top_k: int | None = None
+    """The likeliest ids among which one is sampled; None is all."""
     top_p: float | None = None
     seed: int = 0
     """In [0, 2**64)."""
@@ -151,7 +153,9 @@ class ChatRequest:
     log-probability; 0 tells the sampled one's alone, None tells nothing."""
 
     def __post_init__(self) -> None:
-        check_sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+        check_sampling(
+            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed
+        )
         require(
             _is_count(self.max_new_tokens) and self.max_new_tokens >= 1,
             f"max_new_tokens must be an integer >= 1, got {self.max_new_tokens!r}",
@@ -190,6 +194,8 @@ class ComposeRequest:
     """Pictures; another is begun only where it fits whole into the context."""
     temperature: float = 0.0
     """Of words; 0 is greedy."""
+    top_k: int | None = None
+    """Of words."""
     top_p: float | None = None
     """Of words."""
     guidance_scale: float = _PAPERS.guidance_scale
@@ -204,7 +210,9 @@ class ComposeRequest:
     """Ids that end the reply; the one that did is its last id."""
 
     def __post_init__(self) -> None:
-        check_sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+        check_sampling(
+            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed
+        )
         DrawingConfig(guidance_scale=self.guidance_scale, temperature=self.image_temperature)
         try:
             check_sampling(
@@ -271,7 +279,7 @@ class FinishedEvent:
 
 @dataclass(frozen=True, slots=True)
 class FailedEvent:
-    """The last event of a request that could not be started, or a picture of it; others go on."""
+    """The last event of a request that an error has ended; others go on."""
 
     request_id: int
     error: Exception

@@ -106,7 +106,7 @@ class SlotSampler:
                 self._noise[slot, first % self._ring : first % self._ring + self._block] = (
                     gumbel_noise(
                         *key,
-                        torch.arange(first, first + self._block),
+                        torch.arange(first, first + self._block, device="cpu"),
                         self.num_ids,
                         self._noise.device,
                     )

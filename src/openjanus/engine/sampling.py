@@ -56,6 +56,7 @@ def apply_temperature_top_k_top_p(
         before = probabilities.cumsum(-1) - probabilities
         # Rounding lets `before` pass 1, so a row that cuts nothing is told apart by its 1.
         kept = (before < top_p[:, None]) | (top_p[:, None] >= 1)
+        kept[:, 0] = True  # the likeliest stays also where fp32 rounds top_p to 0
         least = ranked.masked_fill(~kept, torch.inf).amin(-1, keepdim=True)
         logits = logits.masked_fill(logits < least, -torch.inf)
     return logits

@@ -35,6 +35,7 @@ from openjanus.model.doors import (
     build_gen_embed,
     build_und_encoder,
 )
+from openjanus.model.packable import Packable
 from openjanus.model.packed import pack_layers
 from openjanus.model.quantized import QuantizedLinear, quantize_layers
 from openjanus.quantization import QuantizationConfig
@@ -73,7 +74,7 @@ class GenHead(nn.Module):
         return self.vision_head(F.gelu(self.output_mlp_projector(hidden_states)))
 
 
-class JanusModel(nn.Module):
+class JanusModel(Packable):
     """A bare Janus: embeddings in by any door, logits out by one of two heads."""
 
     def __init__(self, config: JanusConfig) -> None:
@@ -413,8 +414,16 @@ def quantize_model(model: JanusModel, quantization: QuantizationConfig) -> None:
         quantization: How.
 
     Raises:
-        ValueError: It cannot be quantized so.
+        ValueError: It cannot be quantized so, or is quantized or packed already.
     """
+    require(
+        model.config.quantization is None,
+        f"the model is quantized already, in {model.config.quantization}: load it again",
+    )
+    require(
+        not model.is_packed,
+        "packed weights cannot be quantized: load the model again, quantize it, and pack it then",
+    )
     config = replace(model.config, quantization=quantization)
     quantize_layers(model.language_model, quantization)
     model.config = config

@@ -71,7 +71,9 @@ class Artist:
         each = n * best_of
         drawings = []
         for index, prompt in enumerate(prompts):
-            image_ids = torch.tensor(ids[index * each : (index + 1) * each])  # (n * k, N)
+            image_ids = torch.tensor(
+                ids[index * each : (index + 1) * each], device="cpu"
+            )  # (n * k, N)
             images, candidates = [self.decode(one) for one in image_ids], None
             if critic is not None:
                 sets = image_ids.view(n, best_of, -1)
@@ -123,7 +125,8 @@ class Artist:
                 known[index].append(event.image_id)
                 if len(known[index]) not in by_length:
                     continue
-            image_ids, is_complete = torch.tensor(known[index]), isinstance(event, FinishedEvent)
+            image_ids = torch.tensor(known[index], device="cpu")
+            is_complete = isinstance(event, FinishedEvent)
             if is_complete:
                 image = self.decode(image_ids)
             else:

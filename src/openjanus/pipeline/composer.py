@@ -63,6 +63,7 @@ class Composer:
             max_new_tokens=options.max_new_tokens,
             max_images=options.max_images,
             temperature=options.temperature,
+            top_k=options.top_k,
             top_p=options.top_p,
             guidance_scale=options.guidance_scale,
             image_temperature=options.image_temperature,
@@ -106,7 +107,7 @@ class Composer:
                 codes.append(event.image_id)
                 if len(codes) < self._processor.config.num_gen_image_tokens:
                     continue
-                ids = torch.tensor(codes)
+                ids = torch.tensor(codes, device="cpu")
                 picture = ComposedImage(image=self._decode(ids), image_ids=ids)
                 parts.append(picture)
                 codes = []

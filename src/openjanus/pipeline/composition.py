@@ -40,6 +40,7 @@ class ComposeOptions:
     max_new_tokens: int
     max_images: int
     temperature: float
+    top_k: int | None
     top_p: float | None
     guidance_scale: float
     image_temperature: float

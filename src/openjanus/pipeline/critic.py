@@ -150,7 +150,7 @@ class Critic:
             found.append(self.score(image, checks))
             if on_progress is not None:
                 on_progress("looking", len(found), len(images))
-        scores = torch.tensor(found)
+        scores = torch.tensor(found, device="cpu")
         scores = scores.view(image_ids.shape[:2])  # (n, k)
         # Python's max takes the first of equals; torch's argmax promises none of them.
         chosen = tuple(max(range(len(row)), key=row.__getitem__) for row in scores.tolist())

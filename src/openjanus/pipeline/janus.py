@@ -97,6 +97,14 @@ class Janus:
         """
         return pack_model(self.model)
 
+    def forget(self) -> None:
+        """Forget the prompts that are kept for the next drawing or turn.
+
+        Changed weights do so by themselves, unless they are written through ``.data`` or were made
+        in inference mode: nobody sees that, and the next result is a mixture unless this is called.
+        """
+        self._engine.forget()
+
     @names_near_options
     def draw(
         self,
@@ -250,6 +258,7 @@ class Janus:
         system: str | None = None,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
+        top_k: int | None = None,
         top_p: float | None = None,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
@@ -262,6 +271,7 @@ class Janus:
             system: System prompt; None is the model's own.
             max_new_tokens: Cut to what the context leaves.
             temperature: >= 0; 0 is greedy.
+            top_k: As in ``draw``.
             top_p: As in ``draw``.
             stop: Strings that end the reply and are not part of it.
             seed: As in ``draw``.
@@ -275,6 +285,7 @@ class Janus:
             system=system,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            top_k=top_k,
             top_p=top_p,
             stop=stop_strings(stop),
         )
@@ -289,6 +300,7 @@ class Janus:
         system: str | None = None,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
+        top_k: int | None = None,
         top_p: float | None = None,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
@@ -308,6 +320,7 @@ class Janus:
             system=system,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            top_k=top_k,
             top_p=top_p,
             stop=stop_strings(stop),
         )
@@ -328,6 +341,7 @@ class Janus:
         system: str | None = None,
         max_new_tokens: int = 512,
         temperature: float = 0.0,
+        top_k: int | None = None,
         top_p: float | None = None,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
@@ -342,6 +356,7 @@ class Janus:
             system=system,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            top_k=top_k,
             top_p=top_p,
             stop=stop_strings(stop),
         )
@@ -359,6 +374,7 @@ class Janus:
         max_new_tokens: int = 512,
         max_images: int = 4,
         temperature: float = 0.0,
+        top_k: int | None = None,
         top_p: float | None = None,
         guidance_scale: float | None = None,
         image_temperature: float | None = None,
@@ -379,6 +395,7 @@ class Janus:
             max_new_tokens: Words; a picture's ids do not count. Cut to what the context leaves.
             max_images: Pictures; 0 is words alone.
             temperature: Of words; 0 is greedy.
+            top_k: Of words.
             top_p: Of words.
             guidance_scale: Of pictures, against pads in place of all before; None as in ``draw``.
             image_temperature: ``draw``'s temperature.
@@ -399,6 +416,7 @@ class Janus:
             max_new_tokens=max_new_tokens,
             max_images=max_images,
             temperature=temperature,
+            top_k=top_k,
             top_p=top_p,
             guidance_scale=guidance_scale,
             image_temperature=image_temperature,
@@ -420,6 +438,7 @@ class Janus:
         max_new_tokens: int = 512,
         max_images: int = 4,
         temperature: float = 0.0,
+        top_k: int | None = None,
         top_p: float | None = None,
         guidance_scale: float | None = None,
         image_temperature: float | None = None,
@@ -440,6 +459,7 @@ class Janus:
             max_new_tokens=max_new_tokens,
             max_images=max_images,
             temperature=temperature,
+            top_k=top_k,
             top_p=top_p,
             guidance_scale=guidance_scale,
             image_temperature=image_temperature,

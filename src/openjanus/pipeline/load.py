@@ -120,7 +120,11 @@ def load(
 
 
 def load_random(
-    name: str, *, device: torch.device | str = "auto", dtype: torch.dtype | str = "auto"
+    name: str,
+    *,
+    device: torch.device | str = "auto",
+    dtype: torch.dtype | str = "auto",
+    quantize: str | QuantizationConfig | None = None,
 ) -> Janus:
     """A model of an architecture's full size with weights that mean nothing: to time it.
 
@@ -130,17 +134,21 @@ def load_random(
         name: Of the architecture.
         device: As ``load``.
         dtype: As ``load``.
+        quantize: As ``load``, but when all weights are there.
 
     Raises:
         KeyError: Unknown name; the message names near matches.
         ValueError: As ``load``.
     """
+    how = QuantizationConfig.by_name(quantize) if isinstance(quantize, str) else quantize
     config = preset(name)
     chosen = choose_device(device)
     model = build_model(config, dtype=_dtype(dtype, config, chosen)).to_empty(device="cpu")
     if config.language.tie_word_embeddings:  # each of the two has got memory of its own
         model.language_model.lm_head.weight = model.language_model.model.embed_tokens.weight
     model.init_weights(torch.Generator().manual_seed(0))
+    if how is not None:
+        quantize_model(model, how)
     return Janus(model.to(chosen).eval(), byte_tokenizer(config.processor))
 
 

@@ -18,6 +18,8 @@ from openjanus.processor.image import sheet
 
 DRAWING_FORMAT_VERSION = 1
 """Version of the ``drawing.json`` that ``Drawing.save`` writes."""
+WHOLE_NUMBERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+"""What ids may come as."""
 
 OnProgress = Callable[[Literal["drawing", "looking"], int, int], None]
 """(what is done, how much of it is, of how much): ids that are drawn, candidates looked at."""
@@ -73,13 +75,15 @@ def _schedule(scales: Sequence[float]) -> tuple[float, ...]:
 
 
 def _flat_ids(ids: Tensor | Sequence[int]) -> tuple[int, ...]:
-    whole = torch.as_tensor(ids, device="cpu")
-    if whole.ndim != 1 or (len(whole) > 0 and whole.is_floating_point()):
-        raise ValueError(
-            f"prefix_ids must be the first ids of one picture, got {whole.dtype} of shape "
-            f"{tuple(whole.shape)}: give for instance drawing.image_ids[0, :k]"
-        )
-    return tuple(whole.int().tolist())
+    rule = "prefix_ids must be the first ids of one picture"
+    fix = "give for instance drawing.image_ids[0, :k]"
+    try:
+        whole = torch.as_tensor(ids, device="cpu")
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:  # torch's, of four kinds
+        raise ValueError(f"{rule}, got {ids!r}: {fix}") from error
+    if whole.ndim != 1 or (len(whole) > 0 and whole.dtype not in WHOLE_NUMBERS):
+        raise ValueError(f"{rule}, got {whole.dtype} of shape {tuple(whole.shape)}: {fix}")
+    return tuple(whole.tolist())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

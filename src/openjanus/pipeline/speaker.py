@@ -26,6 +26,7 @@ class ChatOptions:
     system: str | None
     max_new_tokens: int
     temperature: float
+    top_k: int | None = None
     top_p: float | None
     stop: tuple[str, ...]
 
@@ -53,6 +54,7 @@ class Speaker:
             images=prompt.images,
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,
+            top_k=options.top_k,
             top_p=options.top_p,
             seed=seed_or_new(seed),
             stop_ids=(self._processor.tokenizer.eos_id,),

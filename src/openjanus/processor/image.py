@@ -111,8 +111,8 @@ def und_pixel_values(images: list[Image.Image], size: int, config: ProcessorConf
     """Pictures as the understanding encoder wants them: (B, 3, S, S), normalised fp32."""
     squares = [np.asarray(pad_to_square(image, size, config)) for image in images]
     values = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float() / 255  # (B, 3, S, S)
-    mean = torch.tensor(config.image_mean).view(3, 1, 1)
-    std = torch.tensor(config.image_std).view(3, 1, 1)
+    mean = torch.tensor(config.image_mean, device="cpu").view(3, 1, 1)
+    std = torch.tensor(config.image_std, device="cpu").view(3, 1, 1)
     return (values - mean) / std
 
 
