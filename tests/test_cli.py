@@ -534,12 +534,12 @@ def test_an_output_that_cannot_be_written_is_one_line(capsys, tmp_path, picture)
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
-    from openjanus.cli import models
+    from openjanus.cli import parsing
 
     def lookup(args):
         return {}["key"]
 
-    monkeypatch.setattr(models, "load", lookup)
+    monkeypatch.setattr(parsing, "load", lookup)
     with pytest.raises(KeyError, match="key"):
         main(["draw", "a car", "--model", "tiny"])
 

@@ -17,7 +17,7 @@ from openjanus.bench.ours import Ours
 from openjanus.bench.result import Figure, Result
 from openjanus.model.attention import KVCache
 from openjanus.model.janus import JanusModel
-from openjanus.model.packed import PackedLinear
+from openjanus.model.packed import count_packed
 from openjanus.model.quantized import count_weights
 from openjanus.pipeline.janus import Janus
 from openjanus.weights.formats import main_dtype
@@ -102,7 +102,7 @@ def measure(
         machine=describe_machine(device),
         options=options,
         figures=tuple(figures),
-        packed_layers=sum(isinstance(module, PackedLinear) for module in model.modules()),
+        packed_layers=count_packed(model),
     )
 
 

@@ -66,7 +66,7 @@ class PackedLinear(nn.Linear):
 
     def _apply(self, fn: Any, recurse: bool = True) -> NoReturn:
         raise RuntimeError(
-            "packed weights stay on this CPU and in bfloat16: load the model again, unpacked"
+            "packed weights stay on this CPU and in their dtype: load the model again, unpacked"
         )
 
 
@@ -86,6 +86,11 @@ class JoinedLinear(nn.Module):
         whole = torch.cat([layer.weight.detach() for layer in layers.values()])
         self.in_features = whole.shape[1]
         self.weight = nn.Parameter(_blocks_of(whole), requires_grad=False)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that this takes the place of."""
+        return len(self._names)
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
         """(..., K) -> (..., outputs) of each layer."""
@@ -146,6 +151,14 @@ def pack_layers(part: nn.Module) -> int:
                 setattr(holder, name, PackedLinear(layer))
                 count += 1
     return count
+
+
+def count_packed(part: nn.Module) -> int:
+    """How many layers ``pack_layers`` has put packed ones in place of."""
+    modules = list(part.modules())
+    return sum(isinstance(module, PackedLinear) for module in modules) + sum(
+        module.num_layers for module in modules if isinstance(module, JoinedLinear)
+    )
 
 
 @functools.cache
