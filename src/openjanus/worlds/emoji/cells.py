@@ -29,9 +29,10 @@ from typing import Final
 
 import numpy as np
 
-from openjanus.worlds.emoji.concepts import COLOURS, unmixed
+from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.draws import pick
 from openjanus.worlds.emoji.scenes import OPPOSITE, RELATIONS, TAGS, Scene, Tag, relations
+from openjanus.worlds.emoji.sprites import looks_of
 from openjanus.worlds.emoji.vocabulary import World, WorldName, world
 
 HELD_OUT_MODULUS: Final = 8
@@ -81,11 +82,11 @@ def attribution_cell(a: str, colour_a: str, b: str, colour_b: str) -> str:
 
 
 def cells_of(scene: Scene) -> frozenset[str]:
-    """Every cell that a scene touches; a thing of a mixed colour touches those of both."""
+    """Every cell that a scene touches; a mixed colour touches those of all that it looks like."""
     counts = Counter(thing.concept for thing in scene.objects)
     names = {count_cell(concept, n) for concept, n in counts.items() if n > 1}
     for thing in scene.objects:
-        names.update(colour_cell(thing.concept, colour) for colour in unmixed(thing.colour))
+        names.update(colour_cell(thing.concept, colour) for colour in looks_of(thing.colour))
     for a, b in combinations(scene.objects, 2):
         if a.concept == b.concept:
             continue
@@ -93,7 +94,7 @@ def cells_of(scene: Scene) -> frozenset[str]:
         for relation in relations(a.box, b.box):
             names.add(relation_cell(a.concept, relation, b.concept))
             names.add(relation_cell(b.concept, OPPOSITE[relation], a.concept))
-        for one, other in product(unmixed(a.colour), unmixed(b.colour)):
+        for one, other in product(looks_of(a.colour), looks_of(b.colour)):
             names.add(attribution_cell(a.concept, one, b.concept, other))
     return frozenset(names)
 

@@ -35,7 +35,7 @@ from openjanus.worlds.emoji.layout import (
 )
 from openjanus.worlds.emoji.scenes import Scene, SceneObject, Tag, relations
 from openjanus.worlds.emoji.slots import MOST, largest_side, place_in_slots
-from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.sprites import Sprites, looks_of
 from openjanus.worlds.emoji.vocabulary import WorldName
 from openjanus.worlds.emoji.wide_layout import Group, wide_counts
 
@@ -249,12 +249,12 @@ def _group_is_seen(group: Group, others: list[Group]) -> bool:
     concept, colour = group.concept, group.colour
     if group.count > 1 and is_held_out(count_cell(concept, group.count)):
         return False
-    if any(is_held_out(colour_cell(concept, one)) for one in unmixed(colour)):
+    if any(is_held_out(colour_cell(concept, one)) for one in looks_of(colour)):
         return False
     for other in others:
         if other.concept == concept or is_held_out(pair_cell(concept, other.concept)):
             return False
-        for one, another in product(unmixed(colour), unmixed(other.colour)):
+        for one, another in product(looks_of(colour), looks_of(other.colour)):
             if is_held_out(attribution_cell(concept, one, other.concept, another)):
                 return False
     return True

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -215,6 +216,23 @@ class Sprites:
             red, green, blue = np.average(image[:, :3], axis=0, weights=image[:, 3]).tolist()
             self._means[key] = (red, green, blue)
         return self._means[key]
+
+
+@cache
+def looks_of(colour: str | None) -> tuple[str, ...]:
+    """Every colour that a tint may be taken for; none of None.
+
+    A mixed one looks like both of its own, and like whatever lies as near to it as these do:
+    half-way from red to yellow is orange.
+    """
+    own = unmixed(colour)
+    if len(own) < 2:
+        return own
+    bodies = {name: np.asarray(ramp[1], dtype=np.float64) for name, ramp in TINTS.items()}
+    body = np.mean([bodies[name] for name in own], axis=0)
+    far = max(float(np.linalg.norm(bodies[name] - body)) for name in own)
+    near = [name for name in bodies if float(np.linalg.norm(bodies[name] - body)) <= far]
+    return (*own, *(name for name in near if name not in own))
 
 
 def tint(image: np.ndarray, colour: str) -> np.ndarray:
