@@ -194,6 +194,23 @@ def test_a_lazily_read_broken_picture_is_refused() -> None:
         open_image(Image.open(io.BytesIO(data[: len(data) // 2])))
 
 
+def test_broken_exif_is_a_broken_picture_and_no_mistake_of_ours() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x011A] = 6, "a picture", (72, 1)
+    file = io.BytesIO()
+    pattern(0, 8, 8).save(file, "JPEG", exif=exif)
+    whole = file.getvalue()
+    start = whole.index(b"Exif")
+    refused = 0
+    for place in range(start, start + len(exif.tobytes())):
+        for value in (0, 1, 3, 5, 10, 12, 127, 255):
+            try:
+                open_image(whole[:place] + bytes([value]) + whole[place + 1 :])
+            except ValueError:
+                refused += 1
+    assert refused > 0, "nothing was broken"
+
+
 def test_sources_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(ValueError, match=r"text\.png is not an image that Pillow can read"):

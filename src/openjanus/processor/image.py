@@ -6,6 +6,7 @@ Two doors, two ways in: understanding pads to a square, generation crops to one.
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from openjanus.config import ProcessorConfig
 
 MOST_SIDES = 32
 """Of a picture that is longer than so many times its shorter side, the ends are cut off first."""
+
+BROKEN = (OSError, SyntaxError, TypeError, LookupError, ArithmeticError, struct.error)
+"""What Pillow raises of a broken file, its EXIF data included; it has no class of its own."""
 
 ImageLike = Image.Image | np.ndarray | str | Path | bytes
 
@@ -59,14 +63,14 @@ def _read(file: str | Path | io.BytesIO, name: str) -> Image.Image:
         raise ValueError(f"{name} is not an image that Pillow can read: give a PNG or JPEG") from (
             error
         )
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*BROKEN, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} is a broken image ({error}): give a whole file") from error
 
 
 def _load(image: Image.Image, name: str) -> Image.Image:
     try:
         return to_rgb(image)
-    except (OSError, SyntaxError) as error:  # Pillow reads lazily: a broken file shows here
+    except BROKEN as error:  # Pillow reads lazily: a broken file shows here
         raise ValueError(f"{name} is a broken image ({error}): give a whole file") from error
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from openjanus.data.files.index import expand_home
-from openjanus.processor.image import open_image
+from openjanus.processor.image import BROKEN, open_image
 
 MAX_PIXELS = 2**26
 """Most pixels of a picture that is decoded, unless an option says otherwise: 8192 x 8192."""
@@ -55,7 +55,7 @@ def read_picture(source: Any, *, root: Path, max_pixels: int) -> np.ndarray:
         raise ValueError(f"{name} is not a picture that Pillow can read: replace it") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is too large to be decoded ({error}): shrink it") from error
-    except (OSError, SyntaxError) as error:
+    except BROKEN as error:
         raise ValueError(f"{name} is a broken picture ({error}): replace it") from error
     except ValueError as error:
         if name in str(error):
