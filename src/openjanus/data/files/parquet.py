@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
@@ -109,7 +109,7 @@ class ParquetFile(ContainerSource):
         """``file.parquet:row``, rows of a file counted from 0."""
         group, _ = self._place(index)
         file = self._groups[group][0]
-        first = next(i for i, (number, _) in enumerate(self._groups) if number == file)
+        first = bisect_left(self._groups, (file, 0))
         return f"{self.files.name(file)}:{index - self._starts[first]}"
 
     def fingerprint(self) -> str:
