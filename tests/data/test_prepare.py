@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import sys
 from types import ModuleType
 
@@ -148,6 +149,32 @@ def test_a_file_of_someone_else_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="is there already"):
         write_each(path, 1, lambda index: {}, job={})
     assert path.read_text() == "precious"
+
+
+def test_a_job_that_was_killed_before_it_noted_an_item_goes_on(tmp_path):
+    """A kill leaves what lies on the disk while an item is made."""
+
+    def make(index):
+        if index == 2:
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+        return {"n": index}
+
+    write_each(tmp_path / "whole" / "a.jsonl", 5, make, job={})
+    path = tmp_path / "killed" / "a.jsonl"
+    assert write_each(path, 5, lambda index: {"n": index}, job={}) == {"done": 5, "written": 5}
+    assert path.read_bytes() == (tmp_path / "whole" / "a.jsonl").read_bytes()
+
+
+def test_a_second_process_at_a_file_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+
+    def make(index):
+        with pytest.raises(ValueError, match=r"another process writes .*a\.jsonl: wait for it"):
+            write_each(path, 3, lambda index: {"n": -index}, job={})
+        return {"n": index}
+
+    assert write_each(path, 3, make, job={}) == {"done": 3, "written": 3}
+    assert [json.loads(line)["n"] for line in path.read_text().splitlines()] == [0, 1, 2]
 
 
 @pytest.fixture

@@ -319,3 +319,45 @@ def test_what_is_kept_is_the_picture_that_was_judged(tmp_path):
     kept = TarShards(path=str(tmp_path / "b.tar"), face="gen")
     reds = [int(np.asarray(sample.pictures[0])[0, 0, 0]) for sample in kept]
     assert reds == [3, 4, 8, 9]
+
+
+def test_a_second_process_at_an_output_is_refused(shards, tmp_path, monkeypatch):
+    """While items are judged, and while files are written."""
+    output, refused = tmp_path / "kept", []
+    scores = ModuleType("scores")
+    source, rewrite = TarShards(path=str(shards), face="gen"), TarShards.rewrite
+
+    def other() -> None:
+        with pytest.raises(ValueError, match=f"another process writes {output}: wait for it"):
+            filter_source(source, Rules(score="scores:side"), output, tell=print)
+        refused.append(1)
+
+    def side(sample):
+        other()
+        return 1.0
+
+    def slow(self, *args, **options):
+        other()
+        rewrite(self, *args, **options)
+
+    scores.side = side  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "scores", scores)
+    monkeypatch.setattr(TarShards, "rewrite", slow)
+    counts = filter_source(source, Rules(score="scores:side"), output, tell=print)
+    assert counts == {"done": 6, "written": 5, "broken": 1, "files": 2} and len(refused) == 7
+
+
+def test_lines_that_are_of_other_items_are_refused(shards, tmp_path):
+    """As two processes left them that did not keep each other out."""
+    source, output = TarShards(path=str(shards), face="gen"), tmp_path / "kept"
+    filter_source(source, Rules(), output, tell=print)
+    items = tmp_path / "kept.items.jsonl"
+    note = items.with_name(items.name + ".job.json")
+    lines = items.read_text().splitlines(keepends=True)
+    state = json.loads(note.read_text())
+    for spoilt in ([*lines[:2], *lines[1:]], [*lines, lines[-1]]):
+        items.write_text("".join(spoilt))
+        state["state"]["bytes"] = items.stat().st_size
+        note.write_text(json.dumps(state))
+        with pytest.raises(ValueError, match=r"kept\.items\.jsonl is of .*, where .* belongs: del"):
+            filter_source(source, Rules(), output, tell=print)

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from openjanus.cli import main
+from openjanus.data.files.captions import CaptionFile
 from openjanus.data.files.parquet import ParquetFile
 from openjanus.data.files.tar import TarShards
 from openjanus.train.recaption import recaption
@@ -224,3 +225,66 @@ def test_a_kill_loses_no_caption(shards, tmp_path):
     tell_anew(Teller(), TarShards(path=str(shards), face="gen"), tmp_path / "whole")
     for name in ("0.tar", "1.tar"):
         assert (output / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_what_has_no_caption_yet_gets_one(tmp_path):
+    members = [("1.png", picture(1)), ("2.PNG", picture(2)), ("2.cls", b"7")]
+    members += [("3.png", picture(3)), ("3.json", b'{"id": 3}'), ("4.png", picture(4))]
+    members += [("4.json", b'{"id": 4, "caption": null}'), ("5.png", picture(5)), ("5.json", b"{")]
+    path, output = write_tar(tmp_path / "a.tar", members), tmp_path / "b.tar"
+    counts, told = tell_anew(Teller(), TarShards(path=str(path), face="gen"), output)
+    assert counts == {"done": 5, "written": 4, "broken": 1, "files": 1}
+    assert [line[: line.index(" (")] for line in told] == [
+        "not captioned: a.tar:5: its .json is not valid"
+    ]
+    found = contents(output)
+    assert found.pop("1.txt") == "rouge é 1".encode() and found.pop("2.txt") == "rouge é 2".encode()
+    for number in (3, 4):
+        record = json.loads(found.pop(f"{number}.json"))
+        assert record == {"id": number, "caption": f"rouge é {number}"}
+    was = dict(members)
+    assert found == {name: was[name] for name in ("1.png", "2.PNG", "2.cls", "3.png", "4.png")}
+    texts = [sample.turns[0].text for sample in TarShards(path=str(output), face="gen")]
+    assert texts == [f"rouge é {number}" for number in range(1, 5)]
+
+
+def test_a_line_without_a_caption_gets_one(tmp_path):
+    (tmp_path / "1.png").write_bytes(picture(1))
+    lines = [{"image": "1.png"}, {"image": "1.png", "caption": None}, {"caption": "no picture"}]
+    path, output = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _, told = tell_anew(Teller(), CaptionFile(path=str(path), face="gen"), output)
+    assert len(told) == 1 and told[0].startswith("not captioned: a.jsonl:3: no 'image' in it")
+    written = [json.loads(line) for line in output.read_text().splitlines()]
+    assert written[:2] == [{"image": "1.png", "caption": "rouge é 1"}] * 2
+    assert set(written[2]) == {"caption", "error"}
+
+
+@pytest.mark.parametrize("kind", ["string", "string_view", "null"])
+def test_missing_captions_of_a_table_are_filled(tmp_path, kind):
+    """A column of views, too, which pyarrow cannot filter."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    before = [None] * 4 if kind == "null" else ["one", None, "broken", None]
+    images = [picture(1), picture(2), b"no", picture(4)]
+    captions = pa.array(before, getattr(pa, kind)())
+    table = pa.table({"image": pa.array(images, pa.binary()), "caption": captions})
+    path, output = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    pq.write_table(table, path)
+    counts, _ = tell_anew(Teller(), ParquetFile(path=str(path), face="gen"), output)
+    assert counts == {"done": 4, "written": 3, "broken": 1, "files": 1}
+    written = pq.read_table(output)
+    assert written.column("caption").to_pylist() == [f"rouge é {red}" for red in (1, 2, 4)]
+    assert written.column("caption_before").to_pylist() == [before[0], None, None]
+    wanted = pa.string() if kind == "null" else captions.type
+    assert written.schema.types == [pa.binary(), wanted, wanted]
+
+
+def test_a_column_that_can_hold_no_caption_is_told(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [picture(1)], "caption": pa.array([None], pa.int8())}), path)
+    source = ParquetFile(path=str(path), face="gen")
+    counts, told = tell_anew(Teller(), source, tmp_path / "b.parquet")
+    assert counts["broken"] == 1
+    (line,) = told
+    assert "a.parquet:0: 'caption' must be a column of texts, got int8: name another by" in line

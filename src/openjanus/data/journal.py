@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from openjanus.folders import held
+
 FORMAT_VERSION = 1
 SAVE_EVERY = 50
 """Items between notes of how far it has come."""
+
+
+@contextmanager
+def alone_at(output: Path) -> Iterator[None]:
+    """Keep other processes away from an output; beside it lies ``<name>.lock``.
+
+    Raises:
+        ValueError: Another process writes it.
+    """
+    refusal = f"another process writes {output}: wait for it, or give another --output"
+    with held(output.parent, output.name + ".lock", refusal=refusal):
+        yield
 
 
 def write_each(
@@ -40,8 +55,23 @@ def write_each(
         ``done`` items, and ``written`` lines, of all calls.
 
     Raises:
-        ValueError: The file is there and is not of this job, or some of it is gone.
+        ValueError: The file is there and is not of this job, some of it is gone, or another
+            process writes it.
     """
+    with alone_at(output):
+        return go_on_with(output, count, make, job=job, limit=limit, save_every=save_every)
+
+
+def go_on_with(
+    output: Path,
+    count: int,
+    make: Callable[[int], Mapping[str, Any] | None],
+    *,
+    job: Mapping[str, Any],
+    limit: int | None,
+    save_every: int,
+) -> dict[str, int]:
+    """``write_each`` for one who is alone at what the file belongs to."""
     note = output.with_name(output.name + ".job.json")
     wanted = json.loads(json.dumps({"format_version": FORMAT_VERSION, "items": count, **job}))
     state = {"done": 0, "written": 0, "bytes": 0}
@@ -62,7 +92,8 @@ def write_each(
             )
     elif output.exists():
         raise ValueError(f"{output} is there already: delete it or give another --output")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        _write_note(note, wanted, state)  # before the file: a kill leaves no file without a note
     end = count if limit is None else min(count, state["done"] + limit)
     with output.open("ab") as file:
         file.truncate(state["bytes"])
@@ -86,6 +117,10 @@ def write_each(
 def _save(note: Path, file: Any, job: dict[str, Any], state: dict[str, int]) -> None:
     file.flush()
     state["bytes"] = file.tell()
+    _write_note(note, job, state)
+
+
+def _write_note(note: Path, job: dict[str, Any], state: dict[str, int]) -> None:
     fresh = note.with_name(note.name + ".new")
     fresh.write_text(json.dumps({"job": job, "state": state}, indent=1) + "\n", encoding="utf-8")
     fresh.replace(note)  # a kill leaves the old note or the new one

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from openjanus.data.files.base import Change, ContainerSource
-from openjanus.data.journal import SAVE_EVERY, write_each
+from openjanus.data.journal import SAVE_EVERY, alone_at, go_on_with
 
 OTHER_SUFFIXES = (".jsonl", ".json", ".tar", ".parquet", ".gz", ".zip", ".csv")
 """Names that a user would not give to a folder."""
@@ -40,8 +40,8 @@ def rewrite_each(
     Args:
         source: Its files.
         output: A folder for files of the same names; of one file also a file.
-        make: Item -> ``{"kept": bool}``, ``{"caption": text}``, or ``{"error": text}`` for a broken
-            one, which is left out.
+        make: Item -> its ``key``, and ``{"kept": bool}``, ``{"caption": text}``, or
+            ``{"error": text}`` for a broken one, which is left out.
         job: What is done, as plain data; another one does not go on with this output.
         with_captions: Whether ``make`` gives captions.
         limit: Items done at most in this call; a file is written once all of its items are.
@@ -51,24 +51,44 @@ def rewrite_each(
         ``done`` items; of these ``written`` and ``broken`` ones; and whole ``files``.
 
     Raises:
-        ValueError: An output that is an input, that is there and is not of this job, or that does
-            not suit the source.
+        ValueError: An output that is an input, that is there and is not of this job, that does
+            not suit the source, or that another process writes.
     """
     targets = _targets(source, output)
     items = output.with_name(output.name + ".items.jsonl")
+    _whole_of(output, items, targets)  # nothing is left beside what is refused
+    with alone_at(output):
+        whole = _whole_of(output, items, targets)
+        go_on_with(
+            items,
+            len(source),
+            make,
+            job={**job, **source.options()},
+            limit=limit,
+            save_every=save_every,
+        )
+        return _write_files(source, items, targets, whole, with_captions=with_captions)
+
+
+def _whole_of(output: Path, items: Path, targets: list[Path]) -> _Whole:
+    """The files that are whole; another's file is refused now, not after hours."""
     whole = _Whole(output, is_new=not items.exists())
     for target in targets:
-        whole.has(target)  # another's file is refused now, not after hours
-    write_each(
-        items,
-        len(source),
-        make,
-        job={**job, **source.options()},
-        limit=limit,
-        save_every=save_every,
-    )
+        whole.has(target)
+    return whole
+
+
+def _write_files(
+    source: ContainerSource,
+    items: Path,
+    targets: list[Path],
+    whole: _Whole,
+    *,
+    with_captions: bool,
+) -> dict[str, int]:
+    """Write the files of whose items all is known, but for whole ones; count what was done."""
     counts = {"done": 0, "written": 0, "broken": 0, "files": 0}
-    changes = _changes(items, counts)
+    changes = _changes(items, source, counts)
     for number, target in enumerate(tqdm(targets, desc="writing files", delay=1.0, leave=False)):
         wanted = list(islice(changes, source.count_in(number)))
         if len(wanted) < source.count_in(number):
@@ -158,11 +178,21 @@ class _Whole:
         part.replace(target)
 
 
-def _changes(items: Path, counts: dict[str, int]) -> Iterator[Change]:
-    """What was written down of each item, counted as it is read."""
+def _changes(items: Path, source: ContainerSource, counts: dict[str, int]) -> Iterator[Change]:
+    """What was written down of each item, counted as it is read.
+
+    Raises:
+        ValueError: A line that is not of the item in its place.
+    """
     with items.open(encoding="utf-8") as lines:
-        for line in lines:
+        for index, line in enumerate(lines):
             item = json.loads(line)
+            wanted = source.key(index) if index < len(source) else "no item"
+            if item.get("key") != wanted:
+                raise ValueError(
+                    f"line {index + 1} of {items} is of {item.get('key')}, where {wanted} belongs: "
+                    f"delete it and {items.name}.job.json, and what was written of it"
+                )
             is_kept = "error" not in item and item.get("kept", True)
             counts["done"] += 1
             counts["written"] += is_kept

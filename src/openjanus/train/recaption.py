@@ -29,12 +29,12 @@ def recaption(
 ) -> dict[str, int]:
     """Write each item with a caption of its picture; a job that was stopped goes on.
 
-    A record keeps its keys; ``caption`` is the new one, and what it was before is kept as
-    ``caption_before``. Where a picture is broken the record is written as it was, with ``error``;
-    a line that is no record is left out.
+    A record keeps its keys; ``caption`` is the new one, and what it was before, if there was one,
+    is kept as ``caption_before``. Where a picture is broken the record is written as it was, with
+    ``error``; a line that is no record is left out.
 
     Shards and tables become shards and tables: the new caption stands where the source reads it,
-    beside what it was before. Broken items are left out.
+    beside what it was before, if there was one. Broken items are left out.
 
     Args:
         janus: Answers, greedily, so that a job that goes on gives what one without a stop gives.
@@ -92,7 +92,7 @@ def recaption(
         except ValueError as error:
             tell(f"not captioned: {error}")
             return {**record, "error": str(error)}
-        if "caption" in record:
+        if record.get("caption") is not None:
             record[CAPTION_BEFORE] = record["caption"]
         return {**record, "caption": caption}
 
@@ -116,11 +116,11 @@ def _check(source: FileSource, *, prompt: str, max_new_tokens: int, limit: int |
 
 def _ask(janus: Janus, source: FileSource, index: int, *, prompt: str, max_new_tokens: int) -> str:
     """What a Janus says of an item's picture."""
-    sample = source[index]
-    if len(sample.pictures) != 1:
-        raise ValueError(f"{sample.key}: it has {len(sample.pictures)} pictures: give it one")
-    reply = janus.chat(prompt, images=sample.pictures, max_new_tokens=max_new_tokens)
+    key, pictures = source.key(index), source.pictures(index)
+    if len(pictures) != 1:
+        raise ValueError(f"{key}: it has {len(pictures)} pictures: give it one")
+    reply = janus.chat(prompt, images=pictures, max_new_tokens=max_new_tokens)
     caption = reply.text.strip()
     if not caption:
-        raise ValueError(f"{sample.key}: the model says nothing of it: ask in other words")
+        raise ValueError(f"{key}: the model says nothing of it: ask in other words")
     return caption

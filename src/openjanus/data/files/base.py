@@ -122,6 +122,21 @@ class FileSource(ABC):
         except (ValueError, KeyError, OSError) as error:
             raise ValueError(self._named(index, error)) from error
 
+    def pictures(self, index: int) -> tuple[np.ndarray, ...]:
+        """The pictures of an item, for which it needs no caption.
+
+        Raises:
+            ValueError: A broken item; the message names it.
+        """
+        try:
+            return self.open_pictures(index)
+        except (ValueError, KeyError, OSError) as error:
+            raise ValueError(self._named(index, error)) from error
+
+    def open_pictures(self, index: int) -> tuple[np.ndarray, ...]:
+        """As ``pictures``; a message need not name the item."""
+        return self.make(index).pictures
+
     def _named(self, index: int, error: Exception) -> str:
         key = self.key(index)
         message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
@@ -265,7 +280,7 @@ class Change:
 
     is_kept: bool
     caption: str | None = None
-    """In place of its own, which stays beside it; None leaves the item byte for byte."""
+    """In place of its own, if any, which stays beside it; None leaves the item byte for byte."""
 
 
 class ContainerSource(FileSource):

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from openjanus.data.files.base import (
     QUESTION,
     CaptionForm,
@@ -60,8 +62,14 @@ class CaptionFile(RecordSource):
         """Read the line and open its picture."""
         record = self.record(index)
         caption = word_of(record, self.caption_key)
-        picture = self.named_picture(value_of(record, self.image_key), self.records.path(index))
-        return self.caption_form.sample(self.key(index), picture, caption)
+        return self.caption_form.sample(self.key(index), self._picture(index, record), caption)
+
+    def open_pictures(self, index: int) -> tuple[np.ndarray, ...]:
+        """Open the picture of the line."""
+        return (self._picture(index, self.record(index)),)
+
+    def _picture(self, index: int, record: dict[str, Any]) -> np.ndarray:
+        return self.named_picture(value_of(record, self.image_key), self.records.path(index))
 
 
 class ImageFolder(FileSource):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 from threading import Lock
 from typing import Any
+
+import numpy as np
 
 from openjanus.data.files.base import (
     CAPTION_BEFORE,
@@ -109,7 +111,7 @@ class ParquetFile(ContainerSource):
         """``file.parquet:row``, rows of a file counted from 0."""
         group, _ = self._place(index)
         file = self._groups[group][0]
-        first = next(i for i, (number, _) in enumerate(self._groups) if number == file)
+        first = bisect_left(self._groups, (file, 0))
         return f"{self.files.name(file)}:{index - self._starts[first]}"
 
     def fingerprint(self) -> str:
@@ -123,13 +125,27 @@ class ParquetFile(ContainerSource):
     def make(self, index: int) -> Sample:
         """Read the row group of an item, unless it is at hand, and open its picture."""
         group, row = self._place(index)
-        table = self._table(group)
-        record = {key: table.column(key)[row].as_py() for key in (self.image_key, self.caption_key)}
+        caption = {self.caption_key: self._table(group).column(self.caption_key)[row].as_py()}
+        picture = self._picture(index)
         return self.caption_form.sample(
-            self.key(index),
-            self.named_picture(record[self.image_key], self.files.paths[self._groups[group][0]]),
-            word_of(record, self.caption_key),
+            self.key(index), picture, word_of(caption, self.caption_key)
         )
+
+    def _picture(self, index: int) -> np.ndarray:
+        group, row = self._place(index)
+        named = self._table(group).column(self.image_key)[row].as_py()
+        return self.named_picture(named, self.files.paths[self._groups[group][0]])
+
+    def open_pictures(self, index: int) -> tuple[np.ndarray, ...]:
+        """Open the picture of a row, whose column of captions can hold one."""
+        group, _ = self._place(index)
+        kind = self._table(group).schema.field(self.caption_key).type
+        if not _holds_text(kind):
+            raise ValueError(
+                f"{self.caption_key!r} must be a column of texts, got {kind}: name another by "
+                "caption_key"
+            )
+        return (self._picture(index),)
 
     def count_in(self, number: int) -> int:
         """Rows of a file."""
@@ -140,7 +156,8 @@ class ParquetFile(ContainerSource):
     ) -> None:
         """Write the rows that are kept, group by group, in the file's own schema.
 
-        With new captions there is one column more, ``caption_before``.
+        With new captions there is one column more, ``caption_before``; a column of captions that
+        are all missing becomes one of texts.
         """
         import pyarrow
         import pyarrow.parquet
@@ -149,6 +166,9 @@ class ParquetFile(ContainerSource):
         schema = opened.schema_arrow
         if with_captions:
             field = schema.field(self.caption_key)
+            if pyarrow.types.is_null(field.type):
+                field = field.with_type(pyarrow.string())
+                schema = schema.set(schema.get_field_index(self.caption_key), field)
             before = pyarrow.field(CAPTION_BEFORE, field.type)
             place = schema.get_field_index(CAPTION_BEFORE)
             schema = schema.append(before) if place < 0 else schema.set(place, before)
@@ -159,10 +179,13 @@ class ParquetFile(ContainerSource):
                 if not any(row.is_kept for row in rows):
                     continue
                 table = _read_group(opened, group, self.files.paths[number], columns=None)
-                table = table.filter(pyarrow.array([row.is_kept for row in rows]))
+                table = _kept_of(table, [row.is_kept for row in rows])
                 if with_captions:
                     columns = dict(zip(table.column_names, table.columns, strict=True))
                     columns[CAPTION_BEFORE] = columns[self.caption_key]
+                    kind = schema.field(self.caption_key).type
+                    if pyarrow.types.is_null(table.schema.field(self.caption_key).type):
+                        columns[CAPTION_BEFORE] = pyarrow.nulls(len(table), kind)
                     told = [row.caption for row in rows if row.is_kept]
                     columns[self.caption_key] = pyarrow.array(
                         told, type=schema.field(self.caption_key).type
@@ -183,6 +206,31 @@ class ParquetFile(ContainerSource):
                     self._kept.popitem(last=False)
             self._kept.move_to_end(group)
             return self._kept[group]
+
+
+def _holds_text(kind: Any) -> bool:
+    """Whether a type of pyarrow is one of texts, or of what is all missing."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _holds_text(kind.value_type)
+    return any(
+        ask(kind)
+        for ask in (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    )
+
+
+def _kept_of(table: Any, is_kept: Sequence[bool]) -> Any:
+    """The rows that are kept, by runs: ``Table.filter`` cannot do it for columns of views."""
+    import pyarrow
+
+    runs, at = [], 0
+    for wanted, rows in groupby(is_kept):
+        number = len(list(rows))
+        if wanted:
+            runs.append(table.slice(at, number))
+        at += number
+    return pyarrow.concat_tables(runs)
 
 
 def _read_group(opened: Any, group: int, path: Path, *, columns: list[str] | None) -> Any:

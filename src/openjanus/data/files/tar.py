@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+import numpy as np
 from tqdm import tqdm
 
 from openjanus.data.files.base import (
@@ -130,7 +131,8 @@ class TarShards(ContainerSource):
         """Copy the members of the samples that are kept, with their headers.
 
         A new caption takes the place of ``NAME.txt``, which becomes ``NAME.caption_before.txt``;
-        or, where there is none, of the key in ``NAME.json``, beside which it is kept.
+        or, where there is none, of the key in ``NAME.json``, beside which it is kept. A sample
+        with neither gets a ``NAME.txt``.
         """
         path = self.files.paths[number]
         with path.open("rb") as file, target.open("wb") as output:
@@ -153,45 +155,52 @@ class TarShards(ContainerSource):
         before = f"{CAPTION_BEFORE}.txt"
         for member in members:
             info = member.info
-            if caption is None or (member is not told and member.suffix != before):
+            if caption is None or (
+                member is not told and (told is None or member.suffix != before)
+            ):
                 yield _read_from(file, info.offset, member.end - info.offset)
+                if caption is not None and told is None and _role(member.suffix) == "image":
+                    name = info.name[: -len(member.suffix)] + "txt"
+                    yield _packed(info, name, caption.encode("utf-8", "replace"))
             elif member.suffix == "txt":
                 data = _read_from(file, info.offset_data, info.size)
                 yield _packed(info, info.name, caption.encode("utf-8", "replace"))
                 yield _packed(info, info.name[: -len("txt")] + before, data)
             elif member.suffix == "json":
                 record = json.loads(_read_from(file, info.offset_data, info.size))
-                record |= {CAPTION_BEFORE: record[self.caption_key], self.caption_key: caption}
+                if record.get(self.caption_key) is not None:
+                    record[CAPTION_BEFORE] = record[self.caption_key]
+                record[self.caption_key] = caption
                 text = json.dumps(record, ensure_ascii=False)
                 yield _packed(info, info.name, text.encode("utf-8", "backslashreplace"))
 
     def make(self, index: int) -> Sample:
         """Read the members of a sample."""
+        picture, text, data = self._open(index)
+        return self.caption_form.sample(self.key(index), picture, self._caption(text, data))
+
+    def open_pictures(self, index: int) -> tuple[np.ndarray, ...]:
+        """Open the picture of a sample; a ``.json`` that is to hold the words must be whole."""
+        picture, text, data = self._open(index)
+        if text is None and data is not None:
+            _record_of(data)
+        return (picture,)
+
+    def _open(self, index: int) -> tuple[np.ndarray, bytes | None, bytes | None]:
+        """Picture, text and json of a sample."""
         if self._name_ends[index] < 0:
             raise ValueError("the shard is cut here, what follows is lost: fetch it again")
         image, text, data = (self._read(index, place) for place in range(3))
         if image is None:
             raise ValueError(f"it has no picture, one of {', '.join(SUFFIXES)}: take it out")
-        return self.caption_form.sample(
-            self.key(index),
-            self.named_picture(image, self.files.paths[self._shards[index]]),
-            self._caption(text, data),
-        )
+        return self.named_picture(image, self.files.paths[self._shards[index]]), text, data
 
     def _caption(self, text: bytes | None, data: bytes | None) -> str:
-        try:
-            if text is not None:
-                return text.decode("utf-8-sig").strip()
-            if data is None:
-                raise ValueError("it has neither .txt nor .json: give it a caption")
-            record: Any = json.loads(data.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"its caption is not UTF-8 ({error.reason}): convert it") from error
-        except json.JSONDecodeError as error:
-            raise ValueError(f"its .json is not valid ({error.msg}): write it again") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"its .json must be an object, got {type(record).__name__}")
-        return word_of(record, self.caption_key)
+        if text is not None:
+            return _decoded(text).strip()
+        if data is None:
+            raise ValueError("it has neither .txt nor .json: give it a caption")
+        return word_of(_record_of(data), self.caption_key)
 
     def _read(self, index: int, place: int) -> bytes | None:
         at = 6 * index + 2 * place
@@ -248,6 +257,24 @@ def read_samples(shard: Path) -> Iterator[tuple[str, list[Member] | None]]:
 
 def _role(suffix: str) -> str:
     return "image" if f".{suffix}" in SUFFIXES else suffix
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"its caption is not UTF-8 ({error.reason}): convert it") from error
+
+
+def _record_of(data: bytes) -> dict[str, Any]:
+    """What a ``.json`` holds."""
+    try:
+        record: Any = json.loads(_decoded(data))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"its .json is not valid ({error.msg}): write it again") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"its .json must be an object, got {type(record).__name__}")
+    return record
 
 
 def _read_from(file: BinaryIO, offset: int, size: int) -> bytes:
