@@ -36,13 +36,13 @@ from openjanus.train.gan import (
 )
 from openjanus.train.perceptual import PerceptualLoss
 from openjanus.train.semantic_config import SemanticTrainConfig
-from openjanus.train.semantic_trainer import semantic_terms
+from openjanus.train.semantic_trainer import check_whole, semantic_terms
 from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.train.siglip_towers import BLOCKS, TwoTowers
 from openjanus.train.teacher import Teacher
 from openjanus.train.vq_config import VQTrainConfig
 from openjanus.train.vq_losses import OF_PICTURES, decoder_losses, vq_losses
-from openjanus.train.vq_trainer import mark_decoder
+from openjanus.train.vq_trainer import check_sizes, mark_decoder
 
 DoorConfig = VQTrainConfig | SemanticTrainConfig | SiglipTrainConfig
 
@@ -122,7 +122,7 @@ def estimate_door(config: DoorConfig, teacher: JanusConfig | None = None) -> Doo
             architecture it is, and then it is not counted.
 
     Raises:
-        ValueError: The preset has another kind of door.
+        ValueError: The preset has another kind of door, or the run would refuse its pictures' sizes.
     """
     with FakeTensorMode():
         if isinstance(config, SiglipTrainConfig):
@@ -300,6 +300,9 @@ def _vq_nets(config: VQTrainConfig, teacher: JanusConfig | None) -> _Nets:
             f"{config.kind!r} trains"
         )
     assert isinstance(door, VQConfig)
+    if isinstance(config, SemanticTrainConfig) and isinstance(door, SemanticConfig):
+        check_whole(config, door)
+    check_sizes(config, door)
     model = SemanticTokenizer(door) if isinstance(door, SemanticConfig) else VQTokenizer(door)
     if config.decoder_only:
         mark_decoder(model)
