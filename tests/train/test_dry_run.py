@@ -106,6 +106,15 @@ def test_what_the_run_of_a_tokenizer_refuses(name: str, change: str, match: str)
         describe_recipe(name, ["--run.dir=x", change])
 
 
+def test_a_batch_that_many_cannot_share_does_not_fit_them() -> None:
+    told = describe_recipe("tiny/vq", ["--run.dir=x", "--batch_size=12"])
+    assert "8 x 80 GB  no: a batch of 12 is not shared evenly by 8" in told
+    assert "1 x 80 GB  yes, " in told
+    assert "of 8" not in told and "8 devices" not in told
+    shared = describe_recipe("tiny/vq", ["--run.dir=x", "--batch_size=16"])
+    assert "8 x 80 GB  yes, " in shared and "of 8" in shared and "8 devices" in shared
+
+
 def test_overrides_count(tmp_path: Path) -> None:
     told = describe_recipe("janus-pro-7b/all", ["--stage2.run.early_stop=1000"])
     assert "steps      1,000, then complete, of a schedule of 360,000" in told

@@ -107,6 +107,11 @@ class DoorWork:
             )
         return max(found, key=lambda memory: memory.peak)
 
+    def refused(self, devices: int) -> str | None:
+        """Why so many devices cannot share the batches; None where they can."""
+        odd = [phase.batch for phase in self.phases if phase.batch % devices != 0]
+        return f"a batch of {odd[0]} is not shared evenly by {devices}" if odd else None
+
     @property
     def flops(self) -> float:
         """Operations of the whole run."""
@@ -122,7 +127,8 @@ def estimate_door(config: DoorConfig, teacher: JanusConfig | None = None) -> Doo
             architecture it is, and then it is not counted.
 
     Raises:
-        ValueError: The preset has another kind of door, or the run would refuse its pictures' sizes.
+        ValueError: The preset has another kind of door, or pictures of a size that the run
+            refuses.
     """
     with FakeTensorMode():
         if isinstance(config, SiglipTrainConfig):
@@ -132,6 +138,9 @@ def estimate_door(config: DoorConfig, teacher: JanusConfig | None = None) -> Doo
 
 def advise_door(work: DoorWork, *, devices: int, capacity: float) -> str:
     """Whether a run fits devices of a capacity in bytes, and what would make it fit."""
+    refused = work.refused(devices)
+    if refused is not None:
+        return f"no: {refused}"
     peak = work.memory(devices).peak
     if peak <= capacity:
         return f"yes, {peak / GB:.1f} GB"
@@ -144,7 +153,7 @@ def advise_door(work: DoorWork, *, devices: int, capacity: float) -> str:
         several *= 2
     batch = min(batches) // 2
     while batch >= devices:
-        if work.memory(devices, batch=batch).peak <= capacity:
+        if batch % devices == 0 and work.memory(devices, batch=batch).peak <= capacity:
             return f"{told}: pictures by {batch} do, which is another training"
         batch //= 2
     return f"{told}: not with a picture a device"
