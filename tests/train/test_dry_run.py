@@ -93,6 +93,28 @@ def test_pieces_and_whole_pictures_are_told_apart(tmp_path: Path) -> None:
     assert "3,600 steps of 64 pictures of 48 pixels and then 1,400 steps of 16 pictures" in told
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "match"),
+    [
+        ("tiny/vq", "--crop_size=30", "crop_size must be a multiple of 8, at most"),
+        ("tiny/vq-gan", "--gan.layers=6", "gan.layers needs pictures of 192 pixels a side"),
+        ("tiny/semantic", "--crop_size=16", "crop_size must be 0 or the picture's side"),
+    ],
+)
+def test_what_the_run_of_a_tokenizer_refuses(name: str, change: str, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        describe_recipe(name, ["--run.dir=x", change])
+
+
+def test_a_batch_that_many_cannot_share_does_not_fit_them() -> None:
+    told = describe_recipe("tiny/vq", ["--run.dir=x", "--batch_size=12"])
+    assert "8 x 80 GB  no: a batch of 12 is not shared evenly by 8" in told
+    assert "1 x 80 GB  yes, " in told
+    assert "of 8" not in told and "8 devices" not in told
+    shared = describe_recipe("tiny/vq", ["--run.dir=x", "--batch_size=16"])
+    assert "8 x 80 GB  yes, " in shared and "of 8" in shared and "8 devices" in shared
+
+
 def test_overrides_count(tmp_path: Path) -> None:
     told = describe_recipe("janus-pro-7b/all", ["--stage2.run.early_stop=1000"])
     assert "steps      1,000, then complete, of a schedule of 360,000" in told

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,3 +200,57 @@ def test_a_tokenizers_pictures_may_lie_elsewhere(tmp_path, capsys):
     (fewer / "pictures" / "0.bmp").unlink()
     with pytest.raises(ValueError, match=r"source\.options\.path .* has 11 items now, and had 12"):
         run_training(config("again", fewer, resume=True))
+
+
+def test_what_a_checkpoint_does_not_know_cannot_be_told(janus, tmp_path, monkeypatch):
+    """One from before what is measured on was kept in it."""
+    data, val = write_data(tmp_path / "data"), write_data(tmp_path / "val", seed=1)
+    run_training(janus("run", data, val=val, stop_at=2))
+
+    def older(path: Path) -> dict[str, Any]:
+        state = load_checkpoint(path)
+        return state | {"task": {k: v for k, v in state["task"].items() if k != "measured_on"}}
+
+    monkeypatch.setattr("openjanus.train.same_run.load_checkpoint", older)
+    moved = val.rename(tmp_path / "val2")
+    with pytest.raises(ValueError, match=r"val\.gen\[0\]\.options\.path .* cannot be told"):
+        run_training(janus("run", data, val=moved, resume=True))
+
+
+def write_parquet(folder: Path, *, words: str = "thing", seed: int = 0) -> Path:
+    """Rows with their pictures, of one size whatever the words and the seed."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[Any]] = {"image": [], "caption": []}
+    for index in range(12):
+        file = io.BytesIO()
+        picture = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(file, "bmp")
+        rows["image"].append(file.getvalue())
+        rows["caption"].append(f"{words} {index:02}")
+    folder.mkdir()
+    table = sys.modules["pyarrow"].table(rows)
+    parquet.write_table(table, folder / "t.parquet", compression="none", row_group_size=5)
+    return folder
+
+
+def test_parquet_that_lies_elsewhere_is_known_by_words_and_footers(janus, tmp_path, capsys):
+    def config(data: Path, **run: Any) -> JanusTrainConfig:
+        options = {"path": str(data / "t.parquet"), "face": "gen"}
+        source = SourceConfig(type="parquet", options=options)
+        return dataclasses.replace(
+            janus("run", tmp_path, **run), sources=SourcesConfig(gen=[source])
+        )
+
+    old = write_parquet(tmp_path / "old")
+    run_training(config(old, stop_at=1))
+    for other in (
+        write_parquet(tmp_path / "words", words="thong"),
+        write_parquet(tmp_path / "pixels", seed=1),
+    ):
+        sizes = {(folder / "t.parquet").stat().st_size for folder in (old, other)}
+        assert len(sizes) == 1
+        with pytest.raises(ValueError, match="holds words or pictures that are not what they"):
+            run_training(config(other, resume=True))
+    run_training(config(old.rename(tmp_path / "new"), resume=True, stop_at=2))
+    assert "t.parquet', the same data" in capsys.readouterr().err

@@ -36,13 +36,13 @@ from openjanus.train.gan import (
 )
 from openjanus.train.perceptual import PerceptualLoss
 from openjanus.train.semantic_config import SemanticTrainConfig
-from openjanus.train.semantic_trainer import semantic_terms
+from openjanus.train.semantic_trainer import check_whole, semantic_terms
 from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.train.siglip_towers import BLOCKS, TwoTowers
 from openjanus.train.teacher import Teacher
 from openjanus.train.vq_config import VQTrainConfig
 from openjanus.train.vq_losses import OF_PICTURES, decoder_losses, vq_losses
-from openjanus.train.vq_trainer import mark_decoder
+from openjanus.train.vq_trainer import check_sizes, mark_decoder
 
 DoorConfig = VQTrainConfig | SemanticTrainConfig | SiglipTrainConfig
 
@@ -107,6 +107,11 @@ class DoorWork:
             )
         return max(found, key=lambda memory: memory.peak)
 
+    def refused(self, devices: int) -> str | None:
+        """Why so many devices cannot share the batches; None where they can."""
+        odd = [phase.batch for phase in self.phases if phase.batch % devices != 0]
+        return f"a batch of {odd[0]} is not shared evenly by {devices}" if odd else None
+
     @property
     def flops(self) -> float:
         """Operations of the whole run."""
@@ -122,7 +127,8 @@ def estimate_door(config: DoorConfig, teacher: JanusConfig | None = None) -> Doo
             architecture it is, and then it is not counted.
 
     Raises:
-        ValueError: The preset has another kind of door.
+        ValueError: The preset has another kind of door, or pictures of a size that the run
+            refuses.
     """
     with FakeTensorMode():
         if isinstance(config, SiglipTrainConfig):
@@ -132,6 +138,9 @@ def estimate_door(config: DoorConfig, teacher: JanusConfig | None = None) -> Doo
 
 def advise_door(work: DoorWork, *, devices: int, capacity: float) -> str:
     """Whether a run fits devices of a capacity in bytes, and what would make it fit."""
+    refused = work.refused(devices)
+    if refused is not None:
+        return f"no: {refused}"
     peak = work.memory(devices).peak
     if peak <= capacity:
         return f"yes, {peak / GB:.1f} GB"
@@ -144,7 +153,7 @@ def advise_door(work: DoorWork, *, devices: int, capacity: float) -> str:
         several *= 2
     batch = min(batches) // 2
     while batch >= devices:
-        if work.memory(devices, batch=batch).peak <= capacity:
+        if batch % devices == 0 and work.memory(devices, batch=batch).peak <= capacity:
             return f"{told}: pictures by {batch} do, which is another training"
         batch //= 2
     return f"{told}: not with a picture a device"
@@ -300,6 +309,9 @@ def _vq_nets(config: VQTrainConfig, teacher: JanusConfig | None) -> _Nets:
             f"{config.kind!r} trains"
         )
     assert isinstance(door, VQConfig)
+    if isinstance(config, SemanticTrainConfig) and isinstance(door, SemanticConfig):
+        check_whole(config, door)
+    check_sizes(config, door)
     model = SemanticTokenizer(door) if isinstance(door, SemanticConfig) else VQTokenizer(door)
     if config.decoder_only:
         mark_decoder(model)

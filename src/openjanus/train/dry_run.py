@@ -38,7 +38,10 @@ from openjanus.train.text_tokenizer_config import TokenizerTrainConfig
 from openjanus.train.trained import mark_trained
 from openjanus.weights.formats import detect_format
 
-DEVICES = ((1, 24), (1, 80), (8, 80))
+MANY = 8
+"""Devices that share a run, beside one alone."""
+
+DEVICES = ((1, 24), (1, 80), (MANY, 80))
 """Numbers of devices and their gigabytes that the answer is given for."""
 
 DAY = 86_400
@@ -137,14 +140,20 @@ def _janus_table(
     return "\n\n".join(blocks)
 
 
-def _flops(flops: Mapping[str, float], run: float, peak_tflops: float, mfu: float) -> str:
+def _flops(
+    flops: Mapping[str, float],
+    run: float,
+    peak_tflops: float,
+    mfu: float,
+    numbers: Sequence[int] = (1, MANY),
+) -> str:
     """Operations of a step, by where they are spent, and of a run; and what time that is."""
     whole = sum(flops.values())
     spent = ", ".join(f"{part} {n / whole:.0%}" for part, n in flops.items() if n > 0)
     times = [
         f"{devices} device{'s' * (devices > 1)} "
         + _duration(seconds(run, devices=devices, peak_tflops=peak_tflops, mfu=mfu))
-        for devices in (1, 8)
+        for devices in numbers
     ]
     return (
         f"FLOPs      at most {whole:.3g} a step, {run:.3g} in all: {spent}"
@@ -280,11 +289,15 @@ def _door_table(
     }
     if not isinstance(config, SiglipTrainConfig):
         del names["logits"]
-    found = [work.memory(devices) for devices in (1, 8)]
-    title = "of 8: each has all weights, and its part of the batch"
-    blocks.append(_memory_table(title, "pictures", ("1", "of 8"), found, names))
+    refused, cases = work.refused(MANY), {1: "1", MANY: f"of {MANY}"}
+    title = f"of {MANY}: each has all weights, and its part of the batch"
+    if refused is not None:
+        title = f"of one device: {refused}"
+        del cases[MANY]
+    found = [work.memory(devices) for devices in cases]
+    blocks.append(_memory_table(title, "pictures", [*cases.values()], found, names))
     dearest = max(work.phases, key=lambda phase: sum(phase.flops.values()))
-    blocks.append(_flops(dearest.flops, work.flops, peak_tflops, mfu))
+    blocks.append(_flops(dearest.flops, work.flops, peak_tflops, mfu, list(cases)))
     blocks.append(_fits(lambda devices, size: advise_door(work, devices=devices, capacity=size)))
     return "\n\n".join(blocks)
 

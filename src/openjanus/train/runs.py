@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from openjanus.data.fetching import first_readable
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Sample
 from openjanus.data.sources import build_source
+from openjanus.folders import held, require_no_file
 from openjanus.model.semantic import SemanticTokenizer
 from openjanus.model.siglip import SiglipEncoder
 from openjanus.model.vq import VQTokenizer
@@ -71,6 +73,9 @@ TOKENIZER_TIMEOUT_S = 24 * 3600.0
 """How long others wait for the first process, which alone reads the words of a tokenizer; of its
 end they hear at once."""
 
+LOCK_NAME = "train.lock"
+"""File of a run's folder that keeps a second process out of it."""
+
 FINAL = "final"
 """Folder of a complete run that holds its result."""
 
@@ -85,19 +90,26 @@ def run_training(config: TrainConfig) -> None:
 
     Raises:
         FileNotFoundError: Nothing to start from.
-        ValueError: No ``run.dir``, a source's refusal, or a loss that is not finite.
+        ValueError: No ``run.dir``, one that another process is at work in, a source's refusal, or a
+            loss that is not finite.
     """
     if not config.run.dir:
         raise ValueError("run.dir must name a folder: add --run.dir DIR")
     if isinstance(config, TokenizerTrainConfig):
-        with open_world("cpu", name=config.run.dir, timeout_s=TOKENIZER_TIMEOUT_S) as world:
+        with (
+            open_world("cpu", name=config.run.dir, timeout_s=TOKENIZER_TIMEOUT_S) as world,
+            _held_by_main(config.run, world),
+        ):
             world.on_main(lambda: _run_tokenizer(config))
         return
     if is_restart() and not config.run.resume and checkpoint_steps(Path(config.run.dir)):
         # torchrun repeats the command of the start; what it means now is to go on.
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, resume=True))
     timeout_s = config.process_timeout_s
-    with open_world(config.device, name=config.run.dir, timeout_s=timeout_s) as world:
+    with (
+        open_world(config.device, name=config.run.dir, timeout_s=timeout_s) as world,
+        _held_by_main(config.run, world),
+    ):
         if isinstance(config, JanusTrainConfig):
             _run_janus(config, world)
         elif isinstance(config, SemanticTrainConfig):  # which is a VQTrainConfig too
@@ -106,6 +118,29 @@ def run_training(config: TrainConfig) -> None:
             _run_vq(config, world)
         else:
             _run_siglip(config, world)
+
+
+@contextmanager
+def _held_by_main(run: RunConfig, world: World) -> Iterator[None]:
+    """Keep other runs out of the folder; the first process holds it, for all of this one.
+
+    Raises:
+        OtherProcessFailed: In the others, where the first one was refused.
+        ValueError: Another run holds it, or it is a file.
+    """
+    folder = Path(run.dir)
+    refusal = (
+        f"another process is at work in {folder}: wait for it, or stop it, or give another "
+        "--run.dir"
+    )
+    with ExitStack() as stack:
+
+        def hold() -> None:
+            require_no_file(folder, "run.dir")
+            stack.enter_context(held(folder, LOCK_NAME, refusal=refusal))
+
+        world.on_main(hold)
+        yield
 
 
 def _write_config(config: TrainConfig, facts: Mapping[str, Any] | None = None) -> None:

@@ -143,13 +143,24 @@ def check_moves(config: Any, moves: list[Move], facts: Mapping[str, Any]) -> Non
             "be it now: move a source alike wherever the run names it"
         )
     for move in moves:
-        tqdm.write(f"moved: {move.told}, the same data", file=sys.stderr)
+        tqdm.write(f"moved: {move.told}, {_known_again(facts.get(move.source))}", file=sys.stderr)
+
+
+def _known_again(now: Mapping[str, Any] | None) -> str:
+    """What is known of a source that lies elsewhere and was not refused."""
+    if now is None:
+        return "which is never read"
+    if now["content"] is None:
+        return "of the same names and sizes; its items were not looked at"
+    return "the same data"
 
 
 def _can_be_told(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether a checkpoint knows enough of a source to say that it is the same elsewhere."""
     # One from before items were looked at does not know what they held.
-    return before["fingerprint"] is not None and ("content" in before or now["content"] is None)
+    return before["fingerprint"] is not None and (
+        before.get("content") is not None or now["content"] is None
+    )
 
 
 def _without_paths(value: Any, where: str = "") -> tuple[Any, dict[tuple[str, str], str | None]]:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openjanus.config import SemanticConfig
 from openjanus.model.semantic import SemanticDecoder, SemanticTokenizer
 from openjanus.processor.image import uint8_to_pixel_values
 from openjanus.train.parallel import ALONE, World
@@ -51,6 +52,15 @@ def semantic_terms(
     return {"semantic": semantic_loss(branch.predict(branch(quantized)), features)}
 
 
+def check_whole(config: SemanticTrainConfig, door: SemanticConfig) -> None:
+    """Raise ``ValueError`` where pieces of pictures are asked for."""
+    if config.crop_size not in (0, door.image_size):
+        raise ValueError(
+            f"crop_size must be 0 or the picture's side {door.image_size}, got "
+            f"{config.crop_size}: the branch learns the places of whole pictures"
+        )
+
+
 class SemanticTrainer(VQTrainer):
     """One optimizer step at a time; the loop is ``train.loop``'s.
 
@@ -76,11 +86,7 @@ class SemanticTrainer(VQTrainer):
         world: World = ALONE,
     ) -> None:
         door = model.semantic.config
-        if config.crop_size not in (0, door.image_size):
-            raise ValueError(
-                f"crop_size must be 0 or the picture's side {door.image_size}, got "
-                f"{config.crop_size}: the branch learns the places of whole pictures"
-            )
+        check_whole(config, door)
         teacher.check(door)
         super().__init__(model, source, config, world=world)
         self.teacher = teacher.to(model.quantize.embedding.weight.device)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from openjanus.config import VQConfig
 from openjanus.data.islands import IslandIds
 from openjanus.data.mixture import stable_hash
 from openjanus.model.vq import VQTokenizer
@@ -57,6 +58,27 @@ def mark_decoder(model: VQTokenizer) -> None:
         part.requires_grad_(True)
 
 
+def check_sizes(config: VQTrainConfig, door: VQConfig) -> None:
+    """Raise ``ValueError`` for a crop that does not fit, or pictures too small for a loss."""
+    factor, side = door.downsample_factor, door.image_size
+    if config.crop_size % factor or config.crop_size > side:
+        raise ValueError(
+            f"crop_size must be a multiple of {factor}, at most {side}, or 0 for whole "
+            f"pictures, got {config.crop_size}"
+        )
+    trained_side = config.crop_size if config.crop_size > 0 else side
+    needs = {
+        "gan.layers": smallest_side(config.gan.layers) if config.gan.weight > 0 else 0,
+        "loss.perceptual": SMALLEST if config.loss.perceptual > 0 else 0,
+    }
+    for name, needed in needs.items():
+        if trained_side < needed:
+            raise ValueError(
+                f"{name} needs pictures of {needed} pixels a side, got {trained_side}: "
+                "train on larger pieces, or lower it"
+            )
+
+
 class VQTrainer:
     """One optimizer step at a time; the loop is ``train.loop``'s."""
 
@@ -81,7 +103,7 @@ class VQTrainer:
             ValueError: A crop that does not fit, pictures too small for a loss, or a batch that
                 cannot be dealt evenly.
         """
-        self._check_sizes(model, config)
+        check_sizes(config, model.config)
         check_batch("batch_size", config.batch_size, world)
         if config.whole_from is not None:
             check_batch("whole_batch_size", config.whole_batch_size, world)
@@ -131,26 +153,6 @@ class VQTrainer:
             )
         losses = vq_losses
         self._losses = torch.compile(losses, dynamic=False) if config.compile else losses
-
-    @staticmethod
-    def _check_sizes(model: VQTokenizer, config: VQTrainConfig) -> None:
-        factor, side = model.config.downsample_factor, model.config.image_size
-        if config.crop_size % factor or config.crop_size > side:
-            raise ValueError(
-                f"crop_size must be a multiple of {factor}, at most {side}, or 0 for whole "
-                f"pictures, got {config.crop_size}"
-            )
-        trained_side = config.crop_size if config.crop_size > 0 else side
-        needs = {
-            "gan.layers": smallest_side(config.gan.layers) if config.gan.weight > 0 else 0,
-            "loss.perceptual": SMALLEST if config.loss.perceptual > 0 else 0,
-        }
-        for name, needed in needs.items():
-            if trained_side < needed:
-                raise ValueError(
-                    f"{name} needs pictures of {needed} pixels a side, got {trained_side}: "
-                    "train on larger pieces, or lower it"
-                )
 
     @property
     def result(self) -> VQTokenizer:

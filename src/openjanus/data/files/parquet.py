@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 
 from openjanus.data.files.base import (
     CAPTION_BEFORE,
+    LOOKED_AT,
     QUESTION,
     CaptionForm,
     Change,
@@ -73,6 +75,7 @@ class ParquetFile(ContainerSource):
         self.image_key, self.caption_key = image_key, caption_key
         self._groups: list[tuple[int, int]] = []
         sizes: list[int] = []
+        footers = hashlib.sha256()
         self._counts: list[int] = []
         for number, file in enumerate(self.files.paths):
             opened = _open(file)
@@ -84,8 +87,11 @@ class ParquetFile(ContainerSource):
                     )
             for group in range(opened.metadata.num_row_groups):
                 self._groups.append((number, group))
-                sizes.append(opened.metadata.row_group(group).num_rows)
+                rows = opened.metadata.row_group(group)
+                sizes.append(rows.num_rows)
+                footers.update(_footer(rows, (image_key, caption_key)).encode())
             self._counts.append(opened.metadata.num_rows)
+        self._footers = footers.hexdigest()
         self._starts = list(accumulate(sizes, initial=0))
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._lock = Lock()
@@ -119,8 +125,23 @@ class ParquetFile(ContainerSource):
         return digest_of(fingerprint_files(self.files), str(self._starts))
 
     def content_fingerprint(self) -> str | None:
-        """Only where pictures lie apart: what is looked at is a row group an item."""
-        return None if self.image_root is None else super().content_fingerprint()
+        """Of pictures in the rows the footers tell, as looking at them is a row group an item."""
+        if self.image_root is not None:
+            return super().content_fingerprint()
+        number = min(LOOKED_AT, len(self))
+        places = [self._place(place * len(self) // number) for place in range(number)]
+        held: list[str] = []
+        for group in sorted({group for group, _ in places}):
+            file, at = self._groups[group]
+            path = self.files.paths[file]
+            try:
+                table = _read_group(_open(path), at, path, columns=[self.caption_key])
+            except ValueError:
+                held.append("broken")
+                continue
+            words = table.column(self.caption_key)
+            held += [repr(words[row].as_py()) for one, row in places if one == group]
+        return digest_of(self._footers, *held)
 
     def make(self, index: int) -> Sample:
         """Read the row group of an item, unless it is at hand, and open its picture."""
@@ -231,6 +252,21 @@ def _kept_of(table: Any, is_kept: Sequence[bool]) -> Any:
             runs.append(table.slice(at, number))
         at += number
     return pyarrow.concat_tables(runs)
+
+
+def _footer(rows: Any, names: Sequence[str]) -> str:
+    """What a row group's footer says of some columns: sizes, and the least and largest value."""
+    told = []
+    for place in range(rows.num_columns):
+        column = rows.column(place)
+        if not any(column.path_in_schema.split(".")[0] == name.split(".")[0] for name in names):
+            continue
+        told += [column.path_in_schema, column.num_values, column.data_page_offset]
+        told += [column.total_compressed_size, column.total_uncompressed_size]
+        found = column.statistics
+        if found is not None and found.has_min_max:
+            told += [found.min, found.max]
+    return repr(told)
 
 
 def _read_group(opened: Any, group: int, path: Path, *, columns: list[str] | None) -> Any:
