@@ -67,9 +67,9 @@ def test_one_process_does_not_hold_a_folder_twice(tmp_path):
 @pytest.mark.parametrize("inherited", [False, True])
 def test_whether_what_was_started_holds_it_too(tmp_path, inherited):
     command = [sys.executable, "-c", "print(flush=True); input()"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    pipe = subprocess.PIPE
     with held(tmp_path, "the.lock", refusal="taken", inherited=inherited):
-        left = subprocess.Popen(command, close_fds=False, **pipes)
+        left = subprocess.Popen(command, close_fds=False, stdin=pipe, stdout=pipe)
         assert left.stdout is not None
         left.stdout.readline()  # before it runs it still has whatever it is to let go of
     expected = pytest.raises(ValueError, match="taken here") if inherited else nullcontext()
