@@ -108,6 +108,12 @@ def test_drawings_that_cannot_be_made_are_refused_with_the_reason(server, body, 
     assert param is None or error["param"] == param
 
 
+@pytest.mark.parametrize("body", [{"model": "m" * 100_000}, {"k" * 100_000: 1}])
+def test_what_is_long_is_refused_in_few_words(server, body):
+    for path, whole in ((DRAW, {"prompt": "a car", **body}), (CHAT, talk(**body))):
+        assert len(error_of(server.post(path, whole))["message"]) < 600
+
+
 def test_a_streamed_request_that_is_wrong_has_a_status_of_its_own(server):
     assert (
         "shorten" in error_of(server.post(DRAW, {"prompt": "x" * 5000, "stream": True}))["message"]

@@ -20,7 +20,12 @@ GREY = 127
 
 @pytest.fixture(scope="module")
 def client(server) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
+    with openai.OpenAI(
+        base_url=f"{server.url}/v1",
+        api_key="any",
+        max_retries=0,
+        _strict_response_validation=True,  # of every field that an answer has
+    ) as client:
         yield client
 
 

@@ -313,7 +313,7 @@ def test_other_origins_are_closed_unless_they_are_named(server, serve):
     preflight = {
         "origin": "https://page.example",
         "access-control-request-method": "POST",
-        "access-control-request-headers": "authorization",
+        "access-control-request-headers": "authorization, x-stainless-lang",
     }
     closed = httpx.options(server.url + CHAT, headers=preflight)
     assert closed.status_code == 405

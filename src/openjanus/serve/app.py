@@ -56,6 +56,8 @@ ERRORS = {
 }
 SHAPES = r"body|str|constrained-str|text|image_url|.*\[.*"
 """Parts of a place in a body that no client wrote."""
+LONGEST_NAME = 80
+"""Of what a client called a parameter, as far as it is said back."""
 _COMMON = (401, 403, 405, 500)
 _WORK = (400, 401, 403, 404, 405, 408, 413, 429, 500, 503, 504)
 _EVENT = {
@@ -152,7 +154,7 @@ def build_app(room: Room, options: ServeOptions, admission: Admission | None = N
         gate,
         allow_origins=options.cors_origins,
         allow_methods=["GET", "POST"],
-        allow_headers=["authorization", "content-type"],
+        allow_headers=["*"],  # browser clients send headers of their own
         expose_headers=["x-request-id", "retry-after"],
     )
 
@@ -373,6 +375,7 @@ def _explained(error: RequestValidationError, known: list[str]) -> ApiError:
     first = max(error.errors(), key=lambda one: len(one["loc"]))
     # Names of shapes stand among the names of parameters.
     place = [str(part) for part in first["loc"] if not re.fullmatch(SHAPES, str(part))]
+    place = [part[:LONGEST_NAME] for part in place]  # as long as a client likes
     param = ".".join(place) or None
     if first["type"] == "extra_forbidden":
         hint = f"; {near(place[-1], known)}" if len(place) == 1 else ""

@@ -60,6 +60,7 @@ Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+ModelName = Annotated[str, Field(max_length=256)]
 
 
 class Body(BaseModel):
@@ -98,7 +99,7 @@ class Message(Body):
     """A turn. What an earlier answer of this server held may be sent back whole."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], Field(max_length=1000)] | None = None
     name: Any = None
     refusal: Annotated[Any, Neutral()] = None
     audio: Annotated[Any, Neutral()] = None
@@ -118,7 +119,7 @@ class ChatBody(Body):
     """A request for a reply."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
-    model: str | None = None
+    model: ModelName | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     """Reply i is the one of seed + i."""
     stream: bool | None = None
@@ -166,7 +167,7 @@ class ImagesBody(Body):
     """A request for pictures."""
 
     prompt: Annotated[str, Field(min_length=1)]
-    model: str | None = None
+    model: ModelName | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     size: str | None = None
     """``auto``, or the one size that the model draws."""
@@ -329,7 +330,6 @@ class Picture(BaseModel):
 class _Drawn(BaseModel):
     background: Literal["opaque"] = "opaque"
     output_format: Literal["png"] = "png"
-    quality: Literal["auto"] = "auto"
     size: str
     seed: int
 
@@ -342,7 +342,12 @@ class ImagesAnswer(_Drawn):
     usage: ImagesUsage
 
 
-class PartialImage(_Drawn):
+class _DrawnEvent(_Drawn):
+    quality: Literal["auto"] = "auto"
+    """Events may say so; a whole answer may not."""
+
+
+class PartialImage(_DrawnEvent):
     """An event: a picture on its way, whole rows from the top and grey below."""
 
     type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
@@ -353,7 +358,7 @@ class PartialImage(_Drawn):
     """Which of the n pictures."""
 
 
-class CompletedImage(_Drawn):
+class CompletedImage(_DrawnEvent):
     """An event: a finished picture."""
 
     type: Literal["image_generation.completed"] = "image_generation.completed"
