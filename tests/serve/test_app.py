@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import httpx
 import pytest
@@ -193,7 +194,10 @@ def test_metrics_count_what_was_done(serve):
         server.post(CHAT, talk(n=2))
         server.post(DRAW, {"prompt": "x", "n": 2})
         server.get("/some/path/of/a/client")
-        lines = server.get("/metrics").text.splitlines()
+        last, deadline = f'openjanus_request_seconds_count{{path="{DRAW}"}}', time.monotonic() + 10
+        while last not in (text := server.get("/metrics").text):  # counted once it was sent
+            assert time.monotonic() < deadline, text
+        lines = text.splitlines()
     values = {
         name: float(value)
         for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")
