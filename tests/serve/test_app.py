@@ -115,6 +115,24 @@ def test_what_is_long_is_refused_in_few_words(server, body):
         assert len(error_of(server.post(path, whole))["message"]) < 600
 
 
+@pytest.mark.parametrize("long", ["word " * 20_000, " x" * 20_000])
+def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(server, monkeypatch, long):
+    def encode(*_):
+        raise AssertionError("a long text was tokenized")
+
+    monkeypatch.setattr(type(server.room.janus.processor.tokenizer), "_encode", encode)
+    parts = [{"type": "text", "text": long}]
+    for path, param, body in (
+        (DRAW, "prompt", {"prompt": long}),
+        (DRAW, "negative_prompt", {"prompt": "x", "negative_prompt": long}),
+        (CHAT, "messages", {"messages": [{"role": "user", "content": long}]}),
+        (CHAT, "messages", {"messages": [{"role": "user", "content": parts}]}),
+    ):
+        error = error_of(server.post(path, body))
+        assert "the context holds 256 tokens" in error["message"]
+        assert (error["param"], error["code"]) == (param, "context_length_exceeded")
+
+
 def test_a_streamed_request_that_is_wrong_has_a_status_of_its_own(server):
     assert (
         "shorten" in error_of(server.post(DRAW, {"prompt": "x" * 5000, "stream": True}))["message"]

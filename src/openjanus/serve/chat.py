@@ -13,7 +13,7 @@ from openjanus.pipeline.speaker import ChatOptions, Speaker, stop_strings
 from openjanus.processor.text import TextTokenizer
 from openjanus.serve.errors import refused
 from openjanus.serve.options import ServeOptions
-from openjanus.serve.pictures import Fetch, library_messages
+from openjanus.serve.pictures import Fetch, library_messages, texts_of
 from openjanus.serve.room import JobDriver, Room
 from openjanus.serve.schema import (
     ChatAnswer,
@@ -86,6 +86,7 @@ class ChatWork:
             top_p=body.top_p,
             stop=stop_strings(() if body.stop is None else body.stop),
         )
+        self.room.text_limit.check(texts_of(body.messages), "messages")
         messages = library_messages(body.messages, self.options, self.fetch)
         speaker = Speaker(self.room.janus.processor, driver)
         with self.room.opening:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openjanus.serve.admission import Admission
+from openjanus.serve.bodies import BodyMeter
 from openjanus.serve.errors import ApiError
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.options import ServeOptions, is_loopback
@@ -156,17 +157,14 @@ class Gate:
         """The whole body, up to the limit.
 
         Raises:
-            ApiError: It is too large, or too slow.
+            ApiError: It is too large, too slow, or would take too long to parse.
         """
-        limit = self._options.max_body_bytes
-        too_large = ApiError(
-            413, f"the body has more than {limit:,} bytes: send less", code="body_too_large"
-        )
+        meter = BodyMeter(self._options.max_body_bytes)
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > limit:
-            raise too_large
+        if length.isdigit():
+            meter.expect(int(length))
         parts: list[bytes] = []
-        size, more = 0, True
+        more = True
         try:
             async with asyncio.timeout(self._options.body_timeout_s):
                 while more:
@@ -174,10 +172,8 @@ class Gate:
                     if message["type"] == "http.disconnect":
                         raise _Left
                     parts.append(message.get("body", b""))
-                    size += len(parts[-1])
+                    meter.add(parts[-1])
                     more = message.get("more_body", False)
-                    if size > limit:
-                        raise too_large
         except TimeoutError as error:
             raise ApiError(
                 408,

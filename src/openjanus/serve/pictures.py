@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
 from openjanus.serve.errors import ApiError, refused
 from openjanus.serve.options import ServeOptions
-from openjanus.serve.schema import ImagePart, Message
+from openjanus.serve.schema import ImagePart, Message, TextPart
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What Pillow is let try; its other readers are many and little used."""
@@ -54,6 +54,15 @@ def library_messages(
         except ApiError as error:
             raise refused(f"picture {number}: {error.message}", param="messages") from error
     return [_library_message(message, files) for message in messages]
+
+
+def texts_of(messages: Sequence[Message]) -> Iterator[str]:
+    """All words of messages."""
+    for message in messages:
+        if isinstance(message.content, str):
+            yield message.content
+        elif message.content is not None:
+            yield from (part.text for part in message.content if isinstance(part, TextPart))
 
 
 def _library_message(message: Message, files: dict[int, bytes]) -> dict[str, Any]:

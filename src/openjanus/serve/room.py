@@ -23,6 +23,7 @@ from openjanus.engine.request import Event, FailedEvent, FinishedEvent, ImageIdE
 from openjanus.pipeline import Janus
 from openjanus.pipeline.driver import EngineDriver
 from openjanus.serve.errors import ApiError, failed, refused
+from openjanus.serve.lengths import TextLimit
 from openjanus.serve.metrics import Metrics
 
 LOG = logging.getLogger("openjanus.serve")
@@ -348,11 +349,14 @@ class Room:
     ) -> None:
         self.janus = janus
         self.metrics = metrics
+        self.text_limit = TextLimit(janus)
         image_pad_id = janus.processor.tokenizer.image_pad_id
         engine = Engine(janus.model, image_pad_id=image_pad_id, options=engine_options)
         self.thread = EngineThread(engine, metrics)
         self.opening = threading.BoundedSemaphore(MAX_OPENING)
         """Held while the pictures of a request are decoded."""
+        self.reading = ThreadPoolExecutor(1, thread_name_prefix="bodies")
+        """Parses large bodies, one at a time: two would keep the event loop waiting twice."""
         self._hands = ThreadPoolExecutor(max_jobs, thread_name_prefix="request")
 
     def __enter__(self) -> Room:
@@ -366,7 +370,8 @@ class Room:
         trace: TracebackType | None,
     ) -> None:
         self.thread.stop()
-        self._hands.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._hands, self.reading):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def begin(self, work: Work[T], deadline_s: float) -> Job[T]:
         """Start to work on a request.
