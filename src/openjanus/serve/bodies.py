@@ -118,7 +118,7 @@ def _explained(error: ValidationError, known: list[str]) -> ApiError:
     """What is wrong with a body that may have some known parameters."""
     errors: list[Any] = error.errors(include_url=False, include_context=False, include_input=False)
     # Where several shapes are possible, the one that went furthest is the one that was meant.
-    first = max(errors, key=lambda one: len(one["loc"]))
+    first = max(errors, key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")))
     # Names of shapes stand among the names of parameters.
     place = [str(part)[:LONGEST_NAME] for part in first["loc"]]  # as long as a client likes
     place = [part for part in place if not re.fullmatch(SHAPES, part)]
