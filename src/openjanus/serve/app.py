@@ -26,7 +26,7 @@ from openjanus.serve.gate import Application, Gate, Visit
 from openjanus.serve.images import DrawnState, ImagesWork, ImagesWriter
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.options import ServeOptions
-from openjanus.serve.room import Job, Room
+from openjanus.serve.room import Job, Room, T, Work
 from openjanus.serve.schema import (
     ChatAnswer,
     ChatBody,
@@ -129,6 +129,19 @@ class Server:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.room.reading, parse_body, kind, body)
 
+    def begin(self, visit: Visit, work: Work[T], n: int | None) -> Job[T]:
+        """Work on n replies or pictures, each with a place of its own.
+
+        Raises:
+            ApiError: There are not so many places.
+        """
+        if n is not None and n > 1:
+            self.admission.widen(visit.name, n - 1)
+            visit.places = n
+        job = self.room.begin(work, self.options.deadline_s)
+        visit.ended = job.ended
+        return job
+
     def cards(self) -> list[ModelCard]:
         """A card for each name."""
         return [ModelCard(id=name, created=self.created) for name in self.options.model_names]
@@ -229,7 +242,7 @@ def _add_chat_route(app: FastAPI, server: Server) -> None:
         work = ChatWork(room=server.room, body=body, options=server.options, fetch=server.fetch)
         if server.options.log_prompts:
             visit.facts["prompt"] = [_shown(message.model_dump()) for message in body.messages]
-        job: Job[ReplyPiece] = server.room.begin(work, server.options.deadline_s)
+        job: Job[ReplyPiece] = server.begin(visit, work, body.n)
         writer = ChatWriter(
             id=f"chatcmpl-{uuid.uuid4().hex}", model=name, created=int(time.time()), body=body
         )
@@ -262,7 +275,7 @@ def _add_image_routes(app: FastAPI, server: Server) -> None:
         work = ImagesWork(janus=server.room.janus, body=body, text_limit=server.room.text_limit)
         if server.options.log_prompts:
             visit.facts["prompt"] = body.prompt
-        job: Job[DrawnState] = server.room.begin(work, server.options.deadline_s)
+        job: Job[DrawnState] = server.begin(visit, work, body.n)
         base = str(request.base_url)
         writer = ImagesWriter(
             work=work,
@@ -363,26 +376,28 @@ def _event_stream(
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    def answer(error: ApiError) -> Response:
+    def answer(request: Request, error: ApiError) -> Response:
+        visit: Visit = request.state.visit
+        visit.facts["error"] = error.code
         return JSONResponse(error.envelope(), status_code=error.status, headers=error.headers)
 
     @app.exception_handler(ApiError)
-    async def api_error(_: Request, error: ApiError) -> Response:
-        return answer(error)
+    async def api_error(request: Request, error: ApiError) -> Response:
+        return answer(request, error)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         path = request.url.path
         messages = {404: f"no such path: {path}", 405: f"{path} does not know {request.method}"}
         found = ApiError(error.status_code, messages.get(error.status_code, str(error.detail)))
-        response = answer(found)
+        response = answer(request, found)
         for name, value in (error.headers or {}).items():
             response.headers[name] = value
         return response
 
     @app.exception_handler(Exception)
-    async def ours(_: Request, error: Exception) -> Response:
-        return answer(failed(error))
+    async def ours(request: Request, error: Exception) -> Response:
+        return answer(request, failed(error))
 
 
 def _takes(kind: type[BaseModel]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,13 @@ from openjanus.pipeline.speaker import ChatOptions, Speaker, stop_strings
 from openjanus.processor.text import TextTokenizer
 from openjanus.serve.errors import refused
 from openjanus.serve.options import ServeOptions
-from openjanus.serve.pictures import Fetch, library_messages, texts_of
+from openjanus.serve.pictures import (
+    Fetch,
+    decode_pictures,
+    library_messages,
+    picture_parts,
+    texts_of,
+)
 from openjanus.serve.room import JobDriver, Room
 from openjanus.serve.schema import (
     ChatAnswer,
@@ -89,8 +96,11 @@ class ChatWork:
         self.room.text_limit.check(texts_of(body.messages), "messages")
         messages = library_messages(body.messages, self.options, self.fetch)
         speaker = Speaker(self.room.janus.processor, driver)
-        with self.room.opening:
+        has_pictures = len(picture_parts(messages)) > 0
+        with self.room.opening(driver) if has_pictures else contextlib.nullcontext():
+            decode_pictures(messages, driver.stop_if_left)
             first = speaker.request(messages, (), seed_or_new(body.seed), options)
+        driver.stop_if_left()
         top = (body.top_logprobs or 0) if body.logprobs else None
         requests = [
             dataclasses.replace(first, seed=(first.seed + index) % (MAX_SEED + 1), top_logprobs=top)

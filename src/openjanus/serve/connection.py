@@ -16,9 +16,14 @@ class ImpatientProtocol(H11Protocol):
     """A connection that may be silent between requests for a while, not within their headers."""
 
     header_timeout_s: float
+    write_timeout_s: float
+    answer_timeout_s: float
     max_connections: int
 
     _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+    _unread_since = 0.0
+    _unread_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         """Somebody has connected."""
@@ -26,6 +31,9 @@ class ImpatientProtocol(H11Protocol):
         if len(self.connections) > self.max_connections:
             transport.abort()
             return
+        # Whatever the client has not taken is to be heard of, however little it is; at 0 TLS would
+        # be paused from the start.
+        transport.set_write_buffer_limits(high=1)
         # asyncio does so for sockets of its own making alone; without it an answer's second write
         # waits for the client to acknowledge the first, 40 ms.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -44,7 +52,37 @@ class ImpatientProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self._forget()
+        self._stop_watching()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client has not taken all that was written."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread_since = self.loop.time()
+            self._watch()
+
+    def resume_writing(self) -> None:
+        """It has."""
+        super().resume_writing()
+        self._stop_watching()
+
+    def _watch(self) -> None:
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(self.write_timeout_s, self._look)
+
+    def _look(self) -> None:
+        """Go on with a client that has taken something, not with one that takes for ever."""
+        is_stuck = self.transport.get_write_buffer_size() >= self._unread_bytes
+        if is_stuck or self.loop.time() > self._unread_since + self.answer_timeout_s:
+            self.transport.abort()
+        else:
+            self._watch()
+
+    def _stop_watching(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _expect(self) -> None:
         """Give headers their time, from when the first byte of them could have come."""
@@ -69,6 +107,8 @@ def protocol_class(options: ServeOptions) -> type[ImpatientProtocol]:
     """The protocol with a server's limits: uvicorn takes a class."""
     limits = {
         "header_timeout_s": options.header_timeout_s,
+        "write_timeout_s": options.write_timeout_s,
+        "answer_timeout_s": options.deadline_s,
         "max_connections": options.max_connections,
     }
     return type("Connection", (ImpatientProtocol,), limits)

@@ -8,6 +8,7 @@ the log and in the metrics.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -20,7 +21,7 @@ from typing import Any
 
 from openjanus.serve.admission import Admission
 from openjanus.serve.bodies import BodyMeter
-from openjanus.serve.errors import ApiError
+from openjanus.serve.errors import ApiError, stopping
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.options import ServeOptions, is_loopback
 
@@ -31,6 +32,8 @@ WORK_PATHS = ("/v1/chat/completions", "/v1/images/generations")
 FREE_PATHS = ("/health", "/ready", "/openapi.json", "/v1/images/files/")
 """What needs no key: nothing is told there, and a picture's name is as good as a key."""
 KNOWN_PATHS = (*WORK_PATHS, "/v1/images/edits", "/v1/images/variations", "/v1/models")
+NAMED_PATHS = ("/v1/models/", "/v1/images/files/")
+"""What a name follows, which is counted for all names together."""
 GRACE_S = 10.0
 """Past the deadline, for a client to read that it has passed."""
 
@@ -48,7 +51,15 @@ class Visit:
     id: str
     began: float
     key: str = ""
-    """Which key it came with: the beginning of its hash."""
+    """Which key it came with, for the log: the beginning of its hash."""
+    name: str = ""
+    """Whom it is counted for: one of the server's keys, or all clients where there are none."""
+    has_body: bool = False
+    """Whether there is, or may be, something of a body that has not been read."""
+    places: int = 1
+    """That it takes."""
+    ended: asyncio.Future[None] | None = None
+    """Done when nothing is worked on for it any more."""
     status: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     """What the application adds: model, tokens, pictures."""
@@ -83,7 +94,13 @@ class Gate:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
+        headers = dict(scope["headers"])
         visit = Visit(id=f"req_{uuid.uuid4().hex}", began=time.perf_counter())
+        visit.has_body = (
+            headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+        )
+        if scope["method"] == "HEAD":  # as GET; uvicorn, which keeps its own, sends no body
+            scope = {**scope, "method": "GET"}
         scope.setdefault("state", {})["visit"] = visit
 
         async def send_marked(message: ASGIMessage) -> None:
@@ -93,7 +110,13 @@ class Gate:
                     *message.get("headers", []),
                     (b"x-request-id", visit.id.encode()),
                     (b"x-content-type-options", b"nosniff"),
+                    *([(b"connection", b"close")] if visit.has_body else []),
                 ]
+            elif visit.has_body and not message.get("more_body", False):
+                # The answer is out; its end, after which the connection is closed, waits a little.
+                await send({**message, "more_body": True})
+                await self._linger(receive)
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
         try:
@@ -103,9 +126,14 @@ class Gate:
             else:
                 await self._app(scope, receive, send_marked)
         except ApiError as error:
+            visit.facts["error"] = error.code
             await _refuse(send_marked, error)
         except _Left:
             pass
+        except asyncio.CancelledError:  # the time that the server had to stop is over
+            if visit.status is None:
+                visit.has_body = False
+                await _refuse(send_marked, stopping())
         finally:
             self._record(scope, visit)
 
@@ -118,7 +146,7 @@ class Gate:
         """
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
-        if self._options.is_open and host and not is_loopback(_name_of(host)):
+        if self._options.is_open and host and not is_loopback(_name_of(host).lower()):
             raise ApiError(
                 403,
                 f"this server answers to loopback names alone, got {host!r}: set an API key to "
@@ -142,16 +170,25 @@ class Gate:
                 "no valid API key: send it as 'Authorization: Bearer KEY'",
                 code="invalid_api_key",
             )
+        visit.name = str(matches.index(True))
 
     async def _work(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
-        self._admission.enter(visit.key)
+        self._admission.enter(visit.name)
         self._metrics.inside.set(self._admission.num_inside)
         try:
             body = await self._read(scope, receive)
+            visit.has_body = False
             await self._answer(scope, body, receive, send, visit)
         finally:
-            self._admission.leave(visit.key)
-            self._metrics.inside.set(self._admission.num_inside)
+            # Work that was begun goes on for a moment after its client has left.
+            if visit.ended is None:
+                self._leave(visit)
+            else:
+                visit.ended.add_done_callback(lambda _: self._leave(visit))
+
+    def _leave(self, visit: Visit) -> None:
+        self._admission.leave(visit.name, visit.places)
+        self._metrics.inside.set(self._admission.num_inside)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, up to the limit.
@@ -181,6 +218,17 @@ class Gate:
                 code="body_timeout",
             ) from error
         return b"".join(parts)
+
+    async def _linger(self, receive: Receive) -> None:
+        """Take what is left of a body for a while: to close at once would take back the answer."""
+        left = self._options.max_body_bytes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._options.linger_s):
+                while left > 0:
+                    message = await receive()
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        return
+                    left -= len(message.get("body", b""))
 
     async def _answer(
         self, scope: Scope, body: bytes, receive: Receive, send: Send, visit: Visit
@@ -216,9 +264,13 @@ class Gate:
         seconds = time.perf_counter() - visit.began
         path = scope["path"]
         # A client's own paths would make as many series as it likes.
-        path = next((known for known in (*KNOWN_PATHS, *FREE_PATHS) if path == known), "other")
+        known = (*KNOWN_PATHS, *FREE_PATHS)
+        named = [one for one in NAMED_PATHS if path.startswith(one)]
+        path = path if path in known else f"{named[0]}..." if named else "other"
         status = 499 if visit.status is None else visit.status
         self._metrics.requests.labels(path, str(status)).inc()
+        if "error" in visit.facts:  # a stream's status was 200 before it failed
+            self._metrics.errors.labels(path, str(visit.facts["error"])).inc()
         if path in WORK_PATHS:
             self._metrics.seconds.labels(path).observe(seconds)
         level = logging.INFO if path not in ("/health", "/ready") else logging.DEBUG

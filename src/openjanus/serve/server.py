@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import socket
 import sys
@@ -25,6 +26,8 @@ LOG = logging.getLogger("openjanus.serve")
 
 KEEP_ALIVE_S = 15
 BACKLOG = 2048
+LAST_WORDS_S = 1.0
+"""Before the end of a drain, for errors to go out."""
 
 
 class _JsonLines(logging.Formatter):
@@ -57,14 +60,24 @@ def log_to_stderr() -> None:
 class DrainingServer(uvicorn.Server):
     """Refuses new requests from the first signal on, and lets the running ones end."""
 
-    def __init__(self, config: uvicorn.Config, admission: Admission) -> None:
+    def __init__(
+        self, config: uvicorn.Config, admission: Admission, room: Room, drain_s: float
+    ) -> None:
         super().__init__(config)
         self._admission = admission
+        self._room = room
+        self._drain_s = drain_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM, or Ctrl-C; a second one does not wait."""
         self._admission.is_draining = True
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for what runs; it is told that time is up before uvicorn would cut it."""
+        self._admission.is_draining = True
+        self._room.stop_within(max(self._drain_s - LAST_WORDS_S, self._drain_s / 2))
+        await super().shutdown(sockets)
 
 
 def build_server(room: Room, options: ServeOptions) -> DrainingServer:
@@ -93,11 +106,11 @@ def build_server(room: Room, options: ServeOptions) -> DrainingServer:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(options.drain_s)),
+        timeout_graceful_shutdown=max(1, math.ceil(options.drain_s)),
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
     )
-    return DrainingServer(config, admission)
+    return DrainingServer(config, admission, room, options.drain_s)
 
 
 def listening_socket(options: ServeOptions) -> socket.socket:
