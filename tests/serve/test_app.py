@@ -133,6 +133,30 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(server, monkey
         assert (error["param"], error["code"]) == (param, "context_length_exceeded")
 
 
+def test_the_first_system_messages_are_one(server):
+    turns = [{"role": "user", "content": "hi"}]
+    systems = [
+        {"role": "system", "content": "one"},
+        {"role": "developer", "content": [{"type": "text", "text": "two"}]},
+    ]
+    joined = [{"role": "system", "content": "one\n\ntwo"}]
+    answers = [
+        server.post(CHAT, talk(messages=[*first, *turns])).json() for first in (systems, joined)
+    ]
+    assert answers[0]["choices"] == answers[1]["choices"]
+    assert answers[0]["usage"] == answers[1]["usage"]
+    error = error_of(server.post(CHAT, talk(messages=[*turns, systems[0], *turns])))
+    assert "must come before all others" in error["message"]
+    assert error["param"] == "messages.1"
+
+
+@pytest.mark.parametrize("empty", ["", " ", None, [], [{"type": "text", "text": ""}]])
+def test_an_empty_reply_may_be_sent_back(server, empty):
+    turns = [{"role": "user", "content": "hi"}, {"role": "user", "content": "go on"}]
+    turns.insert(1, {"role": "assistant", "content": empty})
+    assert server.post(CHAT, talk(messages=turns)).status_code == 200
+
+
 def test_a_streamed_request_that_is_wrong_has_a_status_of_its_own(server):
     assert (
         "shorten" in error_of(server.post(DRAW, {"prompt": "x" * 5000, "stream": True}))["message"]

@@ -57,6 +57,27 @@ def test_a_key_has_so_many_requests_a_minute():
     admission.enter("a")
 
 
+def test_a_request_of_n_takes_n_places():
+    admission = Admission(4, limit_per_key=3, clock=Clock())
+    admission.enter("a")
+    admission.widen("a", 2)
+    assert admission.num_inside == 3
+    admission.enter("b")
+    with pytest.raises(ApiError, match="4 requests, as many as it takes") as refused:
+        admission.widen("b", 1)
+    assert refused.value.status == 503
+    admission.leave("a", 3)
+    admission.enter("b")
+    with pytest.raises(ApiError, match="this key has 2 requests here") as refused:
+        admission.widen("b", 2)
+    assert refused.value.status == 429
+    with pytest.raises(ApiError, match="n is 4, and 3 at once") as refused:
+        admission.widen("b", 3)
+    assert refused.value.status == 400
+    admission.leave("b", 2)
+    assert admission.num_inside == 0
+
+
 def test_nobody_is_taken_any_more_when_the_server_stops():
     admission = Admission(9, clock=Clock())
     admission.is_draining = True
