@@ -10,6 +10,7 @@ import json
 import socket
 import threading
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ DRAW = "/v1/images/generations"
 GET = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def talk(text: str = "tell me", **options) -> dict:
+def talk(text: Any = "tell me", **options) -> dict:
     return {"messages": [{"role": "user", "content": text}], "max_tokens": 2, **options}
 
 
