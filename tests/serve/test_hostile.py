@@ -115,6 +115,35 @@ def test_no_more_is_read_after_a_refusal_than_a_body_may_have(serve):
         assert is_closed_within(client, 10, part)
 
 
+def test_a_body_in_crumbs_is_refused(server):
+    def crumbs(size: int) -> httpx.Response:
+        body = iter([b" " * size] * 2000)
+        kind = {"content-type": "application/json"}
+        return httpx.post(server.url + DRAW, content=body, headers=kind)
+
+    assert "is no JSON" in crumbs(300).text
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(
+            b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 2000
+        )
+        answer = client.recv(10_000)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400")
+        assert b"x-request-id" in head
+        assert json.loads(body)["error"]["code"] == "bad_http"
+
+
+def test_what_is_no_http_is_told_so(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        head, _, body = client.recv(10_000).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400")
+        assert json.loads(body)["error"]["type"] == "invalid_request_error"
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(10) == b""
+
+
 def test_who_sends_much_hears_the_refusal(server):
     response = httpx.post(server.url + "/v1/images/edits", content=b"x" * 3_000_000)
     assert "draw from words alone" in response.json()["error"]["message"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 
 from openjanus.serve.admission import Admission
 from openjanus.serve.errors import ApiError
 from openjanus.serve.options import ServeOptions, is_loopback, read_keys
+from openjanus.serve.server import SPARE_FILES, fit_to_files
 from openjanus.serve.store import PictureStore
 
 
@@ -144,3 +147,20 @@ def test_keys_are_read_from_a_file(tmp_path):
         read_keys(file)
     with pytest.raises(FileNotFoundError, match="no file of API keys"):
         read_keys(tmp_path / "other")
+
+
+def test_connections_fit_into_the_limit_of_open_files(monkeypatch, caplog):
+    limits = [100, 2000]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.__setitem__(0, new[0]))
+    options = ServeOptions(model_names=("x",), max_connections=1024)
+    assert fit_to_files(options) == options
+    assert limits[0] == 1024 + SPARE_FILES
+    limits[:] = [256, 256]
+    assert fit_to_files(options).max_connections == 256 - SPARE_FILES
+    assert "not 1024: the limit of open files is 256" in caplog.text
+    limits[:] = [resource.RLIM_INFINITY] * 2
+    assert fit_to_files(options) == options
+    limits[:] = [50, 50]
+    with pytest.raises(ValueError, match="raise ulimit -n"):
+        fit_to_files(options)
