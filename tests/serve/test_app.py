@@ -27,6 +27,7 @@ def error_of(response: httpx.Response) -> dict:
     [
         {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}},
         {"user": "x", "store": True, "metadata": {"a": "b"}, "service_tier": "auto"},
+        {"stop": "", "top_p": 0, "functions": [], "seed": 0},
         {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}},
         {"modalities": ["text"], "parallel_tool_calls": True, "stream": False, "n": 1},
         {"model": None, "temperature": None, "seed": None, "stop": None, "logprobs": None},
@@ -45,13 +46,13 @@ def test_parameters_that_ask_for_nothing_are_taken(server, neutral):
     [
         ({"frequency_penalty": 0.5}, "frequency_penalty", "0.5 would change the result"),
         ({"frequency_penalty": False}, "frequency_penalty", "False would change the result"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "at most 0"),
-        ({"tools": [{"type": "function"}]}, "tools", "at most 0"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "would change the result, which this server"),
+        ({"tools": [{"type": "function"}]}, "tools", "give [] or leave it out"),
         ({"response_format": {"type": "json_object"}}, "response_format", "would change"),
         ({"temprature": 1}, "temprature", "did you mean 'temperature'"),
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"temperature": "1"}, "temperature", "valid number"),
-        ({"top_p": 0}, "top_p", "greater than 0"),
+        ({"top_p": -0.1}, "top_p", "greater than or equal to 0"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"n": 11}, "n", "less than or equal to 10"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
@@ -155,6 +156,17 @@ def test_an_empty_reply_may_be_sent_back(server, empty):
     turns = [{"role": "user", "content": "hi"}, {"role": "user", "content": "go on"}]
     turns.insert(1, {"role": "assistant", "content": empty})
     assert server.post(CHAT, talk(messages=turns)).status_code == 200
+
+
+def test_bytes_of_log_probabilities_join_to_the_text(server):
+    choice = server.post(
+        CHAT, talk(max_tokens=30, temperature=1, seed=3, logprobs=True, top_logprobs=3)
+    ).json()["choices"][0]
+    tokens = choice["logprobs"]["content"]
+    read = bytes(byte for token in tokens for byte in token["bytes"])
+    assert read.decode(errors="replace") == choice["message"]["content"]
+    assert "\ufffd" in choice["message"]["content"]  # the tiny model writes parts of characters
+    assert all(len(token["top_logprobs"]) == 3 for token in tokens)
 
 
 def test_a_streamed_request_that_is_wrong_has_a_status_of_its_own(server):

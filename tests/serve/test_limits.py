@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import threading
 
 import pytest
 
@@ -142,6 +144,8 @@ def test_keys_are_read_from_a_file(tmp_path):
     file = tmp_path / "keys"
     file.write_text("# mine\n one \n\ntwo\n", encoding="utf-8")
     assert read_keys(file) == ("one", "two")
+    file.write_bytes(b"\xef\xbb\xbfone\r\n")  # as some editors do
+    assert read_keys(file) == ("one",)
     file.write_text("# none\n", encoding="utf-8")
     with pytest.raises(ValueError, match="holds no API key"):
         read_keys(file)
@@ -164,3 +168,20 @@ def test_connections_fit_into_the_limit_of_open_files(monkeypatch, caplog):
     limits[:] = [50, 50]
     with pytest.raises(ValueError, match="raise ulimit -n"):
         fit_to_files(options)
+
+
+def test_keys_come_through_a_pipe_and_are_not_for_all_to_read(tmp_path, caplog):
+    file, pipe = tmp_path / "keys", tmp_path / "pipe"
+    file.write_text("one\n", encoding="utf-8")
+    file.chmod(0o644)
+    read_keys(file)
+    assert "can be read by every user" in caplog.text
+    caplog.clear()
+    file.chmod(0o600)
+    read_keys(file)
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("two\n",))
+    writer.start()
+    assert read_keys(pipe) == ("two",)
+    writer.join()
+    assert not caplog.text

@@ -150,6 +150,18 @@ class TextTokenizer:
                 parts.append(self._tokenizer.decode(list(run), skip_special_tokens=False))
         return "".join(parts)
 
+    def bytes_of(self, token_id: int) -> bytes:
+        """The bytes that an id stands for, be they a part of a character."""
+        token = self._tokenizer.id_to_token(token_id)
+        is_bytes = isinstance(self._tokenizer.decoder, decoders.ByteLevel)
+        if token is None or not is_bytes or token_id in self._verbatim:
+            return self.decode([token_id], skip_special=False).encode()
+        return bytes(self._byte_of[symbol] for symbol in token)
+
+    @cached_property
+    def _byte_of(self) -> dict[str, int]:
+        return {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
+
     def has_token(self, token: str) -> bool:
         """Whether a text is one token of the vocabulary."""
         return self._tokenizer.token_to_id(token) is not None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import math
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from openjanus.rules import require, require_at_least_one
+
+LOG = logging.getLogger("openjanus.serve")
 
 MIB = 2**20
 
@@ -129,9 +133,11 @@ def read_keys(path: Path) -> tuple[str, ...]:
         FileNotFoundError: No such file.
         ValueError: No key in it.
     """
-    if not path.is_file():
+    if not path.exists() or path.is_dir():  # a pipe is as good as a file
         raise FileNotFoundError(f"no file of API keys at {path}: check the path")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    if path.is_file() and path.stat().st_mode & stat.S_IROTH:
+        LOG.warning("%s can be read by every user of this machine: chmod 600", path)
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     require(len(keys) > 0, f"{path} holds no API key: write one a line")
     return keys

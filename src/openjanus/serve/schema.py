@@ -124,7 +124,7 @@ class Message(Body):
     audio: Annotated[Any, Neutral()] = None
     annotations: Any = None
     function_call: Annotated[Any, Neutral()] = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_calls: Annotated[Any, Neutral([])] = None
 
 
 class StreamOptions(Body):
@@ -149,8 +149,10 @@ class ChatBody(Body):
     """The older name of it."""
     temperature: Temperature | None = None
     """0, greedy, when left out, as in the library."""
-    top_p: TopP | None = None
-    stop: StopString | StopStrings | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    """0 keeps the likeliest alone."""
+    stop: Annotated[str, Field(max_length=1000)] | StopStrings | None = None
+    """None when empty."""
     seed: Seed | None = None
     """One of the system's when left out; the answer tells it."""
     logprobs: bool | None = None
@@ -167,9 +169,9 @@ class ChatBody(Body):
     # What would change the result, and here cannot.
     frequency_penalty: Annotated[Any, Neutral(0)] = None
     presence_penalty: Annotated[Any, Neutral(0)] = None
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    logit_bias: Annotated[Any, Neutral({})] = None
+    tools: Annotated[Any, Neutral([])] = None
+    functions: Annotated[Any, Neutral([])] = None
     tool_choice: Annotated[Any, Neutral("none", "auto")] = None
     function_call: Annotated[Any, Neutral("none", "auto")] = None
     response_format: Annotated[Any, Neutral({"type": "text"})] = None
@@ -237,7 +239,7 @@ class TokenLogprob(BaseModel):
     token: str
     logprob: float
     bytes: list[int] | None
-    """Null where the token is a part of a character."""
+    """Of a part of a character too: joined they are the text."""
 
 
 class SampledLogprob(TokenLogprob):

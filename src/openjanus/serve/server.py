@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 import math
-import resource
 import signal
 import socket
 import sys
@@ -25,6 +24,9 @@ from openjanus.serve.connection import ImpatientProtocol, protocol_class
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.options import ServeOptions
 from openjanus.serve.room import Room
+
+if sys.platform != "win32":
+    import resource
 
 LOG = logging.getLogger("openjanus.serve")
 
@@ -171,6 +173,8 @@ def fit_to_files(options: ServeOptions) -> ServeOptions:
     Raises:
         ValueError: There are not even files for one.
     """
+    if sys.platform == "win32":
+        return options
     wanted = options.max_connections + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
