@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from openjanus.serve.bodies import MAX_WIDE_BYTES, BodyMeter, check_is_json, parse_body
+from openjanus.serve.bodies import MAX_OTHER_BYTES, BodyMeter, check_is_json, parse_body
 from openjanus.serve.errors import ApiError
 from openjanus.serve.schema import ChatBody
 
@@ -27,7 +27,8 @@ def metered(body: bytes) -> BodyMeter:
         (b"[" + b"[]," * 60_000, "commas and brackets"),
         (b"{" + b",".join(b'"k%d":1' % i for i in range(60_000)), "commas and brackets"),
         (b'{"prompt": "' + b"\\u0061" * 600_000, "backslashes"),
-        (b'{"prompt": "' + "\u5b57".encode() * (MAX_WIDE_BYTES // 2), "bytes beyond ASCII"),
+        (b'{"prompt": "' + "\u5b57".encode() * (MAX_OTHER_BYTES // 2), "beside files in base64"),
+        (b"{" + b" " * (MAX_OTHER_BYTES + 1), "beside files in base64"),
     ],
 )
 def test_what_takes_long_to_parse_is_refused_while_it_comes(body, says):

@@ -123,7 +123,8 @@ class Server:
             ApiError: It is no JSON, or breaks a rule.
         """
         check_is_json(request.headers.get("content-type", ""))
-        body = await request.body()
+        visit: Visit = request.state.visit
+        body, visit.body = visit.body, b""  # 16 MiB need not be kept, nor copied once more
         if len(body) <= SMALL_BODY_BYTES:
             return parse_body(kind, body)
         loop = asyncio.get_running_loop()

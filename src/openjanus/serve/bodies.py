@@ -7,6 +7,7 @@ parse is refused by counts of a few bytes, and what is wrong with a body is told
 from __future__ import annotations
 
 import re
+import string
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,14 +20,14 @@ MAX_VALUES = 50_000
 """Of JSON in a body, as far as commas and brackets tell: those within texts count too."""
 MAX_ESCAPES = 500_000
 """Backslashes: some clients write each slash of base64 with one."""
-MAX_WIDE_BYTES = 4 * 2**20
-"""Bytes beyond ASCII. Texts have them; files in base64, which are what is large, do not."""
+MAX_OTHER_BYTES = 2 * 2**20
+"""Bytes that are not of base64, which files are in: spaces, and letters beyond ASCII, cost more."""
 SHAPES = r"body|str|constrained-str|text|image_url|.*\[.*"
 """Parts of a place in a body that no client wrote."""
 LONGEST_NAME = 80
 """Of what a client called a parameter, as far as it is said back."""
 LONGEST_MESSAGE = 400
-ASCII = bytes(range(128))
+BASE64 = (string.ascii_letters + string.digits + "+/=").encode()
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -43,7 +44,7 @@ class BodyMeter:
         self._num_bytes = 0
         self._num_values = 0
         self._num_escapes = 0
-        self._num_wide = 0
+        self._num_other = 0
 
     def expect(self, num_bytes: int) -> None:
         """A length that is promised.
@@ -68,12 +69,11 @@ class BodyMeter:
         self.expect(self._num_bytes)
         self._num_values += part.count(b",") + part.count(b"[") + part.count(b"{")
         self._num_escapes += part.count(b"\\")
-        if not part.isascii():
-            self._num_wide += len(part.translate(None, ASCII))
+        self._num_other += len(part.translate(None, BASE64))
         for count, limit, what in (
             (self._num_values, MAX_VALUES, "commas and brackets"),
             (self._num_escapes, MAX_ESCAPES, "backslashes"),
-            (self._num_wide, MAX_WIDE_BYTES, "bytes beyond ASCII"),
+            (self._num_other, MAX_OTHER_BYTES, "bytes beside files in base64"),
         ):
             if count > limit:
                 raise refused(

@@ -94,8 +94,8 @@ class ImpatientProtocol(H11Protocol):
             ("x-request-id", f"req_{uuid.uuid4().hex}"),
         ]
         answer = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
-        for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
+        events = (answer, h11.Data(data=body), h11.EndOfMessage())
+        self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.transport.close()
 
     def connection_made(self, transport: Any) -> None:

@@ -54,6 +54,8 @@ class Visit:
     """Which key it came with, for the log: the beginning of its hash."""
     name: str = ""
     """Whom it is counted for: one of the server's keys, or all clients where there are none."""
+    body: bytes = b""
+    """Read and measured, of a request that takes a place; who parses it takes it away."""
     has_body: bool = False
     """Whether there is, or may be, something of a body that has not been read."""
     places: int = 1
@@ -176,9 +178,9 @@ class Gate:
         self._admission.enter(visit.name)
         self._metrics.inside.set(self._admission.num_inside)
         try:
-            body = await self._read(scope, receive)
+            visit.body = await self._read(scope, receive)
             visit.has_body = False
-            await self._answer(scope, body, receive, send, visit)
+            await self._answer(scope, receive, send, visit)
         finally:
             # Work that was begun goes on for a moment after its client has left.
             if visit.ended is None:
@@ -230,20 +232,15 @@ class Gate:
                         return
                     left -= len(message.get("body", b""))
 
-    async def _answer(
-        self, scope: Scope, body: bytes, receive: Receive, send: Send, visit: Visit
-    ) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
         """Run the application until it has answered, the client has left, or time is up."""
         left = asyncio.ensure_future(_until_gone(receive))
-        messages: list[ASGIMessage] = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def replay() -> ASGIMessage:
-            if messages:
-                return messages.pop()
+        async def until_left() -> ASGIMessage:
             await asyncio.shield(left)
             return {"type": "http.disconnect"}
 
-        answer = asyncio.ensure_future(self._app(scope, replay, send))
+        answer = asyncio.ensure_future(self._app(scope, until_left, send))
         try:
             await asyncio.wait(
                 {answer, left},
