@@ -83,6 +83,20 @@ def test_encode_adds_nothing_and_decode_may_keep_specials() -> None:
     assert kept == f"{CONFIG.bos_token}cat{CONFIG.eos_token}"
 
 
+def test_long_texts_have_the_ids_of_their_parts_and_never_too_few(tokenizer: TextTokenizer) -> None:
+    text = "a photo of a cat\n" * 1000
+    ids = tokenizer.encode(text)
+    assert ids == tokenizer.encode_with_offsets(text)[0]
+    assert tokenizer.decode(ids) == text
+    assert ids == tokenizer.encode(text[:1700]) * 10
+    assert len(text) <= len(ids) * tokenizer.longest_token
+
+
+def test_bytes_of_ids_are_those_of_the_text(tokenizer: TextTokenizer) -> None:
+    text = "na\u00efve \u732b\U0001f431\n" + CONFIG.bos_token
+    assert b"".join(map(tokenizer.bytes_of, tokenizer.encode(text))) == text.encode()
+
+
 def test_ids_outside_the_vocabulary_stand_for_nothing() -> None:
     tokenizer = byte_tokenizer(CONFIG)
     assert tokenizer.decode([*tokenizer.encode("cat"), tokenizer.vocab_size + 50]) == "cat"

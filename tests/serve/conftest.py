@@ -20,7 +20,7 @@ from openjanus.pipeline import Janus
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.options import ServeOptions
 from openjanus.serve.room import Room
-from openjanus.serve.server import build_server, listening_socket
+from openjanus.serve.server import DrainingServer, build_server, listening_socket
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Running:
     port: int
     room: Room
     client: httpx.Client
+    server: DrainingServer
 
     @property
     def engine(self) -> Engine:
@@ -58,7 +59,7 @@ def running(janus: Janus, **options: Any) -> Iterator[Running]:
             wait_until(lambda: server.started)
             url = f"http://127.0.0.1:{port}"
             with httpx.Client(base_url=url, timeout=60, verify=False) as client:
-                yield Running(url, port, room, client)
+                yield Running(url, port, room, client, server)
         finally:
             server.should_exit = server.force_exit = True
             thread.join()

@@ -27,6 +27,7 @@ def error_of(response: httpx.Response) -> dict:
     [
         {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}},
         {"user": "x", "store": True, "metadata": {"a": "b"}, "service_tier": "auto"},
+        {"stop": "", "top_p": 0, "functions": [], "seed": 0},
         {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}},
         {"modalities": ["text"], "parallel_tool_calls": True, "stream": False, "n": 1},
         {"model": None, "temperature": None, "seed": None, "stop": None, "logprobs": None},
@@ -45,13 +46,13 @@ def test_parameters_that_ask_for_nothing_are_taken(server, neutral):
     [
         ({"frequency_penalty": 0.5}, "frequency_penalty", "0.5 would change the result"),
         ({"frequency_penalty": False}, "frequency_penalty", "False would change the result"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "at most 0"),
-        ({"tools": [{"type": "function"}]}, "tools", "at most 0"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "would change the result, which this server"),
+        ({"tools": [{"type": "function"}]}, "tools", "give [] or leave it out"),
         ({"response_format": {"type": "json_object"}}, "response_format", "would change"),
         ({"temprature": 1}, "temprature", "did you mean 'temperature'"),
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"temperature": "1"}, "temperature", "valid number"),
-        ({"top_p": 0}, "top_p", "greater than 0"),
+        ({"top_p": -0.1}, "top_p", "greater than or equal to 0"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"n": 11}, "n", "less than or equal to 10"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
@@ -113,6 +114,59 @@ def test_drawings_that_cannot_be_made_are_refused_with_the_reason(server, body, 
 def test_what_is_long_is_refused_in_few_words(server, body):
     for path, whole in ((DRAW, {"prompt": "a car", **body}), (CHAT, talk(**body))):
         assert len(error_of(server.post(path, whole))["message"]) < 600
+
+
+@pytest.mark.parametrize("long", ["word " * 20_000, " x" * 20_000])
+def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(server, monkeypatch, long):
+    def encode(*_):
+        raise AssertionError("a long text was tokenized")
+
+    monkeypatch.setattr(type(server.room.janus.processor.tokenizer), "_encode", encode)
+    parts = [{"type": "text", "text": long}]
+    for path, param, body in (
+        (DRAW, "prompt", {"prompt": long}),
+        (DRAW, "negative_prompt", {"prompt": "x", "negative_prompt": long}),
+        (CHAT, "messages", {"messages": [{"role": "user", "content": long}]}),
+        (CHAT, "messages", {"messages": [{"role": "user", "content": parts}]}),
+    ):
+        error = error_of(server.post(path, body))
+        assert "the context holds 256 tokens" in error["message"]
+        assert (error["param"], error["code"]) == (param, "context_length_exceeded")
+
+
+def test_the_first_system_messages_are_one(server):
+    turns = [{"role": "user", "content": "hi"}]
+    systems = [
+        {"role": "system", "content": "one"},
+        {"role": "developer", "content": [{"type": "text", "text": "two"}]},
+    ]
+    joined = [{"role": "system", "content": "one\n\ntwo"}]
+    answers = [
+        server.post(CHAT, talk(messages=[*first, *turns])).json() for first in (systems, joined)
+    ]
+    assert answers[0]["choices"] == answers[1]["choices"]
+    assert answers[0]["usage"] == answers[1]["usage"]
+    error = error_of(server.post(CHAT, talk(messages=[*turns, systems[0], *turns])))
+    assert "must come before all others" in error["message"]
+    assert error["param"] == "messages.1"
+
+
+@pytest.mark.parametrize("empty", ["", " ", None, [], [{"type": "text", "text": ""}]])
+def test_an_empty_reply_may_be_sent_back(server, empty):
+    turns = [{"role": "user", "content": "hi"}, {"role": "user", "content": "go on"}]
+    turns.insert(1, {"role": "assistant", "content": empty})
+    assert server.post(CHAT, talk(messages=turns)).status_code == 200
+
+
+def test_bytes_of_log_probabilities_join_to_the_text(server):
+    choice = server.post(
+        CHAT, talk(max_tokens=30, temperature=1, seed=3, logprobs=True, top_logprobs=3)
+    ).json()["choices"][0]
+    tokens = choice["logprobs"]["content"]
+    read = bytes(byte for token in tokens for byte in token["bytes"])
+    assert read.decode(errors="replace") == choice["message"]["content"]
+    assert "\ufffd" in choice["message"]["content"]  # the tiny model writes parts of characters
+    assert all(len(token["top_logprobs"]) == 3 for token in tokens)
 
 
 def test_a_streamed_request_that_is_wrong_has_a_status_of_its_own(server):

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from openjanus.serve.errors import ApiError
-from openjanus.serve.fetch import Fetcher, is_public
+from openjanus.serve.fetch import MAX_FETCHES, Fetcher, is_public
 
 PLACES = {
     "/to-private": "http://127.0.0.2:{port}/picture",
@@ -139,6 +142,55 @@ def test_a_slow_answer_ends_in_time(web):
         fetcher(Names(), timeout_s=0.4)(f"{web[0]}/slow")
 
 
+DRIPS = {
+    "headers": (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a"),
+    "body": (b"HTTP/1.1 200 OK\r\n\r\n", b"a"),
+}
+
+
+@pytest.mark.parametrize("how", DRIPS)
+def test_what_drips_ends_in_time_and_so_does_its_thread(how):
+    first, drop = DRIPS[how]
+    ended = threading.Event()
+
+    def drip(listening: socket.socket) -> None:
+        client = listening.accept()[0]
+        with client, contextlib.suppress(OSError):
+            client.recv(1000)
+            client.sendall(first)
+            for _ in range(400):
+                client.sendall(drop)
+                time.sleep(0.02)
+        ended.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip, args=(listening,))
+        thread.start()
+        fetch, began = fetcher(Names(), timeout_s=0.3), time.monotonic()
+        with pytest.raises(ApiError, match="could not be read"):
+            fetch(f"http://public.test:{listening.getsockname()[1]}/a")
+        assert time.monotonic() - began < 2
+        assert ended.wait(5)  # its connection was closed
+        thread.join()
+
+
+def test_a_name_that_is_looked_up_for_long_holds_nobody_up():
+    may_go_on = threading.Event()
+
+    def resolve(host: str, port: int) -> list[str]:
+        may_go_on.wait(20)
+        return []
+
+    fetch, began = Fetcher(max_bytes=9, timeout_s=0.1, resolve=resolve), time.monotonic()
+    for _ in range(MAX_FETCHES + 2):  # threads that are held up are no more than these
+        with pytest.raises(ApiError, match="could not be read"):
+            fetch("http://public.test/a")
+    assert time.monotonic() - began < 5
+    may_go_on.set()
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -168,11 +220,26 @@ def test_addresses_of_this_machine_are_refused(url, says):
         *("100.64.0.1", "224.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "240.0.0.1"),
         *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1"),
         *("::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a00:1", "2002:7f00:1::", "2001::1"),
-        *("2001:db8::1", "name", ""),
+        *("2001:db8::1", "name", "", "168.63.129.16", "192.0.0.192", "fec0::1"),
     ],
 )
 def test_private_addresses_are_known(address):
     assert not is_public(address)
+
+
+def test_a_private_name_and_none_at_all_are_told_alike():
+    said = []
+    for found in ([], ["10.0.0.1"], OSError("no such name")):
+
+        def resolve(host: str, port: int, found=found) -> list[str]:
+            if isinstance(found, OSError):
+                raise found
+            return found
+
+        with pytest.raises(ApiError) as refused:
+            Fetcher(max_bytes=9, timeout_s=5, resolve=resolve)("http://some.test/a")
+        said.append(refused.value.message)
+    assert len(set(said)) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import threading
+
 import pytest
 
 from openjanus.serve.admission import Admission
 from openjanus.serve.errors import ApiError
 from openjanus.serve.options import ServeOptions, is_loopback, read_keys
+from openjanus.serve.server import SPARE_FILES, fit_to_files
 from openjanus.serve.store import PictureStore
 
 
@@ -55,6 +60,27 @@ def test_a_key_has_so_many_requests_a_minute():
     admission.enter("b")
     clock.now += 40
     admission.enter("a")
+
+
+def test_a_request_of_n_takes_n_places():
+    admission = Admission(4, limit_per_key=3, clock=Clock())
+    admission.enter("a")
+    admission.widen("a", 2)
+    assert admission.num_inside == 3
+    admission.enter("b")
+    with pytest.raises(ApiError, match="4 requests, as many as it takes") as refused:
+        admission.widen("b", 1)
+    assert refused.value.status == 503
+    admission.leave("a", 3)
+    admission.enter("b")
+    with pytest.raises(ApiError, match="this key has 2 requests here") as refused:
+        admission.widen("b", 2)
+    assert refused.value.status == 429
+    with pytest.raises(ApiError, match="n is 4, and 3 at once") as refused:
+        admission.widen("b", 3)
+    assert refused.value.status == 400
+    admission.leave("b", 2)
+    assert admission.num_inside == 0
 
 
 def test_nobody_is_taken_any_more_when_the_server_stops():
@@ -118,8 +144,44 @@ def test_keys_are_read_from_a_file(tmp_path):
     file = tmp_path / "keys"
     file.write_text("# mine\n one \n\ntwo\n", encoding="utf-8")
     assert read_keys(file) == ("one", "two")
+    file.write_bytes(b"\xef\xbb\xbfone\r\n")  # as some editors do
+    assert read_keys(file) == ("one",)
     file.write_text("# none\n", encoding="utf-8")
     with pytest.raises(ValueError, match="holds no API key"):
         read_keys(file)
     with pytest.raises(FileNotFoundError, match="no file of API keys"):
         read_keys(tmp_path / "other")
+
+
+def test_connections_fit_into_the_limit_of_open_files(monkeypatch, caplog):
+    limits = [100, 2000]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.__setitem__(0, new[0]))
+    options = ServeOptions(model_names=("x",), max_connections=1024)
+    assert fit_to_files(options) == options
+    assert limits[0] == 1024 + SPARE_FILES
+    limits[:] = [256, 256]
+    assert fit_to_files(options).max_connections == 256 - SPARE_FILES
+    assert "not 1024: the limit of open files is 256" in caplog.text
+    limits[:] = [resource.RLIM_INFINITY] * 2
+    assert fit_to_files(options) == options
+    limits[:] = [50, 50]
+    with pytest.raises(ValueError, match="raise ulimit -n"):
+        fit_to_files(options)
+
+
+def test_keys_come_through_a_pipe_and_are_not_for_all_to_read(tmp_path, caplog):
+    file, pipe = tmp_path / "keys", tmp_path / "pipe"
+    file.write_text("one\n", encoding="utf-8")
+    file.chmod(0o644)
+    read_keys(file)
+    assert "can be read by every user" in caplog.text
+    caplog.clear()
+    file.chmod(0o600)
+    read_keys(file)
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("two\n",))
+    writer.start()
+    assert read_keys(pipe) == ("two",)
+    writer.join()
+    assert not caplog.text

@@ -326,16 +326,40 @@ def test_other_origins_are_closed_unless_they_are_named(server, serve):
         assert "access-control-allow-origin" not in other.headers
 
 
-def test_it_speaks_tls(serve, tmp_path):
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> dict:
+    """``tls_cert`` and ``tls_key`` of this machine."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
     made += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     try:
         subprocess.run([*made, "-out", cert, "-keyout", key], check=True, capture_output=True)
     except FileNotFoundError:
         pytest.skip("needs openssl to make a certificate")
-    with serve(tls_cert=cert, tls_key=key) as server:
-        context = ssl.create_default_context(cafile=str(cert))
+    return {"tls_cert": cert, "tls_key": key}
+
+
+def test_it_speaks_tls(serve, certificate):
+    with serve(**certificate) as server:
+        context = ssl.create_default_context(cafile=str(certificate["tls_cert"]))
+        url = f"https://localhost:{server.port}/health"
+        assert httpx.get(url, verify=context).json() == {"status": "ok"}
+
+
+def test_handshakes_have_a_time_and_are_counted(serve, certificate):
+    with serve(**certificate, header_timeout_s=1, max_connections=3) as server:
+        silent = [
+            socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(6)
+        ]
+        began = time.monotonic()
+        for client in reversed(silent):  # those that are too many are closed at once
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+            if client is silent[3]:
+                assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 8
+        context = ssl.create_default_context(cafile=str(certificate["tls_cert"]))
         url = f"https://localhost:{server.port}/health"
         assert httpx.get(url, verify=context).json() == {"status": "ok"}
 

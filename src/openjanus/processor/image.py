@@ -19,6 +19,10 @@ from openjanus.config import ProcessorConfig
 MOST_SIDES = 32
 """Of a picture that is longer than so many times its shorter side, the ends are cut off first."""
 
+BAND = 128
+"""Rows of a picture that are converted at a time: whole ones would take many times their memory,
+and other threads would wait for them."""
+
 BROKEN = (OSError, SyntaxError, TypeError, LookupError, ArithmeticError, struct.error)
 """What Pillow raises of a broken file, its EXIF data included; it has no class of its own."""
 
@@ -80,17 +84,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow clips wide values to 8 bits instead of scaling them. "I" and "F" do not say how
         # wide they are: beyond 255 they are taken for 16 bits, and "F" up to 1 for shares of it.
-        values = np.asarray(image, dtype=np.float64)
+        values = np.asarray(image)
         is_wide = image.mode.startswith("I;16") or values.max(initial=0) > 255
         is_share = image.mode == "F" and values.max(initial=0) <= 1
-        scaled = values * (255 / 65535 if is_wide else 255.0 if is_share else 1.0)
-        image = Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+        scale = 255 / 65535 if is_wide else 255.0 if is_share else 1.0
+        narrow = np.empty(values.shape, dtype=np.uint8)
+        for top in range(0, len(values), BAND):
+            scaled = values[top : top + BAND].astype(np.float64) * scale
+            narrow[top : top + BAND] = scaled.round().clip(0, 255)
+        image = Image.fromarray(narrow)
     if image.mode in ("La", "RGBa"):  # premultiplied alpha, which converts to its plain form alone
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        on_white = Image.new("RGB", rgba.size)
+        for top in range(0, rgba.height, BAND):
+            band = rgba.crop((0, top, rgba.width, min(top + BAND, rgba.height)))
+            white = Image.new("RGBA", band.size, (255, 255, 255, 255))
+            on_white.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
+        return on_white
     return image.convert("RGB")
 
 

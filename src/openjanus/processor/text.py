@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Encoding,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    trainers,
+)
 
 from openjanus.config import ProcessorConfig
 
 NUM_BYTES = 256
+LONG_TEXT = 10_000
+"""Characters of a text that takes a tokenizer more than some milliseconds."""
 HAN = "[\u4e00-\u9fff]"
 """A Chinese character of the basic block."""
 
@@ -91,24 +103,36 @@ class TextTokenizer:
         """The highest id + 1 (a model's table may be larger, never smaller)."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest token: no text has more than that for each of its ids."""
+        return max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)))
+
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``; a special token written out in it becomes its id.
 
         Raises:
             ValueError: Half a character, as a terminal of another encoding makes them.
         """
-        return self.encode_with_offsets(text)[0]
+        return self._encode(text).ids
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """``encode``, and the (start, end) characters that each id stands for."""
+        encoding = self._encode(text)
+        return encoding.ids, encoding.offsets
+
+    def _encode(self, text: str) -> Encoding:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError(
                 f"the text holds {text[error.start]!r}, which is no whole character: write UTF-8"
             ) from error
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        return encoding.ids, encoding.offsets
+        if (
+            len(text) > LONG_TEXT
+        ):  # a batch lets other threads run meanwhile, which ``encode`` does not
+            return self._tokenizer.encode_batch([text], add_special_tokens=False)[0]
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of ``ids``; bytes that are no whole character come out as U+FFFD.
@@ -125,6 +149,18 @@ class TextTokenizer:
             else:
                 parts.append(self._tokenizer.decode(list(run), skip_special_tokens=False))
         return "".join(parts)
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The bytes that an id stands for, be they a part of a character."""
+        token = self._tokenizer.id_to_token(token_id)
+        is_bytes = isinstance(self._tokenizer.decoder, decoders.ByteLevel)
+        if token is None or not is_bytes or token_id in self._verbatim:
+            return self.decode([token_id], skip_special=False).encode()
+        return bytes(self._byte_of[symbol] for symbol in token)
+
+    @cached_property
+    def _byte_of(self) -> dict[str, int]:
+        return {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
 
     def has_token(self, token: str) -> bool:
         """Whether a text is one token of the vocabulary."""

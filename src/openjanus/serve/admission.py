@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 
-from openjanus.serve.errors import ApiError
+from openjanus.serve.errors import ApiError, refused, stopping
 
 MINUTE_S = 60.0
 
@@ -57,32 +57,50 @@ class Admission:
             ApiError: There are too many, with a time after which to try again.
         """
         if self.is_draining:
-            raise ApiError(
-                503, "the server is stopping: try again", code="stopping", retry_after_s=5
-            )
-        if self.is_full:
-            raise ApiError(
-                503,
-                f"the server has {self._limit} requests, as many as it takes: try again later",
-                code="overloaded",
-                retry_after_s=1,
-            )
-        if self._limit_per_key is not None and self._inside[key] >= self._limit_per_key:
-            raise ApiError(
-                429,
-                f"this key has {self._limit_per_key} requests here, all that it may: wait for one",
-                code="too_many_at_once",
-                retry_after_s=1,
-            )
+            raise stopping()
+        self._check(key, 1)
         self._count_minute(key)
         self._inside[key] += 1
 
-    def leave(self, key: str) -> None:
+    def widen(self, key: str, places: int) -> None:
+        """Take more places for a request that is inside: n replies are n places, not one.
+
+        Raises:
+            ApiError: There are not so many, now or ever.
+        """
+        most = self._limit if self._limit_per_key is None else self._limit_per_key
+        most = min(most, self._limit)
+        if places >= most:
+            raise refused(
+                f"n is {places + 1}, and {most} at once is all that may be: ask for fewer",
+                param="n",
+            )
+        self._check(key, places)
+        self._inside[key] += places
+
+    def leave(self, key: str, places: int = 1) -> None:
         """A request of a key has ended."""
-        self._inside[key] -= 1
+        self._inside[key] -= places
         assert self._inside[key] >= 0
         if self._inside[key] == 0:
             del self._inside[key]
+
+    def _check(self, key: str, places: int) -> None:
+        if self.num_inside + places > self._limit:
+            few = f"the server has {self.num_inside} requests, as many as it takes"
+            if places > 1:
+                few = (
+                    f"of {self._limit} places {self.num_inside} are taken, n asks for {places} more"
+                )
+            raise ApiError(503, f"{few}: try again later", code="overloaded", retry_after_s=1)
+        if self._limit_per_key is not None and self._inside[key] + places > self._limit_per_key:
+            raise ApiError(
+                429,
+                f"this key has {self._inside[key]} requests here and may have "
+                f"{self._limit_per_key}: wait for one",
+                code="too_many_at_once",
+                retry_after_s=1,
+            )
 
     def _count_minute(self, key: str) -> None:
         if self._per_minute is None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 import openjanus
 from openjanus.rules import near
 from openjanus.serve.admission import Admission
+from openjanus.serve.bodies import B, check_is_json, parse_body
 from openjanus.serve.chat import ChatWork, ChatWriter, ReplyPiece
 from openjanus.serve.errors import ApiError, failed, refused
 from openjanus.serve.fetch import Fetcher
@@ -25,7 +26,7 @@ from openjanus.serve.gate import Application, Gate, Visit
 from openjanus.serve.images import DrawnState, ImagesWork, ImagesWriter
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.options import ServeOptions
-from openjanus.serve.room import Job, Room
+from openjanus.serve.room import Job, Room, T, Work
 from openjanus.serve.schema import (
     ChatAnswer,
     ChatBody,
@@ -54,10 +55,8 @@ ERRORS = {
     503: "The server is full or stopping, or out of memory: see Retry-After",
     504: "The answer took too long",
 }
-SHAPES = r"body|str|constrained-str|text|image_url|.*\[.*"
-"""Parts of a place in a body that no client wrote."""
-LONGEST_NAME = 80
-"""Of what a client called a parameter, as far as it is said back."""
+SMALL_BODY_BYTES = 16 * 1024
+"""Up to here a body is parsed at once, and does not wait behind larger ones."""
 _COMMON = (401, 403, 405, 500)
 _WORK = (400, 401, 403, 404, 405, 408, 413, 429, 500, 503, 504)
 _EVENT = {
@@ -66,6 +65,7 @@ _EVENT = {
     "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
     "required": ["data"],
 }
+_SCHEMAS = "#/components/schemas/{model}"
 _EVENTS = {"text/event-stream": {"schema": _EVENT}}
 
 
@@ -112,6 +112,37 @@ class Server:
             )
         return name
 
+    async def read(self, kind: type[B], request: Request) -> B:
+        """The body of a request.
+
+        Args:
+            kind: What it must be.
+            request: Whose body is whole.
+
+        Raises:
+            ApiError: It is no JSON, or breaks a rule.
+        """
+        check_is_json(request.headers.get("content-type", ""))
+        visit: Visit = request.state.visit
+        body, visit.body = visit.body, b""  # 16 MiB need not be kept, nor copied once more
+        if len(body) <= SMALL_BODY_BYTES:
+            return parse_body(kind, body)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.room.reading, parse_body, kind, body)
+
+    def begin(self, visit: Visit, work: Work[T], n: int | None) -> Job[T]:
+        """Work on n replies or pictures, each with a place of its own.
+
+        Raises:
+            ApiError: There are not so many places.
+        """
+        if n is not None and n > 1:
+            self.admission.widen(visit.name, n - 1)
+            visit.places = n
+        job = self.room.begin(work, self.options.deadline_s)
+        visit.ended = job.ended
+        return job
+
     def cards(self) -> list[ModelCard]:
         """A card for each name."""
         return [ModelCard(id=name, created=self.created) for name in self.options.model_names]
@@ -146,7 +177,7 @@ def build_app(room: Room, options: ServeOptions, admission: Admission | None = N
     _add_chat_route(app, server)
     _add_image_routes(app, server)
     _add_error_handlers(app)
-    _declare_errors(app)
+    _declare_bodies(app)
     gate = Gate(app, options=options, admission=admission, metrics=room.metrics)
     if not options.cors_origins:
         return gate
@@ -202,15 +233,17 @@ def _add_chat_route(app: FastAPI, server: Server) -> None:
         "/v1/chat/completions",
         response_model=ChatAnswer,
         responses={200: {"content": _EVENTS}, **_errors(*_WORK)},
+        openapi_extra=_takes(ChatBody),
     )
-    async def chat(body: ChatBody, request: Request) -> Any:
+    async def chat(request: Request) -> Any:
         """Answer about pictures, or talk."""
+        body = await server.read(ChatBody, request)
         visit: Visit = request.state.visit
         name = server.check_model(body.model)
         work = ChatWork(room=server.room, body=body, options=server.options, fetch=server.fetch)
         if server.options.log_prompts:
             visit.facts["prompt"] = [_shown(message.model_dump()) for message in body.messages]
-        job: Job[ReplyPiece] = server.room.begin(work, server.options.deadline_s)
+        job: Job[ReplyPiece] = server.begin(visit, work, body.n)
         writer = ChatWriter(
             id=f"chatcmpl-{uuid.uuid4().hex}", model=name, created=int(time.time()), body=body
         )
@@ -233,15 +266,17 @@ def _add_image_routes(app: FastAPI, server: Server) -> None:
         response_model=ImagesAnswer,
         response_model_exclude_none=True,
         responses={200: {"content": _EVENTS}, **_errors(*_WORK)},
+        openapi_extra=_takes(ImagesBody),
     )
-    async def generations(body: ImagesBody, request: Request) -> Any:
+    async def generations(request: Request) -> Any:
         """Draw."""
+        body = await server.read(ImagesBody, request)
         visit: Visit = request.state.visit
         name = server.check_model(body.model)
-        work = ImagesWork(janus=server.room.janus, body=body)
+        work = ImagesWork(janus=server.room.janus, body=body, text_limit=server.room.text_limit)
         if server.options.log_prompts:
             visit.facts["prompt"] = body.prompt
-        job: Job[DrawnState] = server.room.begin(work, server.options.deadline_s)
+        job: Job[DrawnState] = server.begin(visit, work, body.n)
         base = str(request.base_url)
         writer = ImagesWriter(
             work=work,
@@ -342,59 +377,51 @@ def _event_stream(
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    def answer(error: ApiError) -> Response:
+    def answer(request: Request, error: ApiError) -> Response:
+        visit: Visit = request.state.visit
+        visit.facts["error"] = error.code
         return JSONResponse(error.envelope(), status_code=error.status, headers=error.headers)
 
     @app.exception_handler(ApiError)
-    async def api_error(_: Request, error: ApiError) -> Response:
-        return answer(error)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        body = ImagesBody if request.url.path.startswith("/v1/images") else ChatBody
-        return answer(_explained(error, list(body.model_fields)))
+    async def api_error(request: Request, error: ApiError) -> Response:
+        return answer(request, error)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         path = request.url.path
         messages = {404: f"no such path: {path}", 405: f"{path} does not know {request.method}"}
         found = ApiError(error.status_code, messages.get(error.status_code, str(error.detail)))
-        response = answer(found)
+        response = answer(request, found)
         for name, value in (error.headers or {}).items():
             response.headers[name] = value
         return response
 
     @app.exception_handler(Exception)
-    async def ours(_: Request, error: Exception) -> Response:
-        return answer(failed(error))
+    async def ours(request: Request, error: Exception) -> Response:
+        return answer(request, failed(error))
 
 
-def _explained(error: RequestValidationError, known: list[str]) -> ApiError:
-    """What is wrong with a body that may have some known parameters."""
-    # Where several shapes are possible, the one that went furthest is the one that was meant.
-    first = max(error.errors(), key=lambda one: len(one["loc"]))
-    # Names of shapes stand among the names of parameters.
-    place = [str(part) for part in first["loc"] if not re.fullmatch(SHAPES, str(part))]
-    place = [part[:LONGEST_NAME] for part in place]  # as long as a client likes
-    param = ".".join(place) or None
-    if first["type"] == "extra_forbidden":
-        hint = f"; {near(place[-1], known)}" if len(place) == 1 else ""
-        return refused(f"unknown parameter {param!r}{hint}", param=param, code="unknown_parameter")
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "json_invalid":
-        param, message = None, f"the body is no JSON: {first.get('ctx', {}).get('error', message)}"
-    return refused(message if param is None else f"{param}: {message}", param=param)
+def _takes(kind: type[BaseModel]) -> dict[str, Any]:
+    """What the document says of a body, which no parameter of a route declares."""
+    schema = {"$ref": _SCHEMAS.format(model=kind.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def _declare_errors(app: FastAPI) -> None:
-    """FastAPI declares a 422 of its own, which never is the answer here."""
+def _declare_bodies(app: FastAPI) -> None:
+    """Bodies are read by us, so FastAPI knows nothing of their shapes."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
+        is_new = app.openapi_schema is None
         document = made()
-        for path in document["paths"].values():
-            for operation in path.values():
-                operation["responses"].pop("422", None)
+        if is_new:
+            for path in document["paths"].values():  # FastAPI's own 422 never is the answer here
+                for operation in path.values():
+                    operation["responses"].pop("422", None)
+            schemas = document["components"]["schemas"]
+            for kind in (ChatBody, ImagesBody):
+                schema = kind.model_json_schema(ref_template=_SCHEMAS)
+                schemas |= schema.pop("$defs", {}) | {kind.__name__: schema}
         return document
 
     app.openapi = openapi

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from openjanus.engine.noise import MAX_SEED, seed_or_new
 from openjanus.engine.request import ChatRequest, Event, TokenEvent, TokenLogprobs
@@ -13,7 +17,13 @@ from openjanus.pipeline.speaker import ChatOptions, Speaker, stop_strings
 from openjanus.processor.text import TextTokenizer
 from openjanus.serve.errors import refused
 from openjanus.serve.options import ServeOptions
-from openjanus.serve.pictures import Fetch, library_messages
+from openjanus.serve.pictures import (
+    Fetch,
+    decode_pictures,
+    library_messages,
+    picture_parts,
+    texts_of,
+)
 from openjanus.serve.room import JobDriver, Room
 from openjanus.serve.schema import (
     ChatAnswer,
@@ -83,13 +93,17 @@ class ChatWork:
             system=None,
             max_new_tokens=MAX_NEW_TOKENS if limit is None else limit,
             temperature=0.0 if body.temperature is None else body.temperature,
-            top_p=body.top_p,
-            stop=stop_strings(() if body.stop is None else body.stop),
+            top_p=None if body.top_p is None else max(body.top_p, sys.float_info.min),
+            stop=stop_strings(body.stop if body.stop else ()),
         )
+        self.room.text_limit.check(texts_of(body.messages), "messages")
         messages = library_messages(body.messages, self.options, self.fetch)
         speaker = Speaker(self.room.janus.processor, driver)
-        with self.room.opening:
+        has_pictures = len(picture_parts(messages)) > 0
+        with self.room.opening(driver) if has_pictures else contextlib.nullcontext():
+            decode_pictures(messages, driver.stop_if_left)
             first = speaker.request(messages, (), seed_or_new(body.seed), options)
+        driver.stop_if_left()
         top = (body.top_logprobs or 0) if body.logprobs else None
         requests = [
             dataclasses.replace(first, seed=(first.seed + index) % (MAX_SEED + 1), top_logprobs=top)
@@ -129,20 +143,24 @@ class ChatWork:
 
 
 def _sampled(tokenizer: TextTokenizer, token_id: int, told: TokenLogprobs) -> SampledLogprob:
-    return SampledLogprob(
-        **_token(tokenizer, token_id, told.logprob).model_dump(),
-        top_logprobs=[_token(tokenizer, one, logprob) for one, logprob in told.top],
-    )
+    # Not validated: there are up to 21 of them to an id, and they are right.
+    top = [
+        TokenLogprob.model_construct(**_token(tokenizer, one, logprob)) for one, logprob in told.top
+    ]
+    picked = _token(tokenizer, token_id, told.logprob)
+    return SampledLogprob.model_construct(**picked, top_logprobs=top)
 
 
-def _token(tokenizer: TextTokenizer, token_id: int, logprob: float) -> TokenLogprob:
+def _token(tokenizer: TextTokenizer, token_id: int, logprob: float) -> dict[str, Any]:
+    text, read = _token_text(tokenizer, token_id)
+    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": read}  # no infinity in JSON
+
+
+@functools.lru_cache(200_000)
+def _token_text(tokenizer: TextTokenizer, token_id: int) -> tuple[str, list[int]]:
+    """A token's text, and its bytes; what they are is the same for ever, so it is kept."""
     text = tokenizer.decode([token_id], skip_special=False)
-    is_whole = "\ufffd" not in text
-    return TokenLogprob(
-        token=text,
-        logprob=max(logprob, -9999.0),  # JSON has no infinity
-        bytes=list(text.encode()) if is_whole else None,
-    )
+    return text, list(tokenizer.bytes_of(token_id))
 
 
 @dataclass(slots=True)

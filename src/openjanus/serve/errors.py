@@ -53,8 +53,6 @@ class ApiError(Exception):
         headers = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        if self.status in (408, 413):
-            headers["connection"] = "close"  # what is left of the body is not read
         return headers
 
     def envelope(self) -> dict[str, Any]:
@@ -68,6 +66,11 @@ class ApiError(Exception):
 def refused(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
     """A request that the client must change."""
     return ApiError(400, message, param=param, code=code)
+
+
+def stopping() -> ApiError:
+    """A request that comes, or still runs, when the server ends."""
+    return ApiError(503, "the server is stopping: try again", code="stopping", retry_after_s=5)
 
 
 def failed(error: Exception) -> ApiError:

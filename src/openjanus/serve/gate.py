@@ -8,6 +8,7 @@ the log and in the metrics.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -19,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openjanus.serve.admission import Admission
-from openjanus.serve.errors import ApiError
+from openjanus.serve.bodies import BodyMeter
+from openjanus.serve.errors import ApiError, stopping
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.options import ServeOptions, is_loopback
 
@@ -30,6 +32,8 @@ WORK_PATHS = ("/v1/chat/completions", "/v1/images/generations")
 FREE_PATHS = ("/health", "/ready", "/openapi.json", "/v1/images/files/")
 """What needs no key: nothing is told there, and a picture's name is as good as a key."""
 KNOWN_PATHS = (*WORK_PATHS, "/v1/images/edits", "/v1/images/variations", "/v1/models")
+NAMED_PATHS = ("/v1/models/", "/v1/images/files/")
+"""What a name follows, which is counted for all names together."""
 GRACE_S = 10.0
 """Past the deadline, for a client to read that it has passed."""
 
@@ -47,7 +51,17 @@ class Visit:
     id: str
     began: float
     key: str = ""
-    """Which key it came with: the beginning of its hash."""
+    """Which key it came with, for the log: the beginning of its hash."""
+    name: str = ""
+    """Whom it is counted for: one of the server's keys, or all clients where there are none."""
+    body: bytes = b""
+    """Read and measured, of a request that takes a place; who parses it takes it away."""
+    has_body: bool = False
+    """Whether there is, or may be, something of a body that has not been read."""
+    places: int = 1
+    """That it takes."""
+    ended: asyncio.Future[None] | None = None
+    """Done when nothing is worked on for it any more."""
     status: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     """What the application adds: model, tokens, pictures."""
@@ -82,7 +96,13 @@ class Gate:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
+        headers = dict(scope["headers"])
         visit = Visit(id=f"req_{uuid.uuid4().hex}", began=time.perf_counter())
+        visit.has_body = (
+            headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+        )
+        if scope["method"] == "HEAD":  # as GET; uvicorn, which keeps its own, sends no body
+            scope = {**scope, "method": "GET"}
         scope.setdefault("state", {})["visit"] = visit
 
         async def send_marked(message: ASGIMessage) -> None:
@@ -92,7 +112,13 @@ class Gate:
                     *message.get("headers", []),
                     (b"x-request-id", visit.id.encode()),
                     (b"x-content-type-options", b"nosniff"),
+                    *([(b"connection", b"close")] if visit.has_body else []),
                 ]
+            elif visit.has_body and not message.get("more_body", False):
+                # The answer is out; its end, after which the connection is closed, waits a little.
+                await send({**message, "more_body": True})
+                await self._linger(receive)
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
         try:
@@ -102,9 +128,14 @@ class Gate:
             else:
                 await self._app(scope, receive, send_marked)
         except ApiError as error:
+            visit.facts["error"] = error.code
             await _refuse(send_marked, error)
         except _Left:
             pass
+        except asyncio.CancelledError:  # the time that the server had to stop is over
+            if visit.status is None:
+                visit.has_body = False
+                await _refuse(send_marked, stopping())
         finally:
             self._record(scope, visit)
 
@@ -117,7 +148,7 @@ class Gate:
         """
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
-        if self._options.is_open and host and not is_loopback(_name_of(host)):
+        if self._options.is_open and host and not is_loopback(_name_of(host).lower()):
             raise ApiError(
                 403,
                 f"this server answers to loopback names alone, got {host!r}: set an API key to "
@@ -141,32 +172,38 @@ class Gate:
                 "no valid API key: send it as 'Authorization: Bearer KEY'",
                 code="invalid_api_key",
             )
+        visit.name = str(matches.index(True))
 
     async def _work(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
-        self._admission.enter(visit.key)
+        self._admission.enter(visit.name)
         self._metrics.inside.set(self._admission.num_inside)
         try:
-            body = await self._read(scope, receive)
-            await self._answer(scope, body, receive, send, visit)
+            visit.body = await self._read(scope, receive)
+            visit.has_body = False
+            await self._answer(scope, receive, send, visit)
         finally:
-            self._admission.leave(visit.key)
-            self._metrics.inside.set(self._admission.num_inside)
+            # Work that was begun goes on for a moment after its client has left.
+            if visit.ended is None:
+                self._leave(visit)
+            else:
+                visit.ended.add_done_callback(lambda _: self._leave(visit))
+
+    def _leave(self, visit: Visit) -> None:
+        self._admission.leave(visit.name, visit.places)
+        self._metrics.inside.set(self._admission.num_inside)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, up to the limit.
 
         Raises:
-            ApiError: It is too large, or too slow.
+            ApiError: It is too large, too slow, or would take too long to parse.
         """
-        limit = self._options.max_body_bytes
-        too_large = ApiError(
-            413, f"the body has more than {limit:,} bytes: send less", code="body_too_large"
-        )
+        meter = BodyMeter(self._options.max_body_bytes)
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > limit:
-            raise too_large
+        if length.isdigit():
+            meter.expect(int(length))
         parts: list[bytes] = []
-        size, more = 0, True
+        more = True
         try:
             async with asyncio.timeout(self._options.body_timeout_s):
                 while more:
@@ -174,10 +211,8 @@ class Gate:
                     if message["type"] == "http.disconnect":
                         raise _Left
                     parts.append(message.get("body", b""))
-                    size += len(parts[-1])
+                    meter.add(parts[-1])
                     more = message.get("more_body", False)
-                    if size > limit:
-                        raise too_large
         except TimeoutError as error:
             raise ApiError(
                 408,
@@ -186,20 +221,26 @@ class Gate:
             ) from error
         return b"".join(parts)
 
-    async def _answer(
-        self, scope: Scope, body: bytes, receive: Receive, send: Send, visit: Visit
-    ) -> None:
+    async def _linger(self, receive: Receive) -> None:
+        """Take what is left of a body for a while: to close at once would take back the answer."""
+        left = self._options.max_body_bytes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._options.linger_s):
+                while left > 0:
+                    message = await receive()
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        return
+                    left -= len(message.get("body", b""))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
         """Run the application until it has answered, the client has left, or time is up."""
         left = asyncio.ensure_future(_until_gone(receive))
-        messages: list[ASGIMessage] = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def replay() -> ASGIMessage:
-            if messages:
-                return messages.pop()
+        async def until_left() -> ASGIMessage:
             await asyncio.shield(left)
             return {"type": "http.disconnect"}
 
-        answer = asyncio.ensure_future(self._app(scope, replay, send))
+        answer = asyncio.ensure_future(self._app(scope, until_left, send))
         try:
             await asyncio.wait(
                 {answer, left},
@@ -220,9 +261,13 @@ class Gate:
         seconds = time.perf_counter() - visit.began
         path = scope["path"]
         # A client's own paths would make as many series as it likes.
-        path = next((known for known in (*KNOWN_PATHS, *FREE_PATHS) if path == known), "other")
+        known = (*KNOWN_PATHS, *FREE_PATHS)
+        named = [one for one in NAMED_PATHS if path.startswith(one)]
+        path = path if path in known else f"{named[0]}..." if named else "other"
         status = 499 if visit.status is None else visit.status
         self._metrics.requests.labels(path, str(status)).inc()
+        if "error" in visit.facts:  # a stream's status was 200 before it failed
+            self._metrics.errors.labels(path, str(visit.facts["error"])).inc()
         if path in WORK_PATHS:
             self._metrics.seconds.labels(path).observe(seconds)
         level = logging.INFO if path not in ("/health", "/ready") else logging.DEBUG

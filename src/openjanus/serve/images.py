@@ -13,6 +13,7 @@ from openjanus.engine.noise import seed_or_new
 from openjanus.pipeline import DrawOptions, Janus
 from openjanus.pipeline.artist import Artist
 from openjanus.serve.errors import refused
+from openjanus.serve.lengths import TextLimit
 from openjanus.serve.room import JobDriver
 from openjanus.serve.schema import (
     CompletedImage,
@@ -47,6 +48,7 @@ class ImagesWork:
 
     janus: Janus
     body: ImagesBody
+    text_limit: TextLimit
 
     def __post_init__(self) -> None:
         body, size = self.body, self.size
@@ -72,6 +74,8 @@ class ImagesWork:
     def __call__(self, driver: JobDriver) -> Iterator[DrawnState]:
         """Check and build the request; states of its pictures."""
         body = self.body
+        self.text_limit.check([body.prompt], "prompt")
+        self.text_limit.check([body.negative_prompt], "negative_prompt")
         options = DrawOptions.resolve(
             self.janus.config.drawing,
             guidance_scale=body.guidance_scale,

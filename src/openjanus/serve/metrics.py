@@ -22,12 +22,18 @@ class Metrics:
             "openjanus_waiting", "Replies and pictures that wait for a slot", registry=registry
         )
         self.inside = Gauge(
-            "openjanus_requests_inside", "Requests taken and not yet answered", registry=registry
+            "openjanus_requests_inside", "Places taken: n of a request of n", registry=registry
         )
         self.requests = Counter(
             "openjanus_requests",
             "Answers by path and status (499: the client left)",
             ["path", "status"],
+            registry=registry,
+        )
+        self.errors = Counter(
+            "openjanus_errors",
+            "Answers that are errors, or end in one, by path and code",
+            ["path", "code"],
             registry=registry,
         )
         self.seconds = Histogram(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import math
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from openjanus.rules import require, require_at_least_one
+
+LOG = logging.getLogger("openjanus.serve")
 
 MIB = 2**20
 
@@ -42,6 +46,8 @@ class ServeOptions:
     """Of a picture's file."""
     max_image_pixels: int = 16_000_000
     """Of a picture, read from its header before it is decoded."""
+    max_request_pixels: int = 32_000_000
+    """Of all pictures of a request together."""
     fetch_images: bool = False
     """Whether http and https addresses of pictures are fetched; never private ones."""
     fetch_timeout_s: float = 10.0
@@ -50,6 +56,10 @@ class ServeOptions:
     """For a request's first line and headers."""
     body_timeout_s: float = 30.0
     """For a request's body."""
+    write_timeout_s: float = 20.0
+    """For a client to take a byte of what has been answered."""
+    linger_s: float = 5.0
+    """For the rest of a body that was answered before its end."""
     deadline_s: float = 600.0
     """For a whole answer, from the time that its request was read."""
     drain_s: float = 60.0
@@ -83,12 +93,12 @@ class ServeOptions:
             require(value is None or value >= 1, f"{name} must be >= 1, got {value}")
         for name in (
             *("max_requests", "max_connections", "max_body_bytes", "max_images"),
-            *("max_image_bytes", "max_image_pixels", "url_store_bytes"),
+            *("max_image_bytes", "max_image_pixels", "max_request_pixels", "url_store_bytes"),
         ):
             require_at_least_one(name, getattr(self, name))
         for name in (
             *("fetch_timeout_s", "header_timeout_s", "body_timeout_s", "deadline_s"),
-            *("drain_s", "url_lifetime_s"),
+            *("drain_s", "url_lifetime_s", "write_timeout_s", "linger_s"),
         ):
             value = getattr(self, name)
             require(0 < value < math.inf, f"{name} must be a number of seconds > 0, got {value}")
@@ -123,9 +133,11 @@ def read_keys(path: Path) -> tuple[str, ...]:
         FileNotFoundError: No such file.
         ValueError: No key in it.
     """
-    if not path.is_file():
+    if not path.exists() or path.is_dir():  # a pipe is as good as a file
         raise FileNotFoundError(f"no file of API keys at {path}: check the path")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    if path.is_file() and path.stat().st_mode & stat.S_IROTH:
+        LOG.warning("%s can be read by every user of this machine: chmod 600", path)
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     require(len(keys) > 0, f"{path} holds no API key: write one a line")
     return keys

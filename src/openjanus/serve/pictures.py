@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from openjanus.processor.image import BROKEN, open_image
 from openjanus.serve.errors import ApiError, refused
 from openjanus.serve.options import ServeOptions
-from openjanus.serve.schema import ImagePart, Message
+from openjanus.serve.schema import ImagePart, Message, TextPart
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What Pillow is let try; its other readers are many and little used."""
@@ -23,7 +24,7 @@ Fetch = Callable[[str], bytes]
 def library_messages(
     messages: Sequence[Message], options: ServeOptions, fetch: Fetch | None
 ) -> list[dict[str, Any]]:
-    """Messages as the library takes them, every picture as the bytes of a file.
+    """Messages as the library takes them, every picture opened and not yet decoded.
 
     Args:
         messages: Of a request.
@@ -31,7 +32,8 @@ def library_messages(
         fetch: Reads what an http address holds; None where that is off.
 
     Raises:
-        ApiError: A picture is too much, or none at all; nothing has been decoded then.
+        ApiError: A picture is too much, or none at all, or a system message comes late; nothing has
+            been decoded then.
     """
     pictures = [
         part
@@ -46,27 +48,102 @@ def library_messages(
             "send fewer",
             param="messages",
         )
-    files: dict[int, bytes] = {}
+    opened: dict[int, Image.Image] = {}
+    num_pixels = 0
     for number, part in enumerate(pictures):
         try:
-            files[id(part)] = data = _read(part.image_url.url, options, fetch)
-            _check(data, options)
+            opened[id(part)] = image = _open(_read(part.image_url.url, options, fetch), options)
+            num_pixels += image.width * image.height
+            if num_pixels > options.max_request_pixels:
+                raise refused(
+                    f"it and those before have {num_pixels:,} pixels, "
+                    f"{options.max_request_pixels:,} of a request are decoded: send smaller ones"
+                )
         except ApiError as error:
             raise refused(f"picture {number}: {error.message}", param="messages") from error
-    return [_library_message(message, files) for message in messages]
+    return _as_library(messages, opened)
 
 
-def _library_message(message: Message, files: dict[int, bytes]) -> dict[str, Any]:
-    role = "system" if message.role == "developer" else message.role
-    if not isinstance(message.content, list):
-        return {"role": role, "content": message.content or ""}
-    parts = [
-        {"type": "image", "image": files[id(part)]}
-        if isinstance(part, ImagePart)
-        else {"type": "text", "text": part.text}
-        for part in message.content
-    ]
-    return {"role": role, "content": parts}
+def decode_pictures(messages: Sequence[dict[str, Any]], between: Callable[[], None]) -> None:
+    """Decode the pictures of the library's messages, in place.
+
+    Args:
+        messages: Made by ``library_messages``.
+        between: Called before each picture; what it raises ends the work.
+
+    Raises:
+        ApiError: One is broken.
+    """
+    for number, part in enumerate(picture_parts(messages)):
+        between()
+        try:
+            decoded = open_image(part["image"])
+        except ValueError as error:
+            raise refused(f"picture {number}: {error}", param="messages") from error
+        # Without what else its file said: that has been heeded.
+        part["image"] = Image.new("RGB", decoded.size)
+        part["image"].paste(decoded)
+
+
+def picture_parts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All parts of the library's messages that are pictures."""
+    contents = [message["content"] for message in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return [part for part in parts if part["type"] == "image"]
+
+
+def texts_of(messages: Sequence[Message]) -> Iterator[str]:
+    """All words of messages."""
+    for message in messages:
+        if isinstance(message.content, str):
+            yield message.content
+        elif message.content is not None:
+            yield from (part.text for part in message.content if isinstance(part, TextPart))
+
+
+def _as_library(
+    messages: Sequence[Message], opened: dict[int, Image.Image]
+) -> list[dict[str, Any]]:
+    """Roles and contents as the library knows them.
+
+    The first system messages are one, joined by an empty line. An assistant's empty turns are left
+    out: a reply may be empty, and is sent back as it was.
+    """
+    system: list[str] = []
+    turns: list[dict[str, Any]] = []
+    for index, message in enumerate(messages):
+        if message.role in ("system", "developer"):
+            if turns:
+                raise refused(
+                    f"messages.{index}: a system message must come before all others: "
+                    "put it first, or say it as the user",
+                    param=f"messages.{index}",
+                )
+            system.append(_words(message, f"messages.{index}"))
+            continue
+        if message.role == "assistant" and not any(text.strip() for text in texts_of([message])):
+            continue
+        content: Any = message.content
+        if isinstance(content, list):
+            content = [
+                {"type": "image", "image": opened[id(part)]}
+                if isinstance(part, ImagePart)
+                else {"type": "text", "text": part.text}
+                for part in content
+            ]
+        turns.append({"role": message.role, "content": "" if content is None else content})
+    if system:
+        turns.insert(0, {"role": "system", "content": "\n\n".join(system)})
+    return turns
+
+
+def _words(message: Message, where: str) -> str:
+    """The text of a system message."""
+    if isinstance(message.content, list):
+        if any(isinstance(part, ImagePart) for part in message.content):
+            raise refused(f"{where}: a system message must be text alone", param=where)
+        return "\n".join(texts_of([message]))
+    return message.content or ""
 
 
 def _read(url: str, options: ServeOptions, fetch: Fetch | None) -> bytes:
@@ -91,19 +168,21 @@ def _read(url: str, options: ServeOptions, fetch: Fetch | None) -> bytes:
         raise refused(f"broken base64 ({error}): encode the picture again") from error
 
 
-def _check(data: bytes, options: ServeOptions) -> None:
-    """Look at the header, before the library decodes the rest."""
+def _open(data: bytes, options: ServeOptions) -> Image.Image:
+    """A picture whose header has been read, and no more."""
     most = options.max_image_pixels
     if len(data) > options.max_image_bytes:
         raise refused(f"its file has more than {options.max_image_bytes:,} bytes: send a smaller")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise refused(f"not a picture of a known kind: send {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise refused(f"too many pixels, {most:,} are decoded: send a smaller one") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except (*BROKEN, ValueError) as error:
         raise refused(f"a broken picture ({error}): send a whole file") from error
-    if width * height > most:
-        raise refused(f"{width} x {height} pixels, {most:,} are decoded: send a smaller one")
+    if image.width * image.height > most:
+        raise refused(
+            f"{image.width} x {image.height} pixels, {most:,} are decoded: send a smaller one"
+        )
+    return image

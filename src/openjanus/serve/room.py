@@ -10,25 +10,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from openjanus.engine.engine import Engine, EngineOptions
 from openjanus.engine.request import Event, FailedEvent, FinishedEvent, ImageIdEvent, Request
 from openjanus.pipeline import Janus
 from openjanus.pipeline.driver import EngineDriver
-from openjanus.serve.errors import ApiError, failed, refused
+from openjanus.serve.errors import ApiError, failed, refused, stopping
+from openjanus.serve.lengths import TextLimit
 from openjanus.serve.metrics import Metrics
 
 LOG = logging.getLogger("openjanus.serve")
 
 T = TypeVar("T")
 
+U = TypeVar("U")
+
+MAX_UNREAD = 256
+"""Results of a request that its client has not read: it is not worked on beyond."""
+CHECK_S = 0.25
+"""Who waits looks so often whether his client has left."""
 MAX_OPENING = 2
 """Requests whose pictures are decoded at once: they take far more memory than their files."""
 
@@ -180,6 +188,11 @@ class JobDriver(EngineDriver):
         self._left.discard(self._indices[request_id])
         self._thread.cancel(request_id)
 
+    def stop_if_left(self) -> None:
+        """End the work here where nobody waits for it any more."""
+        if self._inbox.has_left:
+            raise _Left
+
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
         """Run requests to their end; see ``EngineDriver.run``.
 
@@ -229,9 +242,19 @@ class Job(Generic[T]):
         self._work = work
         self._inbox = Inbox()
         self._results: asyncio.Queue[T | ApiError | object] = asyncio.Queue()
+        self._unread = threading.Semaphore(MAX_UNREAD)
         self._is_valid: asyncio.Future[ApiError | None] = self._loop.create_future()
         self._deadline = self._loop.time() + deadline_s
-        self._deadline_s = deadline_s
+        self._late = ApiError(
+            504,
+            f"the answer took longer than {deadline_s:g} seconds: ask for less",
+            code="deadline_exceeded",
+        )
+        self._timeout: asyncio.Timeout | None = None
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        """Done when nothing is worked on any more, which may be after the last result."""
+        self.begun: Future[None] | None = None
+        """Its thread's side."""
         self.on_first: Callable[[], None] = lambda: None
         """Called in the request's thread when the first id is known."""
 
@@ -242,12 +265,8 @@ class Job(Generic[T]):
             ApiError: It has not.
         """
         try:
-            async with asyncio.timeout_at(self._deadline):
-                error = await self._is_valid
-        except TimeoutError as error:
-            self.cancel()
-            raise self._late() from error
-        except asyncio.CancelledError:
+            error = await self._in_time(self._is_valid)
+        except BaseException:
             self.cancel()
             raise
         if error is not None:
@@ -261,11 +280,8 @@ class Job(Generic[T]):
         """
         try:
             while True:
-                try:
-                    async with asyncio.timeout_at(self._deadline):
-                        result = await self._results.get()
-                except TimeoutError as error:
-                    raise self._late() from error
+                result = await self._in_time(self._results.get())
+                self._unread.release()
                 if result is _END:
                     return
                 if isinstance(result, ApiError):
@@ -279,19 +295,33 @@ class Job(Generic[T]):
         if not self._inbox.has_left:
             self._inbox.has_left = True
             self._thread.drop(self._inbox)
+        if self.begun is not None and self.begun.cancel():
+            self._say_ended()
 
-    def _late(self) -> ApiError:
-        return ApiError(
-            504,
-            f"the answer took longer than {self._deadline_s:g} seconds: ask for less",
-            code="deadline_exceeded",
-        )
+    def stop_by(self, when: float) -> None:
+        """End with an error at a time of the loop's, because the server stops."""
+        if when >= self._deadline:
+            return
+        self._deadline, self._late = when, stopping()
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(when)
+
+    async def _in_time(self, awaited: Awaitable[U]) -> U:
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._timeout:
+                return await awaited
+        except TimeoutError as error:
+            raise self._late from error
+        finally:
+            self._timeout = None
 
     def run(self) -> None:
         """The whole of it, in a thread of its own."""
         try:
+            driver = JobDriver(self._thread, self._inbox, self._first)
+            driver.stop_if_left()
             try:
-                results = self._work(JobDriver(self._thread, self._inbox, self._first))
+                results = self._work(driver)
             except ValueError as error:
                 raise refused(" ".join(str(error).split())) from error
             self._tell(self._say_valid)
@@ -299,25 +329,37 @@ class Job(Generic[T]):
                 self._put(result)
             self._put(_END)
         except _Left:
-            self._put(failed(RuntimeError("stopped")))  # heard where the server stops
+            self._end(failed(RuntimeError("stopped")))  # heard where the server stops
         except ApiError as error:
-            self._put(error)
+            self._end(error)
         except EngineFailure as error:
             cause = error.__cause__
             assert isinstance(cause, Exception)
             LOG.error("a request failed in the engine: %s", cause, exc_info=cause)
-            self._put(failed(cause))
+            self._end(failed(cause))
         except Exception as error:
             LOG.exception("a request failed")
-            self._put(failed(error))
+            self._end(failed(error))
+        finally:
+            self._tell(self._say_ended)
 
     def _first(self) -> None:
         self.on_first()
 
     def _put(self, result: object) -> None:
-        if isinstance(result, ApiError):
-            self._tell(lambda: self._say_valid(result))
+        # Who reads slowly has few results waiting; the engine goes on meanwhile.
+        while not self._unread.acquire(timeout=CHECK_S):
+            if self._inbox.has_left:
+                raise _Left
         self._tell(lambda: self._results.put_nowait(result))
+
+    def _end(self, error: ApiError) -> None:
+        self._tell(lambda: self._say_valid(error))
+        self._tell(lambda: self._results.put_nowait(error))
+
+    def _say_ended(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     def _say_valid(self, error: ApiError | None = None) -> None:
         if not self._is_valid.done():
@@ -348,11 +390,15 @@ class Room:
     ) -> None:
         self.janus = janus
         self.metrics = metrics
+        self.text_limit = TextLimit(janus)
+        self._jobs: set[Job[Any]] = set()
+        self._stop_at = math.inf
         image_pad_id = janus.processor.tokenizer.image_pad_id
         engine = Engine(janus.model, image_pad_id=image_pad_id, options=engine_options)
         self.thread = EngineThread(engine, metrics)
-        self.opening = threading.BoundedSemaphore(MAX_OPENING)
-        """Held while the pictures of a request are decoded."""
+        self._opening = threading.BoundedSemaphore(MAX_OPENING)
+        self.reading = ThreadPoolExecutor(1, thread_name_prefix="bodies")
+        """Parses large bodies, one at a time: two would keep the event loop waiting twice."""
         self._hands = ThreadPoolExecutor(max_jobs, thread_name_prefix="request")
 
     def __enter__(self) -> Room:
@@ -366,7 +412,25 @@ class Room:
         trace: TracebackType | None,
     ) -> None:
         self.thread.stop()
-        self._hands.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._hands, self.reading):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    @contextlib.contextmanager
+    def opening(self, driver: JobDriver) -> Iterator[None]:
+        """Held while the pictures of a request are decoded; who has left does not wait for it."""
+        while not self._opening.acquire(timeout=CHECK_S):
+            driver.stop_if_left()
+        try:
+            driver.stop_if_left()
+            yield
+        finally:
+            self._opening.release()
+
+    def stop_within(self, seconds: float) -> None:
+        """End all requests, those to come too, with an error after so many seconds."""
+        self._stop_at = asyncio.get_running_loop().time() + seconds
+        for job in self._jobs:
+            job.stop_by(self._stop_at)
 
     def begin(self, work: Work[T], deadline_s: float) -> Job[T]:
         """Start to work on a request.
@@ -376,5 +440,8 @@ class Room:
             deadline_s: After so many seconds its results end in an error.
         """
         job = Job(self, work, deadline_s)
-        self._hands.submit(job.run)
+        job.stop_by(self._stop_at)
+        self._jobs.add(job)
+        job.ended.add_done_callback(lambda _: self._jobs.discard(job))
+        job.begun = self._hands.submit(job.run)
         return job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -12,12 +13,20 @@ from pydantic import (
     GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     model_serializer,
+    model_validator,
 )
 from pydantic_core import core_schema
 
 from openjanus.engine.noise import MAX_SEED
+from openjanus.rules import require
 
 MAX_N = 10
+MAX_KEYS = 64
+"""Of one object, known and unknown: each unknown one is an error of its own."""
+MAX_PARTS = 256
+"""Of one message."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 class Neutral:
@@ -48,7 +57,7 @@ class Neutral:
         ):
             return value
         raise ValueError(
-            f"{value!r} would change the result, which this server cannot do: "
+            f"{_SHORT.repr(value)} would change the result, which this server cannot do: "
             f"give {self._values[0]!r} or leave it out"
         )
 
@@ -60,6 +69,7 @@ Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 TopP = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+StopStrings = Annotated[list[StopString], Field(max_length=16, fail_fast=True)]
 ModelName = Annotated[str, Field(max_length=256)]
 
 
@@ -67,6 +77,15 @@ class Body(BaseModel):
     """What clients send: nothing unknown, and no guessing at types."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_keys(cls, data: Any) -> Any:
+        require(
+            not isinstance(data, dict) or len(data) <= MAX_KEYS,
+            f"more than {MAX_KEYS} parameters: none has so many",
+        )
+        return data
 
 
 class ImageUrl(Body):
@@ -99,13 +118,13 @@ class Message(Body):
     """A turn. What an earlier answer of this server held may be sent back whole."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(max_length=1000)] | None = None
+    content: str | Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     name: Any = None
     refusal: Annotated[Any, Neutral()] = None
     audio: Annotated[Any, Neutral()] = None
     annotations: Any = None
     function_call: Annotated[Any, Neutral()] = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_calls: Annotated[Any, Neutral([])] = None
 
 
 class StreamOptions(Body):
@@ -118,7 +137,7 @@ class StreamOptions(Body):
 class ChatBody(Body):
     """A request for a reply."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000, fail_fast=True)]
     model: ModelName | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     """Reply i is the one of seed + i."""
@@ -130,8 +149,10 @@ class ChatBody(Body):
     """The older name of it."""
     temperature: Temperature | None = None
     """0, greedy, when left out, as in the library."""
-    top_p: TopP | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    """0 keeps the likeliest alone."""
+    stop: Annotated[str, Field(max_length=1000)] | StopStrings | None = None
+    """None when empty."""
     seed: Seed | None = None
     """One of the system's when left out; the answer tells it."""
     logprobs: bool | None = None
@@ -148,9 +169,9 @@ class ChatBody(Body):
     # What would change the result, and here cannot.
     frequency_penalty: Annotated[Any, Neutral(0)] = None
     presence_penalty: Annotated[Any, Neutral(0)] = None
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    logit_bias: Annotated[Any, Neutral({})] = None
+    tools: Annotated[Any, Neutral([])] = None
+    functions: Annotated[Any, Neutral([])] = None
     tool_choice: Annotated[Any, Neutral("none", "auto")] = None
     function_call: Annotated[Any, Neutral("none", "auto")] = None
     response_format: Annotated[Any, Neutral({"type": "text"})] = None
@@ -169,7 +190,7 @@ class ImagesBody(Body):
     prompt: Annotated[str, Field(min_length=1)]
     model: ModelName | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
-    size: str | None = None
+    size: Annotated[str, Field(max_length=32)] | None = None
     """``auto``, or the one size that the model draws."""
     response_format: Literal["b64_json", "url"] | None = None
     """``b64_json`` when left out. Addresses end after a while."""
@@ -218,7 +239,7 @@ class TokenLogprob(BaseModel):
     token: str
     logprob: float
     bytes: list[int] | None
-    """Null where the token is a part of a character."""
+    """Of a part of a character too: joined they are the text."""
 
 
 class SampledLogprob(TokenLogprob):

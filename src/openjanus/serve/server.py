@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
 import logging
+import math
 import signal
 import socket
 import sys
@@ -14,17 +17,26 @@ from typing import Any
 import uvicorn
 
 from openjanus.pipeline import Janus
+from openjanus.rules import require
 from openjanus.serve.admission import Admission
 from openjanus.serve.app import build_app
-from openjanus.serve.connection import protocol_class
+from openjanus.serve.connection import ImpatientProtocol, protocol_class
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.options import ServeOptions
 from openjanus.serve.room import Room
+
+if sys.platform != "win32":
+    import resource
 
 LOG = logging.getLogger("openjanus.serve")
 
 KEEP_ALIVE_S = 15
 BACKLOG = 2048
+ACCEPTED_AT_ONCE = 32
+SPARE_FILES = 64 + ACCEPTED_AT_ONCE
+"""Descriptors that are not connections, and connections that are about to be refused."""
+LAST_WORDS_S = 1.0
+"""Before the end of a drain, for errors to go out."""
 
 
 class _JsonLines(logging.Formatter):
@@ -57,14 +69,51 @@ def log_to_stderr() -> None:
 class DrainingServer(uvicorn.Server):
     """Refuses new requests from the first signal on, and lets the running ones end."""
 
-    def __init__(self, config: uvicorn.Config, admission: Admission) -> None:
+    def __init__(
+        self, config: uvicorn.Config, admission: Admission, room: Room, drain_s: float
+    ) -> None:
         super().__init__(config)
         self._admission = admission
+        self._room = room
+        self._drain_s = drain_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; uvicorn gives TLS handshakes a minute and no limit, and takes 2048 at a time."""
+        assert sockets is not None
+        loop, config = asyncio.get_running_loop(), self.config
+        kind = config.http_protocol_class
+        assert isinstance(kind, type) and issubclass(kind, ImpatientProtocol)
+        self.lifespan = config.lifespan_class(config)
+        self.servers = []
+        timeout = None if config.ssl is None else kind.header_timeout_s
+
+        def protocol() -> ImpatientProtocol:
+            return kind.begin(config=config, server_state=self.server_state, app_state={})
+
+        for listening in sockets:
+            self.servers.append(
+                await loop.create_server(
+                    protocol,
+                    sock=listening,
+                    ssl=config.ssl,
+                    ssl_handshake_timeout=timeout,
+                    ssl_shutdown_timeout=timeout,
+                    backlog=ACCEPTED_AT_ONCE,
+                )
+            )
+            listening.listen(BACKLOG)  # asyncio has set the kernel's queue to what it accepts
+        self.started = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM, or Ctrl-C; a second one does not wait."""
         self._admission.is_draining = True
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for what runs; it is told that time is up before uvicorn would cut it."""
+        self._admission.is_draining = True
+        self._room.stop_within(max(self._drain_s - LAST_WORDS_S, self._drain_s / 2))
+        await super().shutdown(sockets)
 
 
 def build_server(room: Room, options: ServeOptions) -> DrainingServer:
@@ -93,11 +142,11 @@ def build_server(room: Room, options: ServeOptions) -> DrainingServer:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(options.drain_s)),
+        timeout_graceful_shutdown=max(1, math.ceil(options.drain_s)),
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
     )
-    return DrainingServer(config, admission)
+    return DrainingServer(config, admission, room, options.drain_s)
 
 
 def listening_socket(options: ServeOptions) -> socket.socket:
@@ -116,6 +165,34 @@ def listening_socket(options: ServeOptions) -> socket.socket:
         ) from error
 
 
+def fit_to_files(options: ServeOptions) -> ServeOptions:
+    """Options whose connections this process may have files for; its soft limit is raised for it.
+
+    Without a file left, nobody could connect and each attempt would be logged.
+
+    Raises:
+        ValueError: There are not even files for one.
+    """
+    if sys.platform == "win32":
+        return options
+    wanted = options.max_connections + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return options
+    most = soft - SPARE_FILES
+    require(
+        most >= 1, f"the limit of open files must be > {SPARE_FILES}, got {soft}: raise ulimit -n"
+    )
+    LOG.warning(
+        "%d connections at most, not %d: the limit of open files is %d (ulimit -Hn)",
+        *(most, options.max_connections, soft),
+    )
+    return dataclasses.replace(options, max_connections=most)
+
+
 def run(janus: Janus, options: ServeOptions) -> None:
     """Serve until SIGTERM or Ctrl-C, and end when what runs has been answered.
 
@@ -123,6 +200,7 @@ def run(janus: Janus, options: ServeOptions) -> None:
         OSError: The address is taken.
     """
     log_to_stderr()
+    options = fit_to_files(options)
     with (
         listening_socket(options) as listening,
         Room(janus, max_jobs=options.max_requests, metrics=Metrics()) as room,
