@@ -234,7 +234,11 @@ def test_errors_are_told_in_words(page, site) -> None:
 
 def test_a_server_that_has_gone_is_told_of(page, janus) -> None:
     with serving(janus) as (url, _):
+        page.route("**/v1/models", lambda route: route.abort(), times=1)
         open_page(page, url)
+        page.locator("#draw-note", has_text="cannot be reached").wait_for()
+        draw(page, "a car")  # it is there again
+        page.locator("#caption").wait_for()
     draw(page, "a car")
     page.locator("#draw-note", has_text="cannot be reached").wait_for()
     ask(page, "hello?")

@@ -19,7 +19,7 @@ export class Draw {
   #shown = null;
   #addresses = [];
 
-  /** @param page what the parts share: `model()`, `keep(drawing)`, `talkAbout(blob, name)`, `wantKey()` */
+  /** @param page what the parts share: `model()`, `meet()`, `keep(drawing)`, `talkAbout(blob, name)`, `wantKey()` */
   constructor(page) {
     this.#page = page;
     suggest(at("ideas"), IDEAS, (text) => {
@@ -72,7 +72,7 @@ export class Draw {
   /** Draw what the form says, in place of what is drawn. */
   async draw() {
     const prompt = at("prompt").value.trim();
-    if (this.#facts === null) return this.#page.wantKey();
+    if (this.#facts === null && !(await this.#page.meet())) return;
     if (prompt === "") return note(at("draw-note"), "Say first what to draw.");
     const seed = at("seed").value.trim();
     if (!/^[0-9]*$/.test(seed)) return note(at("draw-note"), "A seed is a whole number, or nothing.");
