@@ -10,12 +10,12 @@ from torch import Tensor
 
 from openjanus.model.vq import VectorQuantizer, VQTokenizer
 from openjanus.pipeline import Janus, load
-from openjanus.pipeline.preview import Band, Preview, default_states, plan_bands
+from openjanus.pipeline.preview import MOST_STATES, Band, Preview, default_states, plan_bands
 
 
 @pytest.mark.parametrize("side", [1, 2, 4, 12, 24, 37])
 def test_all_states_together_decode_no_more_rows_than_a_picture_has(side: int) -> None:
-    for states in range(side):
+    for states in range(min(side, MOST_STATES + 1)):
         bands = plan_bands(side, states)
         assert len(bands) == states
         assert sum(band.num_rows for band in bands) <= side
@@ -40,7 +40,13 @@ def test_spare_rows_are_given_to_the_seams() -> None:
         (6, 1, 1),
         (12, 1, 1),
     ]
-    assert all(b.above == b.below == 0 for b in plan_bands(24, 23))
+
+
+def test_who_asks_for_every_row_gets_seams_that_do_not_show() -> None:
+    bands = plan_bands(24, 23)
+    assert [(b.start, b.end) for b in bands] == [(row, row + 1) for row in range(23)]
+    assert [b.above for b in bands] == [0, 1, 2, *[3] * 20]
+    assert all(b.below == 1 for b in bands)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,7 @@ def shown(janus: Janus, ids: Tensor, states: int) -> list[np.ndarray]:
     ]
 
 
-@pytest.mark.parametrize(("states", "most"), [(1, 10.0), (2, 14.0), (3, 18.0)])
+@pytest.mark.parametrize(("states", "most"), [(1, 10.0), (2, 14.0), (3, 18.0), (11, 18.0)])
 def test_previews_are_near_the_finished_picture(nano: Janus, states: int, most: float) -> None:
     """Grey levels in the mean, of 255; another picture's rows are some 60 off."""
     picture = Image.new("RGB", (96, 96), (120, 130, 140))

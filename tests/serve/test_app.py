@@ -94,7 +94,7 @@ def test_what_cannot_be_done_is_refused_with_the_reason(server, body, param, say
         ({"output_format": "webp"}, "output_format", "would change the result"),
         ({"n": 11}, "n", "less than or equal to 10"),
         ({"partial_images": 2}, "partial_images", "needs stream"),
-        ({"partial_images": 4, "stream": True}, "partial_images", "less than or equal to 3"),
+        ({"partial_images": 4, "stream": True}, "partial_images", "must be in [0, 3], got 4"),
         ({"response_format": "url", "stream": True}, "response_format", "events carry b64_json"),
         ({"guidance_scale": 1, "negative_prompt": "x"}, None, "does nothing at guidance_scale 1"),
         ({"guidence_scale": 1}, "guidence_scale", "did you mean 'guidance_scale'"),

@@ -52,6 +52,7 @@ def add_verbs(verbs: Any) -> None:
     )
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM; with --tls-key")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM; with --tls-cert")
+    parser.add_argument("--no-page", action="store_true", help="no web page at /")
     parser.add_argument("--log-prompts", action="store_true", help="write what is asked into logs")
 
 
@@ -77,6 +78,7 @@ def _serve(args: argparse.Namespace) -> None:
         cors_origins=tuple(args.cors_origin),
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
+        page=not args.no_page,
         log_prompts=args.log_prompts,
     )
     janus = load(args)

@@ -2,7 +2,7 @@
 
 A decoder normalises over all that it is given and attends to all of it, so a band's pixels are near
 the finished picture's, not theirs. All the bands of a picture together have no more rows than the
-picture itself: however many of its states are shown, they cost one decoding at most.
+picture itself: up to ``MOST_STATES`` of its states cost one decoding at most.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from openjanus.model.doors import ImageTokenizer, RowTokenizer
 MOST_STATES = 3
 ROWS_A_STATE = 8
 """Of a picture, for each state that is shown unless a number is asked for."""
+
+MANY_ABOVE, MANY_BELOW = 3, 1
+"""Of each state where there are more than ``MOST_STATES``: seams of single rows would stay seen."""
 
 _GREY = (127, 127, 127)
 
@@ -56,7 +59,8 @@ def plan_bands(side: int, states: int) -> list[Band]:
     """Share a picture's rows out among its unfinished states, evenly.
 
     The rows that no state shows are as many as may be decoded twice: one below each band, the
-    others above it. Of a single state half of them stand below: more hardly shows.
+    others above it. Of a single state half of them stand below: more hardly shows. Who asks for
+    more states than are shown unasked gets three rows above each and one below, and pays for them.
 
     Args:
         side: Rows of ids of a picture.
@@ -66,6 +70,8 @@ def plan_bands(side: int, states: int) -> list[Band]:
     spare = side - ends[-1] if ends else 0
     below = spare // 2 if states == 1 else min(1, spare // max(states, 1))
     above = (spare - below * states) // max(states - 1, 1)
+    if states > MOST_STATES:
+        above, below = MANY_ABOVE, MANY_BELOW
     return [
         Band(start=start, end=end, above=min(above, start), below=below)
         for start, end in zip([0, *ends], ends, strict=False)

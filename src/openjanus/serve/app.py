@@ -22,15 +22,22 @@ from openjanus.serve.chat import ChatWork, ChatWriter, ReplyPiece
 from openjanus.serve.errors import ApiError, failed, refused
 from openjanus.serve.fetch import Fetcher
 from openjanus.serve.gate import Application, Gate, Visit
-from openjanus.serve.images import DrawnState, ImagesWork, ImagesWriter
+from openjanus.serve.images import (
+    DrawnState,
+    ImagesWork,
+    ImagesWriter,
+    max_partial_images,
+)
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.options import ServeOptions
+from openjanus.serve.page import PageFile, page_files
 from openjanus.serve.room import Job, Room
 from openjanus.serve.schema import (
     ChatAnswer,
     ChatBody,
     ChatChunk,
     CompletedImage,
+    DrawingFacts,
     ErrorBody,
     ImagesAnswer,
     ImagesBody,
@@ -114,7 +121,17 @@ class Server:
 
     def cards(self) -> list[ModelCard]:
         """A card for each name."""
-        return [ModelCard(id=name, created=self.created) for name in self.options.model_names]
+        config = self.room.janus.config
+        drawing = DrawingFacts(
+            size=f"{config.gen_image_size}x{config.gen_image_size}",
+            max_partial_images=max_partial_images(config),
+            guidance_scale=config.drawing.guidance_scale,
+            temperature=config.drawing.temperature,
+        )
+        return [
+            ModelCard(id=name, created=self.created, drawing=drawing)
+            for name in self.options.model_names
+        ]
 
 
 def build_app(room: Room, options: ServeOptions, admission: Admission | None = None) -> Application:
@@ -145,6 +162,8 @@ def build_app(room: Room, options: ServeOptions, admission: Admission | None = N
     _add_model_routes(app, server)
     _add_chat_route(app, server)
     _add_image_routes(app, server)
+    if options.page:
+        _add_page_routes(app)
     _add_error_handlers(app)
     _declare_errors(app)
     gate = Gate(app, options=options, admission=admission, metrics=room.metrics)
@@ -282,6 +301,19 @@ def _add_image_routes(app: FastAPI, server: Server) -> None:
                 "you want to /v1/images/generations",
                 code="unsupported",
             )
+
+
+def _add_page_routes(app: FastAPI) -> None:
+    def add(file: PageFile) -> None:
+        @app.get(file.path, include_in_schema=False)
+        async def answer(request: Request) -> Response:
+            """A file of the page."""
+            if file.is_known(request.headers.get("if-none-match", "")):
+                return Response(status_code=304, headers=file.headers)
+            return Response(file.body, headers=file.headers)
+
+    for file in page_files():
+        add(file)
 
 
 def _shown(message: Any) -> Any:

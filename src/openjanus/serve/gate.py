@@ -22,6 +22,7 @@ from openjanus.serve.admission import Admission
 from openjanus.serve.errors import ApiError
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.options import ServeOptions, is_loopback
+from openjanus.serve.page import is_page_path
 
 LOG = logging.getLogger("openjanus.serve.requests")
 
@@ -130,7 +131,7 @@ class Gate:
         visit.key = digest.hex()[:8] if key else ""
         if self._options.is_open or scope["method"] == "OPTIONS":
             return
-        if scope["path"].startswith(FREE_PATHS):
+        if scope["path"].startswith(FREE_PATHS) or is_page_path(scope["path"]):
             return
         # All are compared, each in constant time: how long it takes tells nothing.
         matches = [hmac.compare_digest(digest, known) for known in self._keys]

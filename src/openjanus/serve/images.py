@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from openjanus.config import JanusConfig
 from openjanus.engine.noise import seed_or_new
 from openjanus.pipeline import DrawOptions, Janus
 from openjanus.pipeline.artist import Artist
@@ -23,6 +24,11 @@ from openjanus.serve.schema import (
     PartialImage,
     Picture,
 )
+
+
+def max_partial_images(config: JanusConfig) -> int:
+    """How many unfinished states of a picture can be shown: one fewer than it has rows of ids."""
+    return round(config.num_gen_image_tokens**0.5) - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +68,13 @@ class ImagesWork:
             )
         if body.partial_images and not body.stream:
             raise refused("partial_images needs stream: true", param="partial_images")
+        most = max_partial_images(self.janus.config)
+        if body.partial_images is not None and body.partial_images > most:
+            raise refused(
+                f"partial_images must be in [0, {most}], got {body.partial_images}: a picture "
+                f"of these weights grows by {most + 1} rows",
+                param="partial_images",
+            )
 
     @property
     def size(self) -> str:

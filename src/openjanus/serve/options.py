@@ -59,6 +59,8 @@ class ServeOptions:
     url_lifetime_s: float = 3600.0
     cors_origins: tuple[str, ...] = ()
     """Web pages of other origins that may call; none may without."""
+    page: bool = True
+    """Whether a web page is at ``/``."""
     log_prompts: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None

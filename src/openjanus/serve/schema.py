@@ -174,7 +174,8 @@ class ImagesBody(Body):
     response_format: Literal["b64_json", "url"] | None = None
     """``b64_json`` when left out. Addresses end after a while."""
     stream: bool | None = None
-    partial_images: Annotated[int, Field(ge=0, le=3)] | None = None
+    partial_images: Annotated[int, Field(ge=0)] | None = None
+    """Up to 3 as at OpenAI, or beyond that one fewer than a picture has rows of ids."""
     seed: Seed | None = None
     """One of the system's when left out; the answer tells it."""
     guidance_scale: Number | None = None
@@ -368,6 +369,17 @@ class CompletedImage(_DrawnEvent):
     usage: ImagesUsage
 
 
+class DrawingFacts(BaseModel):
+    """How a model draws; beyond OpenAI."""
+
+    size: str
+    max_partial_images: int
+    guidance_scale: float
+    """Where a request says none; and so the temperature."""
+    temperature: float
+    max_n: int = MAX_N
+
+
 class ModelCard(BaseModel):
     """A model that can be asked."""
 
@@ -375,6 +387,7 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "openjanus"
+    drawing: DrawingFacts
 
 
 class ModelList(BaseModel):

@@ -1,0 +1,134 @@
+"""Pictures of the web page in use, for the README and docs/serving.md.
+
+Starts ``openjanus serve`` and drives its page with this machine's Chromium. What is drawn and said
+is the model's own, for fixed prompts and seeds.
+
+    python scripts/page_pictures.py --model nano --output docs/images
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+MOST_BYTES = 150_000
+COLOURS = 256
+HALF = 0.55
+READY = "html[data-ready]"
+
+
+@contextlib.contextmanager
+def served(model: str) -> Iterator[str]:
+    """The address of a server of its own."""
+    code = "import sys; from openjanus.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "serve", "--model", model, "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                found = re.search(r"on (http://127\.0\.0\.1:\d+)", line)
+                if found:
+                    yield found[1]
+                    return
+            raise RuntimeError(f"`openjanus serve --model {model}` ended before it served")
+        finally:
+            process.terminate()
+            process.communicate()  # what it still writes must not block it
+
+
+def keep(page: Page, path: Path) -> None:
+    """Write what is seen, in few colours."""
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+    size = path.stat().st_size
+    print(f"{path}: {size:,} bytes")
+    if size > MOST_BYTES:
+        raise RuntimeError(f"{path} has {size:,} bytes, the most is {MOST_BYTES:,}")
+
+
+def draw(page: Page, prompt: str, seed: int, count: int) -> None:
+    """Begin a drawing."""
+    page.get_by_label("Describe a picture").fill(prompt)
+    page.get_by_label("Seed", exact=True).fill(str(seed))
+    page.get_by_role("radio", name=str(count)).check(force=True)
+    page.get_by_role("button", name="Draw", exact=True).click()
+
+
+def until_drawn(page: Page) -> None:
+    """Wait for the end of it."""
+    page.locator("#caption").wait_for()
+
+
+def talk(page: Page, questions: list[str]) -> None:
+    """Ask about the first picture drawn."""
+    page.get_by_role("button", name=re.compile("^Talk about")).first.click()
+    page.locator("#looked-image").wait_for()
+    for question in questions:
+        page.get_by_label("Ask", exact=True).fill(question)
+        page.keyboard.press("Enter")
+        page.locator(".turn.writing").wait_for()
+        page.get_by_role("button", name="Ask", exact=True).wait_for()
+
+
+def desktop(page: Page, folder: Path) -> None:
+    """A drawing on its way, and a talk about it."""
+    draw(page, "a photo of a red car", 2, 1)
+    until_drawn(page)
+    draw(page, "a photo of two dogs", 7, 4)
+    while page.locator("#draw-bar").evaluate("bar => bar.value") < HALF:
+        page.wait_for_timeout(10)
+    keep(page, folder / "page-growing.png")
+    until_drawn(page)
+    talk(page, ["What is in the picture?", "How many dogs are there?", "Describe the picture."])
+    page.evaluate("scrollTo(0, 0)")
+    page.locator("body").click(position={"x": 3, "y": 3})
+    keep(page, folder / "page.png")
+
+
+def phone(page: Page, folder: Path) -> None:
+    """The same, of a phone's width."""
+    draw(page, "a photo of a purple umbrella", 1, 1)
+    until_drawn(page)
+    keep(page, folder / "page-phone.png")
+
+
+def main() -> None:
+    """Take all of them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="nano", help="(%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("docs/images"), help="(%(default)s)")
+    args = parser.parse_args()
+    program = shutil.which("chromium")
+    if program is None:
+        parser.error("no Chromium here: apt-get install chromium")
+    with served(args.model) as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--no-proxy-server"]
+        )
+        for take, size, scheme in (
+            (desktop, (1200, 1000), "light"),
+            (phone, (390, 844), "dark"),
+        ):
+            page = browser.new_page(
+                viewport={"width": size[0], "height": size[1]}, color_scheme=scheme
+            )
+            page.goto(url)
+            page.wait_for_selector(READY)
+            take(page, args.output)
+            page.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+// The face that draws: words to pictures that grow row by row.
+
+import { draw as ask, Trouble } from "./api.js";
+import { at, fit, make, note, png, sendOnEnter, slug, suggest } from "./dom.js";
+
+const IDEAS = [
+  "a photo of a red car",
+  "a photo of two dogs",
+  "a photo of a banana left of a cup",
+  "a photo of a purple umbrella",
+];
+const COUNTS = [1, 2, 4, 6, 9];
+
+/** The card "Draw". */
+export class Draw {
+  #page;
+  #facts = null;
+  #running = null;
+  #shown = null;
+  #addresses = [];
+
+  /** @param page what the parts share: `model()`, `keep(drawing)`, `talkAbout(blob, name)`, `wantKey()` */
+  constructor(page) {
+    this.#page = page;
+    suggest(at("ideas"), IDEAS, (text) => {
+      at("prompt").value = text;
+      fit(at("prompt"));
+      at("draw-form").requestSubmit();
+    });
+    sendOnEnter(at("prompt"));
+    at("draw-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.draw();
+    });
+    at("draw-stop").onclick = () => this.stop();
+    at("seed-clear").onclick = () => { at("seed").value = ""; at("seed").focus(); };
+    at("again").onclick = () => {
+      this.#fill(this.#shown);
+      at("seed").value = "";
+      this.draw();
+    };
+    at("keep-seed").onclick = () => { at("seed").value = this.#shown.seed; at("seed").focus(); };
+    for (const name of ["guidance", "temperature"]) {
+      at(name).addEventListener("input", () => this.#tellNumber(name));
+    }
+  }
+
+  get isRunning() {
+    return this.#running !== null;
+  }
+
+  /** Take what a model does where nothing is asked for. */
+  use(facts) {
+    this.#facts = facts;
+    at("guidance").max = Math.max(10, Math.ceil(facts.guidance_scale));
+    at("guidance").value = facts.guidance_scale;
+    at("temperature").value = facts.temperature;
+    this.#tellNumber("guidance");
+    this.#tellNumber("temperature");
+    const counts = COUNTS.filter((count) => count <= facts.max_n);
+    at("counts").replaceChildren(...counts.map((count) => make("label", {}, [
+      make("input", { type: "radio", name: "count", value: count, defaultChecked: count === 1 }),
+      make("span", { textContent: count }),
+    ])));
+  }
+
+  stop() {
+    this.#running?.abort();
+  }
+
+  /** Draw what the form says, in place of what is drawn. */
+  async draw() {
+    const prompt = at("prompt").value.trim();
+    if (this.#facts === null) return this.#page.wantKey();
+    if (prompt === "") return note(at("draw-note"), "Say first what to draw.");
+    const seed = at("seed").value.trim();
+    if (!/^[0-9]*$/.test(seed)) return note(at("draw-note"), "A seed is a whole number, or nothing.");
+    this.stop();
+    const running = (this.#running = new AbortController());
+    const avoid = at("avoid").value.trim();
+    const drawing = {
+      prompt,
+      avoid,
+      model: this.#page.model(),
+      guidance: at("guidance").valueAsNumber,
+      temperature: at("temperature").valueAsNumber,
+      seed: null,
+      seconds: 0,
+      pictures: [],
+    };
+    const count = Number(document.querySelector("input[name=count]:checked").value);
+    const body = {
+      model: drawing.model,
+      prompt,
+      n: count,
+      partial_images: this.#facts.max_partial_images,
+      guidance_scale: drawing.guidance,
+      temperature: drawing.temperature,
+      ...(seed !== "" && { seed: Number(seed) }),
+      ...(avoid !== "" && { negative_prompt: avoid }),
+    };
+    this.#begin(count);
+    try {
+      await this.#grow(drawing, body, running.signal);
+      at("draw-said").textContent = `Drawn: ${prompt}, seed ${drawing.seed}.`;
+      this.#show(drawing);
+      await this.#page.keep(drawing);
+    } catch (error) {
+      if (running === this.#running) this.#fail(error);
+    } finally {
+      if (running === this.#running) this.#end();
+    }
+  }
+
+  /** Show a drawing of before. */
+  recall(drawing) {
+    this.stop();
+    this.#begin(drawing.pictures.length);
+    drawing.pictures.forEach((blob, index) => this.#put(index, blob, 1));
+    this.#end();
+    this.#fill(drawing);
+    this.#show(drawing);
+  }
+
+  async #grow(drawing, body, signal) {
+    const rows = this.#facts.max_partial_images + 1;
+    const known = new Array(body.n).fill(0);
+    const began = performance.now();
+    for await (const event of ask(body, signal)) {
+      const index = event.image_index;
+      const isWhole = event.type === "image_generation.completed";
+      const blob = await png(event.b64_json);
+      if (signal.aborted) throw new DOMException("stopped", "AbortError");
+      drawing.seed = event.seed;
+      known[index] = isWhole ? rows : event.partial_image_index + 1;
+      this.#put(index, blob, known[index] / rows);
+      if (isWhole) drawing.pictures[index] = blob;
+      drawing.seconds = (performance.now() - began) / 1000;
+      const done = known.reduce((sum, one) => sum + one, 0);
+      at("draw-bar").value = done / (rows * body.n);
+      at("draw-state").textContent = body.n === 1
+        ? `Row ${done} of ${rows}`
+        : `${Math.floor((100 * done) / (rows * body.n))} % of ${body.n} pictures`;
+    }
+    if (drawing.pictures.filter(Boolean).length < body.n) {
+      throw new Trouble("The server left before the drawing was whole.", { code: "lost" });
+    }
+  }
+
+  #begin(count) {
+    note(at("draw-note"), null);
+    this.#addresses.forEach((address) => URL.revokeObjectURL(address));
+    this.#addresses = [];
+    this.#shown = null;
+    at("stage-empty").hidden = at("caption").hidden = true;
+    at("grid").hidden = false;
+    at("grid").dataset.count = [1, 2, 4].includes(count) ? count : "many";
+    at("grid").replaceChildren(...Array.from({ length: count }, () =>
+      make("figure", {}, [make("div", { className: "frame growing" })])));
+    at("draw-progress").hidden = false;
+    at("draw-bar").removeAttribute("value");
+    at("draw-state").textContent = "Reading your words…";
+    at("draw-said").textContent = "Drawing.";
+    at("draw-stop").hidden = false;
+    at("draw-go").hidden = true;
+  }
+
+  #end() {
+    const hadFocus = document.activeElement === at("draw-stop");
+    this.#running = null;
+    at("draw-progress").hidden = at("draw-stop").hidden = true;
+    at("draw-go").hidden = false;
+    if (hadFocus) at("draw-go").focus();
+  }
+
+  #fail(error) {
+    for (const frame of document.querySelectorAll(".frame.growing")) {
+      frame.classList.remove("growing");
+      frame.classList.add("left");
+    }
+    if (!at("grid").querySelector("img")) {
+      at("grid").hidden = true;
+      at("stage-empty").hidden = false;
+    }
+    if (error.name === "AbortError") {
+      note(at("draw-note"), "Stopped.", false);
+    } else if (error.status === 401) {
+      this.#page.wantKey("This key is not one of the server's.");
+    } else if (error instanceof Trouble) {
+      note(at("draw-note"), error.message);
+    } else {
+      note(at("draw-note"), "This page made a mistake: see the browser's console.");
+      throw error;
+    }
+    at("draw-said").textContent = "";
+  }
+
+  /** Show what there is of a picture: `share` of it, from the top. */
+  #put(index, blob, share) {
+    const frame = at("grid").children[index].firstChild;
+    const address = URL.createObjectURL(blob);
+    this.#addresses.push(address);
+    let image = frame.querySelector("img");
+    if (image === null) frame.append((image = make("img", { alt: "" })));
+    image.src = address;
+    image.style.clipPath = share < 1 ? `inset(0 0 ${100 - 100 * share}% 0)` : "";
+    frame.style.setProperty("--known", `${100 * share}%`);
+    frame.classList.toggle("growing", share < 1);
+  }
+
+  #show(drawing) {
+    this.#shown = drawing;
+    const several = drawing.pictures.length > 1;
+    drawing.pictures.forEach((blob, index) => {
+      const figure = at("grid").children[index];
+      const which = several ? `, picture ${index + 1} of ${drawing.pictures.length}` : "";
+      const name = drawing.prompt + which;
+      figure.querySelector("img").alt = `Drawing: ${name}`;
+      figure.querySelector("figcaption")?.remove();
+      figure.append(make("figcaption", {}, [
+        make("button", {
+          type: "button", className: "quiet", textContent: "Talk", ariaLabel: `Talk about ${name}`,
+          onclick: () => this.#page.talkAbout(blob, name),
+        }),
+        make("button", {
+          type: "button", className: "quiet", textContent: "Save", ariaLabel: `Save ${name}`,
+          onclick: () => save(blob, drawing, several ? index + 1 : null),
+        }),
+      ]));
+    });
+    const parts = [`“${drawing.prompt}”`, `seed ${drawing.seed}`, `guidance ${drawing.guidance}`];
+    if (drawing.avoid) parts.push(`without ${drawing.avoid}`);
+    parts.push(`${drawing.seconds.toFixed(1)} s`);
+    at("caption-text").textContent = parts.join(" · ");
+    at("caption").hidden = false;
+  }
+
+  #fill(drawing) {
+    at("prompt").value = drawing.prompt;
+    at("avoid").value = drawing.avoid;
+    at("guidance").value = drawing.guidance;
+    at("temperature").value = drawing.temperature;
+    this.#tellNumber("guidance");
+    this.#tellNumber("temperature");
+    fit(at("prompt"));
+  }
+
+  #tellNumber(name) {
+    at(`${name}-value`).textContent = at(name).valueAsNumber.toFixed(name === "guidance" ? 1 : 2);
+  }
+}
+
+function save(blob, drawing, number) {
+  const address = URL.createObjectURL(blob);
+  const tail = number === null ? "" : `-${number}`;
+  make("a", { href: address, download: `${slug(drawing.prompt)}-seed-${drawing.seed}${tail}.png` }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+}
