@@ -18,8 +18,7 @@ from openjanus.pipeline import Janus, load
 from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
-from openjanus.web.graphs import make_graphs
-from openjanus.web.weights import write_graphs
+from openjanus.web.export import write_model
 
 
 def build_random(config: JanusConfig, seed: int = 0) -> JanusModel:
@@ -89,8 +88,8 @@ def picture() -> Image.Image:
 
 @pytest.fixture(scope="session")
 def tab_folder(janus: Janus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The graphs of ``janus``, made once: it takes a while."""
+    """``janus`` as a page has it, made once: it takes a while."""
     pytest.importorskip("onnxscript")
-    folder = tmp_path_factory.mktemp("tab")
-    write_graphs(folder, make_graphs(janus.model))
+    folder = tmp_path_factory.mktemp("tab") / "model"
+    write_model(janus, folder)
     return folder
