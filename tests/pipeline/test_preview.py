@@ -46,7 +46,7 @@ def test_who_asks_for_every_row_gets_seams_that_do_not_show() -> None:
     bands = plan_bands(24, 23)
     assert [(b.start, b.end) for b in bands] == [(row, row + 1) for row in range(23)]
     assert [b.above for b in bands] == [0, 1, 2, *[3] * 20]
-    assert all(b.below == 1 for b in bands)
+    assert all(b.above + b.below == 4 for b in bands)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def shown(janus: Janus, ids: Tensor, states: int) -> list[np.ndarray]:
     ]
 
 
-@pytest.mark.parametrize(("states", "most"), [(1, 10.0), (2, 14.0), (3, 18.0), (11, 18.0)])
+@pytest.mark.parametrize(("states", "most"), [(1, 10.0), (2, 14.0), (3, 18.0), (11, 10.0)])
 def test_previews_are_near_the_finished_picture(nano: Janus, states: int, most: float) -> None:
     """Grey levels in the mean, of 255; another picture's rows are some 60 off."""
     picture = Image.new("RGB", (96, 96), (120, 130, 140))

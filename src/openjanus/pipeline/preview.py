@@ -20,8 +20,9 @@ MOST_STATES = 3
 ROWS_A_STATE = 8
 """Of a picture, for each state that is shown unless a number is asked for."""
 
-MANY_ABOVE, MANY_BELOW = 3, 1
-"""Of each state where there are more than ``MOST_STATES``: seams of single rows would stay seen."""
+MANY_ABOVE, MANY_AROUND = 3, 4
+"""Rows above each state, and above and below it, where there are more than ``MOST_STATES``: single
+rows are too little to normalise over, and their seams would stay seen."""
 
 _GREY = (127, 127, 127)
 
@@ -60,7 +61,7 @@ def plan_bands(side: int, states: int) -> list[Band]:
 
     The rows that no state shows are as many as may be decoded twice: one below each band, the
     others above it. Of a single state half of them stand below: more hardly shows. Who asks for
-    more states than are shown unasked gets three rows above each and one below, and pays for them.
+    more states than are shown unasked gets four rows around each, and pays for them.
 
     Args:
         side: Rows of ids of a picture.
@@ -71,7 +72,11 @@ def plan_bands(side: int, states: int) -> list[Band]:
     below = spare // 2 if states == 1 else min(1, spare // max(states, 1))
     above = (spare - below * states) // max(states - 1, 1)
     if states > MOST_STATES:
-        above, below = MANY_ABOVE, MANY_BELOW
+        return [
+            Band(start=start, end=end, above=above, below=MANY_AROUND - above)
+            for start, end in zip([0, *ends], ends, strict=False)
+            for above in [min(MANY_ABOVE, start)]
+        ]
     return [
         Band(start=start, end=end, above=min(above, start), below=below)
         for start, end in zip([0, *ends], ends, strict=False)

@@ -7,9 +7,9 @@ const IDEAS = [
   "a photo of a red car",
   "a photo of two dogs",
   "a photo of a banana left of a cup",
-  "a photo of a purple umbrella",
 ];
 const COUNTS = [1, 2, 4, 6, 9];
+const IS_WIDE = "(min-width: 861px)"; // as in style.css
 
 /** The card "Draw". */
 export class Draw {
@@ -27,6 +27,7 @@ export class Draw {
       fit(at("prompt"));
       at("draw-form").requestSubmit();
     });
+    at("settings").open = matchMedia(IS_WIDE).matches;
     sendOnEnter(at("prompt"));
     at("draw-form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -163,6 +164,7 @@ export class Draw {
     at("draw-said").textContent = "Drawing.";
     at("draw-stop").hidden = false;
     at("draw-go").hidden = true;
+    if (!matchMedia(IS_WIDE).matches) at("stage").scrollIntoView({ block: "nearest" });
   }
 
   #end() {
@@ -219,11 +221,13 @@ export class Draw {
       figure.querySelector("figcaption")?.remove();
       figure.append(make("figcaption", {}, [
         make("button", {
-          type: "button", className: "quiet", textContent: "Talk", ariaLabel: `Talk about ${name}`,
+          type: "button", className: "quiet",
+          textContent: drawing.pictures.length > 4 ? "Talk" : "Talk about it",
+          ariaLabel: `Talk about it: ${name}`,
           onclick: () => this.#page.talkAbout(blob, name),
         }),
         make("button", {
-          type: "button", className: "quiet", textContent: "Save", ariaLabel: `Save ${name}`,
+          type: "button", className: "quiet", textContent: "Save", ariaLabel: `Save: ${name}`,
           onclick: () => save(blob, drawing, several ? index + 1 : null),
         }),
       ]));

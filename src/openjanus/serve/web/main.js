@@ -98,6 +98,8 @@ at("history-clear").onclick = async () => {
     }, 4000);
     return;
   }
+  isAskedTwice = false;
+  at("history-clear").textContent = "Clear";
   await history.clear();
   await showHistory();
   at("prompt").focus();
