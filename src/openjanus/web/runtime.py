@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
 
+from openjanus.pinned import npm_pack
 from openjanus.rules import require
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"
 """What is fetched."""
+SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
+"""Of the tarball that `npm pack` writes."""
 
 _FILES = {
     "ort.wasm.bundle.min.mjs": "ort.js",  # not every file server knows what .mjs is
@@ -64,23 +66,14 @@ def _copy(source: Path, target: Path) -> str:
 
 
 def _fetch(folder: Path) -> Path:
-    """The package of the pinned version, by the ordinary client of its registry."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise FileNotFoundError(
-            f"the page runs with {PACKAGE}, and there is no npm to fetch it with: install Node.js, "
-            f"or unpack its npm package yourself and give --runtime FOLDER"
-        )
-    done = subprocess.run(
-        [npm, "pack", "--silent", f"{PACKAGE}@{VERSION}", "--pack-destination", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["it does not say why"]
-        raise OSError(f"npm did not fetch {PACKAGE}@{VERSION}: {said[-1]}")
-    (packed,) = folder.glob("*.tgz")
+    """The package of the pinned version, unpacked."""
+    otherwise = f"unpack the npm package {PACKAGE} yourself and give --runtime FOLDER"
+    try:
+        packed = npm_pack(PACKAGE, VERSION, SHA256, folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; or {otherwise}") from error
+    except RuntimeError as error:  # npm's own trouble, of the network most of all
+        raise OSError(f"{error}; {otherwise}") from error
     with tarfile.open(packed) as archive:
         archive.extractall(folder, filter="data")
     return folder / "package"
