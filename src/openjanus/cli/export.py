@@ -30,12 +30,11 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _web(args: argparse.Namespace) -> None:
-    import onnx  # noqa: F401  (before the model is loaded)
-    import onnxscript  # noqa: F401
-
     from openjanus.web.export import export_web
+    from openjanus.web.graphs import require_exporter
     from openjanus.weights.formats import require_new
 
     require_new(args.folder)
+    require_exporter()  # before anything is loaded
     export_web(load(args), args.folder, runtime=args.runtime)
     print(args.folder / "index.html")

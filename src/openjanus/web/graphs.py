@@ -6,6 +6,7 @@ there once: either face embeds what goes in, and has its own head for what comes
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,6 +157,17 @@ def check_exportable(config: JanusConfig) -> None:
     )
 
 
+def require_exporter() -> None:
+    """Raise ``ImportError`` where what torch exports with is missing."""
+    try:
+        for name in ("onnx", "onnxscript"):
+            importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            "graphs are made with onnx and onnxscript: pip install 'openjanus[web]'"
+        ) from error
+
+
 def make_graphs(model: JanusModel) -> list[Graph]:
     """Make the graphs of a model: each a method of it, or ``decode_step``.
 
@@ -178,6 +190,7 @@ def make_graphs(model: JanusModel) -> list[Graph]:
         "serve it with `openjanus serve`",
     )
     require(not model.is_packed, "packed weights cannot be exported: load the model again")
+    require_exporter()
     from onnx.utils import Extractor
 
     parts = _parts(model)
@@ -237,8 +250,6 @@ def _parts(model: JanusModel) -> dict[str, _Part]:
 
 def _export(model: JanusModel, parts: Mapping[str, _Part]) -> ModelProto:
     """All parts as one graph; what goes in and out is called PART.NAME."""
-    import onnxscript  # noqa: F401  (what torch exports with: missed here, not in the middle)
-
     places = [
         (f"{name}.{one}", *place)
         for name, part in parts.items()
