@@ -7,8 +7,10 @@ there once: either face embeds what goes in, and has its own head for what comes
 from __future__ import annotations
 
 import importlib
+import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -256,8 +258,7 @@ def _export(model: JanusModel, parts: Mapping[str, _Part]) -> ModelProto:
         for one, place in part.inputs.items()
     ]
     any_length = torch.export.Dim.DYNAMIC
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the exporter's remarks on itself
+    with _quietly(), torch.inference_mode():
         program = torch.onnx.export(
             _Parts(model, list(parts.values())).eval(),
             # Each a tensor of its own: one that is given twice would be one input.
@@ -271,6 +272,20 @@ def _export(model: JanusModel, parts: Mapping[str, _Part]) -> ModelProto:
         )
     assert program is not None
     return program.model_proto
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the exporter's remarks on itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _cleaned(proto: ModelProto) -> ModelProto:
