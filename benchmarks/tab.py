@@ -7,9 +7,9 @@ PAGE is the folder that `openjanus export web PAGE --model MODEL` wrote. It is h
 file server and opened in this machine's Chromium, headless. Prompts are those of ``best_of.py``:
 held-out cells, as many of each of GenEval's six tags, each with a seed of its own. `ours` and
 `theirs` are median seconds a drawing in the tab and in Python, weights packed and looking ahead,
-`ratio` the median over the prompts of the quotients: they take turns, on one machine. `equal` counts
-drawings, and `ids` ids, that are those of Python's plain weights in fp32; `opening` are seconds
-until the page may draw, `bytes` all that it loads.
+`ratio` the median over the prompts of the quotients: they take turns, on one machine. `equal`
+counts drawings, and `ids` ids, that are those of Python's plain weights in fp32; `opening` are
+seconds until the page may draw, `bytes` all that it loads.
 """
 
 from __future__ import annotations

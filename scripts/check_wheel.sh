@@ -31,4 +31,8 @@ openjanus reconstruct drawings/0.png --model nano --output again.png
 for file in drawings/0.png drawings/1.png drawings/sheet.png again.png; do
     [[ -s $file ]] || { echo "$file was not written" >&2; exit 1; }
 done
+# The page's files have no extra to wait for.
+python -c 'from openjanus.serve.page import page_files
+found = {file.path for file in page_files()}
+assert {"/", "/page/main.js", "/page/style.css", "/page/icon.svg"} <= found, found'
 echo "the wheel draws and answers"

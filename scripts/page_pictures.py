@@ -21,9 +21,17 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+import openjanus
+
 MOST_BYTES = 150_000
 COLOURS = 256
 HALF = 0.55
+SCENE = Path(openjanus.__file__).parent / "assets" / "demo" / "scene.png"
+QUESTIONS = [
+    "How many tennis rackets can you see?",
+    "Name the thing above the toothbrush.",
+    "Is there a computer keyboard in the picture?",
+]
 READY = "html[data-ready]"
 
 
@@ -70,10 +78,8 @@ def until_drawn(page: Page) -> None:
     page.locator("#caption").wait_for()
 
 
-def talk(page: Page, questions: list[str]) -> None:
-    """Ask about the first picture drawn."""
-    page.get_by_role("button", name=re.compile("^Talk about")).first.click()
-    page.locator("#looked-image").wait_for()
+def ask(page: Page, questions: list[str]) -> None:
+    """Ask, and wait for each answer."""
     for question in questions:
         page.get_by_label("Ask", exact=True).fill(question)
         page.keyboard.press("Enter")
@@ -90,22 +96,26 @@ def desktop(page: Page, folder: Path) -> None:
         page.wait_for_timeout(10)
     keep(page, folder / "page-growing.png")
     until_drawn(page)
-    talk(page, ["What is in the picture?", "How many dogs are there?", "Describe the picture."])
+    page.locator("#picture-file").set_input_files(SCENE)
+    page.locator("#looked-image").wait_for()
+    ask(page, QUESTIONS)
     page.evaluate("scrollTo(0, 0)")
-    page.locator("body").click(position={"x": 3, "y": 3})
     keep(page, folder / "page.png")
 
 
 def phone(page: Page, folder: Path) -> None:
     """The same, of a phone's width."""
+    settings = page.get_by_text("Settings", exact=True)
+    settings.click()
     draw(page, "a photo of a purple umbrella", 1, 1)
     until_drawn(page)
+    settings.click()
     keep(page, folder / "page-phone.png")
 
 
 def main() -> None:
     """Take all of them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Pictures of the web page in use.")
     parser.add_argument("--model", default="nano", help="(%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("docs/images"), help="(%(default)s)")
     args = parser.parse_args()
@@ -116,13 +126,9 @@ def main() -> None:
         browser = playwright.chromium.launch(
             executable_path=program, args=["--no-sandbox", "--no-proxy-server"]
         )
-        for take, size, scheme in (
-            (desktop, (1200, 1000), "light"),
-            (phone, (390, 844), "dark"),
-        ):
-            page = browser.new_page(
-                viewport={"width": size[0], "height": size[1]}, color_scheme=scheme
-            )
+        desk = browser.new_page(viewport={"width": 1200, "height": 1000}, color_scheme="light")
+        small = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+        for take, page in ((desktop, desk), (phone, small)):
             page.goto(url)
             page.wait_for_selector(READY)
             take(page, args.output)
