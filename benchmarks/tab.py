@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import shutil
 import statistics
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from best_of import requests
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from tqdm import tqdm
 
@@ -104,7 +106,9 @@ def show(page: Page, path: Path) -> None:
         page.get_by_role("button", name="Ask", exact=True).wait_for(timeout=OPENING_MS)
     page.evaluate("scrollTo(0, 0)")
     page.locator("h1").click()
-    page.screenshot(path=path)
+    with Image.open(io.BytesIO(page.screenshot(full_page=True))) as image:
+        few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
 
 
 def main() -> None:

@@ -79,6 +79,30 @@ def test_the_model_says_what_it_is(tab_folder: Path, janus: Janus):
     assert {f"{name}.onnx" for name in facts["graphs"]} < set(on_disk)
 
 
+def test_a_folder_is_all_that_a_page_needs(
+    tmp_path: Path, tab_folder: Path, janus: Janus, runtime: Path, monkeypatch
+):
+    def copy_model(_: Janus, folder: Path) -> None:
+        shutil.copytree(tab_folder, folder)
+
+    monkeypatch.setattr("openjanus.web.export.write_model", copy_model)  # which takes a while
+    export_web(janus, tmp_path / "out", runtime=runtime)
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == {"README.md", "index.html", "model", "page", "runtime", "tab"}
+    assert f"{PACKAGE} 9.9" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "a page that runs it in a browser" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.long
+def test_the_command_writes_a_page(tmp_path: Path, capsys, runtime: Path):
+    out = tmp_path / "out"
+    assert main(["export", "web", str(out), "--model", "tiny", "--runtime", str(runtime)]) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == str(out / "index.html")
+    assert said.err == ""
+    assert json.loads((out / "model" / "model.json").read_text())["graphs"][3] == "decoder"
+
+
 def test_a_runtime_is_taken_from_where_it_lies(tmp_path: Path, runtime: Path):
     assert copy_runtime(tmp_path / "copied", runtime) == "9.9"
     assert (tmp_path / "copied" / "ort.wasm").read_text() == "ort-wasm-simd-threaded.wasm"

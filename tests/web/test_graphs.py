@@ -128,3 +128,5 @@ def test_what_a_tab_cannot_run_is_refused(make_model):
     quantize_model(model, QuantizationConfig.by_name("int8"))
     with pytest.raises(ValueError, match="export the model that it was made from"):
         make_graphs(model)
+    with pytest.raises(ValueError, match="load the model with dtype='float32'"):
+        make_graphs(make_model(preset("tiny")).bfloat16())

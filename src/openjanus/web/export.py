@@ -20,6 +20,7 @@ from openjanus.web.graphs import check_exportable, make_graphs
 from openjanus.web.manifest import describe_model
 from openjanus.web.runtime import PACKAGE, copy_runtime
 from openjanus.web.weights import NARROW, WIDE, write_graphs
+from openjanus.weights.card import write_card
 from openjanus.weights.formats import new_folder
 
 _POLICY = (
@@ -52,8 +53,7 @@ def export_web(janus: Janus, folder: Path | str, *, runtime: Path | None = None)
         version = copy_runtime(partial / "runtime", runtime)  # quick to fail, so first
         write_model(janus, partial / "model")
         write_page(partial, licence=janus.origin.licence, runtime=f"{PACKAGE} {version}")
-        for file in janus.origin.licence_files:
-            shutil.copyfile(file, partial / file.name)
+        write_card(partial, janus.config, layout="web", origin=janus.origin)
 
 
 def write_model(janus: Janus, folder: Path) -> None:

@@ -191,6 +191,12 @@ def make_graphs(model: JanusModel) -> list[Graph]:
         f"the model has {size:,} weights, a tab holds at most {MOST_WEIGHTS:,}: "
         "serve it with `openjanus serve`",
     )
+    table = model.language_model.model.embed_tokens.weight
+    require(
+        table.dtype == torch.float32 and table.device.type == "cpu",
+        f"graphs are made of fp32 weights on the CPU, these are {table.dtype} on {table.device}: "
+        "load the model with dtype='float32' and device='cpu'",
+    )
     require(not model.is_packed, "packed weights cannot be exported: load the model again")
     require_exporter()
     from onnx.utils import Extractor
