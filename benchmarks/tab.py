@@ -113,7 +113,7 @@ def show(page: Page, path: Path) -> None:
 
 def main() -> None:
     """Measure, print, and write what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("page", metavar="PAGE", type=Path)
     parser.add_argument("--model", default="nano", help="(%(default)s)")
     parser.add_argument("--prompts", type=int, default=24, help="(%(default)s)")

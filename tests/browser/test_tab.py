@@ -60,7 +60,9 @@ def address(tab_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """Where a plain file server has the page."""
     folder = tmp_path_factory.mktemp("site")
     try:
-        version = copy_runtime(folder / "runtime")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("npm_config_fetch_retries", "0")
+            version = copy_runtime(folder / "runtime")
     except OSError as error:
         if os.environ.get("OPENJANUS_REQUIRE_BROWSER") == "1":
             raise
@@ -313,8 +315,20 @@ def test_a_person_draws_asks_stops_and_is_told(page: Page, address: str, tmp_pat
     assert page.is_hidden("#draw-note")
 
 
-def test_a_missing_file_is_named(page: Page, address: str):
-    page.route("**/weights.f32", lambda route: route.fulfill(status=404))
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("model/weights.f32", "model/weights.f32 is missing"),
+        ("runtime/ort.wasm", "cannot run in this tab"),
+        ("runtime/ort.js", "a file of this page is missing"),
+    ],
+)
+def test_a_missing_file_is_told(page: Page, address: str, file, told):
+    page.route(f"**/{file}", lambda route: route.fulfill(status=404))
     page.goto(address)
     page.wait_for_selector("#tab-state.error", timeout=OPENING_MS)
-    assert "model/weights.f32 is missing" in page.inner_text("#tab-state")
+    assert told in page.inner_text("#tab-state")
+    page.fill("#prompt", "a red car")
+    page.click("#draw-go")
+    page.wait_for_selector("#draw-note.error")
+    assert told in page.inner_text("#draw-note")

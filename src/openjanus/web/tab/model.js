@@ -137,8 +137,8 @@ export class Model {
     yield stream.finish();
   }
 
-  /** The pixels of some of the first rows of ids, as a plan of "bands" has them: the first row of
-   *  ids that they belong to, and a picture of it and those below. */
+  /** The pixels that one of "bands" shows anew, of the first ids of a picture: a canvas, and where in
+   *  the picture it belongs. */
   async decodeBand(band, ids) {
     const { grid_size: side } = this.sizes;
     const top = band.start - band.above;
@@ -147,12 +147,10 @@ export class Model {
     for (let i = 0; i < band.below; i++) rows.push(...last);
     const values = await this.#decode(rows);
     const scale = this.sizes.gen_image_size / side;
-    const height = (band.end - top) * scale;
     const whole = toImageData(values.data, values.dims[3], values.dims[2]);
-    const first = band.shown_from;
-    const context = new OffscreenCanvas(whole.width, height - (first - top) * scale).getContext("2d");
-    context.putImageData(whole, 0, -(first - top) * scale);
-    return { canvas: context.canvas, y: first * scale };
+    const context = new OffscreenCanvas(whole.width, (band.end - band.shown_from) * scale).getContext("2d");
+    context.putImageData(whole, 0, (top - band.shown_from) * scale);
+    return { canvas: context.canvas, y: band.shown_from * scale };
   }
 
   /** The picture of all ids. */

@@ -116,14 +116,13 @@ export function pixelValues(picture, { size, min_size: least, mean, std }) {
   return values;
 }
 
-/** Rows of (3, h, S) values in [-1, 1], from one on, as a picture; truncated to 8 bits. */
-export function toImageData(values, width, height, firstRow = 0) {
-  const image = new ImageData(width, height - firstRow);
-  for (let i = 0; i < width * (height - firstRow); i++) {
+/** (3, h, w) values in [-1, 1] as a picture; truncated to 8 bits. */
+export function toImageData(values, width, height) {
+  const image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
     for (let c = 0; c < 3; c++) {
-      const value = values[c * width * height + firstRow * width + i];
-      const wide = Math.fround(Math.fround(Math.fround(value + 1) / 2) * 255);
-      image.data[4 * i + c] = Math.trunc(wide);
+      const share = Math.fround(Math.fround(values[c * width * height + i] + 1) / 2);
+      image.data[4 * i + c] = Math.trunc(Math.fround(share * 255));
     }
     image.data[4 * i + 3] = 255;
   }
