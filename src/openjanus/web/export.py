@@ -30,7 +30,7 @@ _POLICY = (
 _OPENING = """\
   <p class="note" id="tab-state" role="status">Opening. If this stays, the browser was given a file
     and not a page: run <code>python3 -m http.server</code> in this folder, then look at
-    <code>http://127.0.0.1:8000</code>. The page needs JavaScript.</p>
+    <code>http://127.0.0.1:8000/</code>. The page needs JavaScript.</p>
 """
 
 
@@ -103,6 +103,7 @@ def _in_a_tab(page: str, *, licence: str, runtime: str) -> str:
     policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     changes = [
         (r'<meta charset="utf-8">', f'<meta charset="utf-8">\n  {policy}'),
+        (r"</head>", '  <link rel="stylesheet" href="tab/tab.css">\n</head>'),
         (r"  <noscript>.*?</noscript>\n", _OPENING),
         (r"<footer>.*?</footer>", footer),
     ]
