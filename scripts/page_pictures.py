@@ -89,9 +89,10 @@ def ask(page: Page, questions: list[str]) -> None:
 
 def desktop(page: Page, folder: Path) -> None:
     """A drawing on its way, and a talk about it."""
-    draw(page, "a photo of a red car", 2, 1)
-    until_drawn(page)
-    draw(page, "a photo of two dogs", 7, 4)
+    for prompt in ("a photo of a red car", "a photo of a yellow umbrella"):
+        draw(page, prompt, 2, 1)
+        until_drawn(page)
+    draw(page, "a photo of a blue bird", 1, 4)
     while page.locator("#draw-bar").evaluate("bar => bar.value") < HALF:
         page.wait_for_timeout(10)
     keep(page, folder / "page-growing.png")

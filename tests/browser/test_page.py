@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 SECONDS = 20
 TOKENS = 24
+READ = """image => {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    canvas.getContext("2d").drawImage(image, 0, 0);
+    return canvas.toDataURL("image/png");
+}"""
 
 
 @contextlib.contextmanager
@@ -92,20 +98,14 @@ def picture_file(colour: tuple[int, int, int] = (200, 30, 30)) -> dict:
 def images_shown(page: Page) -> list[bytes]:
     """The pixels of the stage's pictures."""
     addresses = page.locator("#grid img").evaluate_all(
-        """images => Promise.all(images.map(async image => {
-            await image.decode();
-            const canvas = document.createElement("canvas");
-            canvas.width = image.naturalWidth;
-            canvas.height = image.naturalHeight;
-            canvas.getContext("2d").drawImage(image, 0, 0);
-            return canvas.toDataURL("image/png");
-        }))"""
+        f"images => Promise.all(images.map(image => image.decode().then(() => ({READ})(image))))"
     )
-    shown = []
-    for address in addresses:
-        with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
-            shown.append(image.convert("RGB").tobytes())
-    return shown
+    return [pixels_of(address) for address in addresses]
+
+
+def pixels_of(address: str) -> bytes:
+    with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
+        return image.convert("RGB").tobytes()
 
 
 def draw(page: Page, prompt: str, *, seed: int | str = 3) -> None:
@@ -126,15 +126,17 @@ def replied(page: Page) -> str:
 
 def test_a_drawing_grows_and_ends_in_what_the_library_draws(page, site, slow, janus) -> None:
     open_page(page, site[0])
+    page.evaluate(
+        f"""window.states = [];
+        const seen = event => event.target.closest("#grid") && states.push(({READ})(event.target));
+        document.addEventListener("load", seen, true);"""
+    )
     draw(page, "a red car")
-    states: list[bytes] = []
-    while not page.locator("#caption").is_visible():
-        for state in images_shown(page):
-            if state not in states:
-                states.append(state)
-    states += [state for state in images_shown(page) if state not in states]
-    assert len(states) == 4  # a grid of 4 x 4: a state after each row
-    assert states[-1] == janus.draw("a red car", seed=3).images[0].tobytes()
+    page.locator("#caption").wait_for()
+    assert images_shown(page) == [janus.draw("a red car", seed=3).images[0].tobytes()]
+    states = [pixels_of(address) for address in page.evaluate("window.states")]
+    assert states[-1] == images_shown(page)[0]
+    assert len(set(states)) == len(states) == 4  # a grid of 4 x 4: a state after each row
     assert "seed 3" in page.locator("#caption-text").inner_text()
 
 
@@ -164,10 +166,18 @@ def test_several_are_drawn_saved_kept_and_cleared(page, site, janus) -> None:
     assert page.locator("#history").is_hidden()
 
 
-def test_a_dropped_picture_is_talked_about_in_turns(page, site, janus) -> None:
+@pytest.mark.parametrize(
+    "hand_over",
+    [
+        "files => dispatchEvent(new DragEvent('drop', {dataTransfer: files, cancelable: true}))",
+        "files => dispatchEvent(new ClipboardEvent('paste', {clipboardData: files}))",
+    ],
+    ids=["dropped", "pasted"],
+)
+def test_a_picture_is_talked_about_in_turns(page, site, janus, hand_over) -> None:
     open_page(page, site[0])
     file = picture_file()
-    transfer = page.evaluate_handle(
+    files = page.evaluate_handle(
         """encoded => {
             const bytes = Uint8Array.from(atob(encoded), one => one.charCodeAt(0));
             const transfer = new DataTransfer();
@@ -176,9 +186,9 @@ def test_a_dropped_picture_is_talked_about_in_turns(page, site, janus) -> None:
         }""",
         base64.b64encode(file["buffer"]).decode(),
     )
-    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    files.evaluate(hand_over)
     page.locator("#looked-image").wait_for()
-    assert page.locator("#looked-name").inner_text() == "red.png"
+    assert page.locator("#looked-name").inner_text() in ("red.png", "A pasted picture")
 
     ask(page, "what is it?")
     with Image.open(io.BytesIO(file["buffer"])) as opened:
