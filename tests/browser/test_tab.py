@@ -291,6 +291,7 @@ def test_a_person_draws_asks_stops_and_is_told(page: Page, address: str, tmp_pat
     page.wait_for_selector("#caption:not([hidden])", timeout=OPENING_MS)
     assert page.locator("#grid img").evaluate("(image) => image.naturalWidth") == 32
     assert page.is_hidden("#tab-state")
+    page.context.set_offline(True)  # from here on it needs nobody
     page.locator("#grid figcaption button").first.click()
     page.fill("#question", "What is this?")
     page.click("#talk-go")
