@@ -35,4 +35,11 @@ done
 python -c 'from openjanus.serve.page import page_files
 found = {file.path for file in page_files()}
 assert {"/", "/page/main.js", "/page/style.css", "/page/icon.svg"} <= found, found'
+python -c 'from pathlib import Path
+from openjanus.web.export import write_page
+folder = Path("tab")
+folder.mkdir()
+write_page(folder, licence="", runtime="")
+found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+assert {"index.html", "page/api.js", "tab/worker.js", "tab/tab.css"} <= found, found'
 echo "the wheel draws and answers"

@@ -18,6 +18,7 @@ from openjanus.pipeline import Janus, load
 from openjanus.presets import preset
 from openjanus.processor.prompt import Processor
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
+from openjanus.web.export import write_model
 
 
 def build_random(config: JanusConfig, seed: int = 0) -> JanusModel:
@@ -83,3 +84,12 @@ def picture() -> Image.Image:
     image = Image.new("RGB", (40, 30), (200, 30, 30))
     image.paste((20, 60, 220), (5, 5, 20, 25))
     return image
+
+
+@pytest.fixture(scope="session")
+def tab_folder(janus: Janus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``janus`` as a page has it, made once: it takes a while."""
+    pytest.importorskip("onnxscript")
+    folder = tmp_path_factory.mktemp("tab") / "model"
+    write_model(janus, folder)
+    return folder

@@ -23,6 +23,8 @@ OPTIONAL = {
     "bitsandbytes",
     "fastapi",
     "matplotlib",
+    "onnx",
+    "onnxscript",
     "peft",
     "prometheus_client",
     "pyarrow",
@@ -135,7 +137,7 @@ def test_optional_packages_are_declared_by_an_extra():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = " ".join(
         line.replace("-", "_")
-        for extra in ("train", "nano", "wandb", "lora", "adamw8bit", "serve")
+        for extra in ("train", "nano", "wandb", "lora", "adamw8bit", "serve", "web")
         for line in project["optional-dependencies"][extra]
     )
     for module in OPTIONAL:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from openjanus.cli import bench, conformance, data, evaluation, models, runs, serving
+from openjanus.cli import bench, conformance, data, evaluation, export, models, runs, serving
 from openjanus.cli.parsing import EXTRAS, Parser
 from openjanus.rules import near
 
@@ -93,6 +93,7 @@ def parse(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--traceback", action="store_true", help="show where a message comes from")
     verbs = parser.add_subparsers(metavar="COMMAND")
     models.add_verbs(verbs)
+    export.add_verbs(verbs)
     data.add_verbs(verbs)
     runs.add_verbs(verbs)
     evaluation.add_verbs(verbs)

@@ -32,6 +32,7 @@ EXTRAS = {
         "prometheus_client": "prometheus-client",
         "pydantic": "fastapi",
     },
+    "web": {"onnx": "onnx", "onnxscript": "onnxscript"},
 }
 """Extra -> the modules that it brings, each with the package that holds it."""
 

@@ -104,15 +104,20 @@ def render_with_spans(
     return text, spans
 
 
+def reserved_tokens(config: ProcessorConfig) -> list[str]:
+    """What no text may hold; ``IMAGE_MARK`` alone stands for a picture."""
+    reserved = [config.bos_token, config.eos_token, config.pad_token]
+    reserved += [config.boi_token, config.eoi_token]
+    # Plain words as roles (Janus-1.3B) are no special tokens, and people do write them.
+    reserved += [r for r in (config.user_role, config.assistant_role) if not r.isalpha()]
+    if config.image_token != IMAGE_MARK:
+        reserved.append(config.image_token)
+    return reserved
+
+
 def _checked(text: str, config: ProcessorConfig, where: str) -> str:
     """``text`` stripped. A special token spelt out in it would become a real one: a forged turn."""
-    forbidden = [config.bos_token, config.eos_token, config.pad_token]
-    forbidden += [config.boi_token, config.eoi_token]
-    # Plain words as roles (Janus-1.3B) are no special tokens, and people do write them.
-    forbidden += [r for r in (config.user_role, config.assistant_role) if not r.isalpha()]
-    if config.image_token != IMAGE_MARK:
-        forbidden.append(config.image_token)
-    for token in forbidden:
+    for token in reserved_tokens(config):
         if token in text:
             raise ValueError(f"{where} holds the special token {token!r}: take it out of the text")
     return text.strip()

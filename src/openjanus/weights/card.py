@@ -21,6 +21,7 @@ _FORMAT_NAMES = {
     "openjanus": "openjanus",
     "deepseek": "the authors' code (`multi_modality`)",
     "transformers": "transformers (`JanusForConditionalGeneration`)",
+    "web": "a page that runs it in a browser (`python3 -m http.server` in this folder)",
 }
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openjanus.worlds.emoji import fetch, packages
+from openjanus import pinned
+from openjanus.worlds.emoji import fetch
 from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.sprites import Sprites
 
@@ -114,7 +115,7 @@ def test_a_package_that_is_not_the_pinned_one_is_refused(
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(fetch.shutil, "which", lambda name: f"/bin/{name}")
-    monkeypatch.setattr(packages.subprocess, "run", pack)
+    monkeypatch.setattr(pinned.subprocess, "run", pack)
     with pytest.raises(ValueError, match=r"must have sha256 3e918d88.* got [0-9a-f]{64}"):
         fetch.fetch_emoji(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -125,7 +126,7 @@ def test_a_failing_client_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         return subprocess.CompletedProcess(command, 7, "", "no such package")
 
     monkeypatch.setattr(fetch.shutil, "which", lambda name: f"/bin/{name}")
-    monkeypatch.setattr(packages.subprocess, "run", refuse)
+    monkeypatch.setattr(pinned.subprocess, "run", refuse)
     with pytest.raises(RuntimeError, match=r"ended with 7: no such package"):
         fetch.fetch_emoji(tmp_path)
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from openjanus.pinned import npm_pack
 from openjanus.worlds.emoji.absence import absent_things, doubtful_things
 from openjanus.worlds.emoji.captions import (
     Things,
@@ -30,7 +31,7 @@ from openjanus.worlds.emoji.cells import Cell
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS
 from openjanus.worlds.emoji.draws import pick
 from openjanus.worlds.emoji.fetch import FORMAT_VERSION, Progress, default_folder, holds, tell
-from openjanus.worlds.emoji.packages import EMOJIBASE, npm_pack
+from openjanus.worlds.emoji.packages import EMOJIBASE
 from openjanus.worlds.emoji.scenes import Scene, SceneObject, relations
 
 

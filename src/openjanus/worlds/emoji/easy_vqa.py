@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 from openjanus.data.samples import IMAGE_MARK, Sample, Turn
+from openjanus.pinned import pip_wheel
 from openjanus.worlds.emoji.draws import below
 from openjanus.worlds.emoji.fetch import FORMAT_VERSION, Progress, default_folder, holds, tell
-from openjanus.worlds.emoji.packages import pip_wheel
 
 EASY_VQA: Final[dict[str, str]] = {
     "package": "easy-vqa",

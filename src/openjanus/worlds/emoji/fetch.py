@@ -25,8 +25,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from openjanus.pinned import checked, npm_pack, pip_wheel, run
 from openjanus.worlds.emoji.concepts import CONCEPTS
-from openjanus.worlds.emoji.packages import checked, npm_pack, pip_wheel, run
 
 FORMAT_VERSION: Final = 1
 """Version of what is written to disk here."""
@@ -341,7 +341,7 @@ def save_sprites(
 
 
 def pack_artwork(artwork: Artwork, folder: Path) -> Path:
-    """Fetch a pinned package's tarball into a folder, as `packages.npm_pack` does."""
+    """Fetch a pinned package's tarball into a folder, as `pinned.npm_pack` does."""
     return npm_pack(artwork.package, artwork.version, artwork.sha256, folder)
 
 
