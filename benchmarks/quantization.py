@@ -177,7 +177,7 @@ def _drawn(
 def drawn_right(
     options: argparse.Namespace, kind: str | None, lines: list[dict[str, Any]], referee: Judge
 ) -> tuple[list[bool], list[Tensor]]:
-    """Which of a model's drawings are right, and their ids: all prompts with a seed, then the next."""
+    """Which of a model's drawings are right, and their ids: by seed, then by prompt."""
     janus = load(options, kind, options.dtype)
     right: list[bool] = []
     ids: list[Tensor] = []
