@@ -1,7 +1,8 @@
 """What int8 and int4 cost in quality and save in time.
 
     python benchmarks/quantization.py [--parts kl score speed] [--prompts N] [--drawings N]
-        [--layers N] [--rounds N] [--threads N] [--model MODEL] [--dtype DTYPE] [--output FILE]
+        [--seeds N] [--layers N] [--rounds N] [--threads N] [--model MODEL] [--dtype DTYPE]
+        [--output FILE]
 
 Three parts, each of `int8`, `int4` in groups of 64 and `int4` in groups of 32:
 
@@ -10,10 +11,10 @@ Three parts, each of `int8`, `int4` in groups of 64 and `int4` in groups of 32:
   KL(plain || quantized) in nats an id, after guidance of 5 for drawings, `theirs` that of the same
   weights rounded to bfloat16 and not quantized. Agreement is the share of ids at which both hold
   the same one for the likeliest.
-- `score`: `--drawings` prompts of each of GenEval's six tags, each drawn by both with one seed, so
-  with the same noise; the judge of the emoji world says which are right. `ours` and `theirs` are
-  the overall shares, the mean of the tags'; the drop is in points, its interval of 95 %, prompts
-  resampled tag by tag.
+- `score`: `--drawings` prompts of each of GenEval's six tags, drawn by both with each of `--seeds`
+  seeds, so with the same noise; the judge of the emoji world says which are right. `ours` and
+  `theirs` are the overall shares, the mean of the tags'; the drop is in points, its interval of
+  95 %, prompts with all their drawings resampled tag by tag.
 - `speed`: the seven products of a decoder layer of Janus-Pro-1B's sizes in bfloat16, by rows, in
   milliseconds, the kinds in turn, medians. `theirs` is plain bfloat16. Layers are run one after
   another, so that a cache does not hold them.
@@ -69,9 +70,9 @@ def load(options: argparse.Namespace, kind: str | None, dtype: str) -> openjanus
     return openjanus.load(options.model, device="cpu", dtype=dtype, quantize=quantize)
 
 
-def seed_of(prompt: str) -> int:
-    """Of the prompt, not of its place."""
-    return zlib.crc32(prompt.encode())
+def seed_of(prompt: str, number: int = 0) -> int:
+    """Of the prompt, not of its place, and of which of its drawings it is."""
+    return zlib.crc32(prompt.encode()) + number
 
 
 # KL under teacher forcing
@@ -164,26 +165,27 @@ def measure_kl(options: argparse.Namespace) -> Figures:
 
 
 def _drawn(
-    janus: openjanus.Janus, lines: list[dict[str, Any]]
+    janus: openjanus.Janus, lines: list[dict[str, Any]], number: int = 0
 ) -> Iterator[tuple[str, openjanus.Drawing]]:
-    """Prompts with their drawings, which are made some at a time."""
+    """Prompts with one drawing of each, which are made some at a time."""
     for start in range(0, len(lines), BATCH):
         prompts = [line["prompt"] for line in lines[start : start + BATCH]]
-        seeds = [seed_of(prompt) for prompt in prompts]
+        seeds = [seed_of(prompt, number) for prompt in prompts]
         yield from zip(prompts, janus.draw_batch(prompts, seed=seeds), strict=True)
 
 
 def drawn_right(
     options: argparse.Namespace, kind: str | None, lines: list[dict[str, Any]], referee: Judge
 ) -> tuple[list[bool], list[Tensor]]:
-    """Which of a model's drawings are right, and their ids."""
+    """Which of a model's drawings are right, and their ids: by seed, then by prompt."""
     janus = load(options, kind, options.dtype)
     right: list[bool] = []
     ids: list[Tensor] = []
     name = "plain" if kind is None else kind
-    for start in tqdm(range(0, len(lines), BATCH), desc=name):
+    turns = [(n, start) for n in range(options.seeds) for start in range(0, len(lines), BATCH)]
+    for number, start in tqdm(turns, desc=name):
         part = lines[start : start + BATCH]
-        drawn = [drawing for _, drawing in _drawn(janus, part)]
+        drawn = [drawing for _, drawing in _drawn(janus, part, number)]
         verdicts = judge_drawings([one.images[0] for one in drawn], part, referee=referee)
         right += [verdict.correct for verdict in verdicts]
         ids += [one.image_ids[0] for one in drawn]
@@ -192,8 +194,9 @@ def drawn_right(
 
 def measure_score(options: argparse.Namespace) -> Figures:
     """Overall shares of right drawings and their drops."""
-    lines, referee = requests(options.drawings * len(TAGS)), Judge.load()
-    base, base_ids = drawn_right(options, None, lines, referee)
+    prompts, referee = requests(options.drawings * len(TAGS)), Judge.load()
+    lines = prompts * options.seeds
+    base, base_ids = drawn_right(options, None, prompts, referee)
 
     def overall(values: Sequence[float]) -> float:
         tags = [
@@ -204,7 +207,7 @@ def measure_score(options: argparse.Namespace) -> Figures:
 
     found: Figures = {}
     for kind in KINDS:
-        right, ids = drawn_right(options, kind, lines, referee)
+        right, ids = drawn_right(options, kind, prompts, referee)
         drops = [100 * (a - b) for a, b in zip(base, right, strict=True)]
         groups = {}
         for tag in TAGS:
@@ -221,6 +224,7 @@ def measure_score(options: argparse.Namespace) -> Figures:
             "drop_interval": interval,
             "changed_verdicts": sum(a != b for a, b in zip(base, right, strict=True)),
             "same_ids": statistics.fmean(same),
+            "prompts": len(prompts),
             "drawings": len(lines),
             "dtype": options.dtype,
         }
@@ -309,7 +313,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What int8 and int4 cost and save.")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--prompts", type=int, default=48, help="of KL; a multiple of 6")
-    parser.add_argument("--drawings", type=int, default=64, help="prompts a tag")
+    parser.add_argument("--drawings", type=int, default=24, help="prompts a tag, 24 at most")
+    parser.add_argument("--seeds", type=int, default=2, help="drawings of each of these")
     parser.add_argument("--layers", type=int, default=4, help="of the speed part")
     parser.add_argument("--rounds", type=int, default=15, help="of the speed part")
     parser.add_argument("--threads", type=int, default=1)

@@ -25,7 +25,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "BANDWIDTH_BYTES", 2**20)
+    monkeypatch.setattr(sys.modules["engine_rows"], "BANDWIDTH_BYTES", 2**20)
     return module
 
 

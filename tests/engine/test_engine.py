@@ -281,12 +281,11 @@ def test_a_request_that_cannot_start_takes_nobody_down(
 
 def test_prefill_budget_spreads_prompts_over_steps(lively_model: JanusModel, chat: Chat) -> None:
     engine = make_engine(lively_model, max_prefill_tokens=30)
-    for _ in range(4):
-        engine.add(chat())  # of 20 tokens
-    engine.step()
-    assert (engine.num_running, engine.num_waiting) == (2, 2)
-    engine.step()
-    assert engine.num_waiting == 0
+    ids = [engine.add(chat()) for _ in range(4)]  # of 20 tokens
+    assert {event.request_id for event in engine.step()} == set(ids[:2])
+    assert engine.is_opening
+    assert {event.request_id for event in engine.step()} == set(ids)
+    assert not engine.is_opening
 
 
 def test_tensors_of_the_caller_are_left_alone(

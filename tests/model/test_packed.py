@@ -105,3 +105,13 @@ def test_a_packed_model_computes_what_it_did(name: str, dtype: torch.dtype) -> N
 
 def test_in_fp64_nothing_is_packed() -> None:
     assert pack_model(build_model(preset("tiny"), device="cpu", dtype=torch.float64)) == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_layers_pass_no_gradient_on_and_say_so(dtype: torch.dtype) -> None:
+    packed, x = PackedLinear(layer(dtype=dtype)), torch.randn(3, 96).to(dtype)
+    with pytest.raises(ValueError, match=r"pass no gradient on: use torch\.no_grad"):
+        packed(x.clone().requires_grad_())
+    with torch.no_grad():
+        wanted = packed(x.clone().requires_grad_())
+    assert torch.equal(packed(x), wanted)

@@ -28,17 +28,25 @@ def test_large_pictures_show_more_states() -> None:
     assert [default_states(side) for side in (1, 2, 4, 12, 16, 24, 64)] == [0, 1, 1, 1, 2, 3, 3]
 
 
+@pytest.mark.parametrize("side", [4, 8, 12, 16, 24, 27])
+def test_the_first_of_three_is_shown_before_a_quarter_has_passed(side: int) -> None:
+    ends = [band.end for band in plan_bands(side, 3)]
+    assert ends == sorted(set(ends))
+    if side >= 12:  # a fifth of the ids: the prompt and the decoding take time too
+        assert ends[0] / side <= 0.2
+
+
 def test_spare_rows_are_given_to_the_seams() -> None:
     (only,) = plan_bands(24, 1)
     assert (only.end, only.below, only.num_rows) == (12, 6, 18)
     assert [(b.end, b.above, b.below, b.shown_from) for b in plan_bands(24, 2)] == [
-        (8, 0, 1, 0),
-        (16, 6, 1, 5),
+        (5, 0, 1, 0),
+        (13, 5, 1, 3),
     ]
     assert [(b.start, b.above, b.below) for b in plan_bands(24, 3)] == [
         (0, 0, 1),
-        (6, 1, 1),
-        (12, 1, 1),
+        (4, 2, 1),
+        (10, 2, 1),
     ]
 
 

@@ -12,13 +12,14 @@ from torch import Tensor
 from openjanus.engine.compose_page import ComposePage
 from openjanus.engine.course import Course
 from openjanus.engine.image_page import ImagePage
+from openjanus.engine.memory import SHARE, free_bytes, page_bytes
+from openjanus.engine.openings import Opening, Openings
 from openjanus.engine.options import EngineOptions
 from openjanus.engine.page import (
     MOST_JOINED,
     Page,
     Plan,
     TextPage,
-    cache_bytes,
     join_plans,
     rows_change_bits,
     run_plans,
@@ -70,19 +71,12 @@ class Engine:
         self._model = model.eval()
         self._image_pad_id = image_pad_id
         self._rules = Rules(model, image_pad_id)
-        rows = self.options.rows_per_page
-        slots: dict[Mode, int] = {"image": rows // 2, "text": rows, "compose": rows // 2}
-        self._scheduler = Scheduler(
-            slots,
-            self.options.max_pages,
-            cost=lambda _, capacity: rows * cache_bytes(model, capacity),
-            budget=self.options.max_cache_bytes,
-        )
+        self._scheduler = _scheduler(model, self.options)
         self._pages: dict[int, Page] = {}
         self._runs_idle: dict[int, bool] = {}  # by rows of a step; tried before the first
         self._version = _weights_version(model)
         self._jobs: dict[int, _Job] = {}
-        self._opening: tuple[int, Generator[int, None, list[int]]] | None = None
+        self._openings = Openings()
         self._told: list[Event] = []  # at the end of this step, or of the next one
         self._prefill_budget = self.options.prefill_budget(model)
         self._prefixes = PrefixCache(self.options.prefix_cache_size)
@@ -112,7 +106,7 @@ class Engine:
     @property
     def is_opening(self) -> bool:
         """Whether the prompt of somebody who has a slot is still being run."""
-        return self._opening is not None
+        return len(self._openings) > 0
 
     def __contains__(self, request_id: int) -> bool:
         """Whether a request runs or waits, or something of it is yet to be told."""
@@ -151,8 +145,7 @@ class Engine:
 
     def _drop(self, request_id: int) -> None:
         del self._jobs[request_id]
-        if self._opening is not None and self._opening[0] == request_id:
-            self._opening = None
+        self._openings.drop(request_id)
         self._leave(request_id)
 
     @torch.inference_mode()
@@ -226,19 +219,27 @@ class Engine:
         """Seat requests in order and run their prompts, as many tokens as a step may have."""
         tokens = 0
         while tokens < self._prefill_budget:
-            if self._opening is None:
-                seat = self._scheduler.admit()
-                if seat is None:
-                    break
-                self._opening = (seat.request_id, self._open(seat))
-            request_id, pieces = self._opening
-            with self._ending([request_id]):
-                try:
-                    tokens += next(pieces)
-                except StopIteration as end:
-                    self._opening = None
-                    for first_id in end.value:
-                        self._told += self._take(request_id, first_id)
+            while (seat := self._scheduler.admit()) is not None:
+                left = self._prompt_tokens(self._jobs[seat.request_id].request)
+                self._openings.add(Opening(seat.request_id, self._open(seat), left))
+            if not self._openings:
+                break
+            opening = self._openings.next()
+            with self._ending([opening.request_id]):
+                cost, first_ids = opening.advance()
+                tokens += cost
+                if first_ids is not None:
+                    self._openings.drop(opening.request_id)
+                    for first_id in first_ids:
+                        self._told += self._take(opening.request_id, first_id)
+
+    def _prompt_tokens(self, request: Request) -> int:
+        """What a request's prompt takes to run, where nothing of it is kept."""
+        if isinstance(request, DrawRequest):
+            each = len(request.prompt_ids) + len(request.prefix_ids)
+            return each * (2 if request.is_guided else 1)
+        pictures = 0 if request.images is None else len(request.images)
+        return len(request.input_ids) + pictures * self._model.config.num_und_image_tokens
 
     def _open(self, seat: Seat) -> Generator[int, None, list[int]]:
         """Prefill a request that has been seated: its prompt tokens by pieces, its first ids."""
@@ -246,22 +247,22 @@ class Engine:
         if (version := _weights_version(self._model)) != self._version:
             self._version = version
             self.forget()
-        page = self._page(seat.page_id)
         request = self._jobs[seat.request_id].request
         if isinstance(request, DrawRequest):
-            assert isinstance(page, ImagePage)
-            kept = request.prefix_ids
+            kept, uncond = request.prefix_ids, None
             cond = yield from self._draw_prefix(request.prompt_ids, kept)
-            if not request.is_guided:
-                return page.seat(seat.slot, request, cond, None)
-            assert request.uncond_ids is not None
-            uncond = yield from self._draw_prefix(request.uncond_ids, kept)
+            if request.is_guided:
+                assert request.uncond_ids is not None
+                uncond = yield from self._draw_prefix(request.uncond_ids, kept)
+            page = yield from self._page_of(seat)
+            assert isinstance(page, ImagePage)
             return page.seat(seat.slot, request, cond, uncond)
         prompt = Prompt.of(request.input_ids, request.images)
         begun = self._kept.longest(version, prompt)
         cache, last = yield from self._run(prompt, begun)
         self._kept.put(version, prompt, cache)
         prefix = Prefix(cache, self._model.text_logits(last))
+        page = yield from self._page_of(seat)
         if isinstance(request, ComposeRequest):
             assert isinstance(page, ComposePage)
             course = self._jobs[seat.request_id].course = self._course(seat.request_id)
@@ -308,6 +309,20 @@ class Engine:
         pads = (job.request.pad_id,) * (len(others) + len(job.ids) - 1)  # BOI is yet to be run
         cache, last = to_end(self._run(Prompt.of((bos_id, *pads))))
         return page.begin_picture(seat.slot, Prefix(cache, last))
+
+    def _page_of(self, seat: Seat) -> Generator[int, None, Page]:
+        """The page of a seat; while others sit and there is no memory for it, a wait for some."""
+        while True:
+            try:
+                return self._page(seat.page_id)
+            except RuntimeError:
+                empty = [key for key, page in self._pages.items() if not page.seated]
+                if len(empty) == len(self._pages) == 0:
+                    raise
+            for key in empty:
+                del self._pages[key]
+            if not empty:
+                yield self._prefill_budget  # the next step tries again
 
     def _page(self, page_id: int) -> Page:
         if page_id not in self._pages:
@@ -397,6 +412,21 @@ class Engine:
         self._scheduler.release(request_id)
         if seat is not None and seat.page_id in self._pages:  # not where making the page failed
             self._pages[seat.page_id].leave(seat.slot)
+
+
+def _scheduler(model: JanusModel, options: EngineOptions) -> Scheduler:
+    """With a place for as much as memory holds."""
+    rows, budget = options.rows_per_page, options.max_cache_bytes
+    slots: dict[Mode, int] = {"image": rows // 2, "text": rows, "compose": rows // 2}
+    is_estimate = budget is None
+    if budget is None:
+        free = free_bytes(model.language_model.model.embed_tokens.weight.device)
+        budget = None if free is None else round(SHARE * free)
+
+    def cost(mode: Mode, capacity: int) -> int:
+        return page_bytes(model, mode, capacity, num_rows=rows, look_ahead=options.look_ahead)
+
+    return Scheduler(slots, options.max_pages, cost=cost, budget=budget, is_estimate=is_estimate)
 
 
 def _weights_version(model: JanusModel) -> int:

@@ -30,8 +30,9 @@ class EngineOptions:
     """Tokens of the last prompts of words and pictures that are kept, for those that begin alike,
     as the next turn of a conversation does; 0 keeps none."""
     max_cache_bytes: int | None = None
-    """Memory for the keys and values of all batches; None sets no limit but ``max_pages``. What is
-    kept of prompts comes on top."""
+    """Memory for what all batches hold: keys, values, noise. What would take more waits, and what
+    alone is more is refused. None is half of what is free when the engine is made, and of that one
+    batch may take as much as it needs. What is kept of prompts comes on top."""
     look_ahead: int = 8
     """Ids of a drawing that a step tries at most; 1 decodes one at a time. Steps of drawings have
     twice as many rows where that is more than ``rows_per_page``. See ``look_ahead``."""

@@ -33,13 +33,6 @@ from openjanus.model.doors import TokenizerEntrance
 from openjanus.model.janus import JanusModel
 
 
-def cache_bytes(model: JanusModel, capacity: int) -> int:
-    """Bytes of the keys and values of one row of so many tokens."""
-    config = model.config.language
-    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_size
-    return numbers * capacity * model.language_model.model.embed_tokens.weight.element_size()
-
-
 def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
     """Whether a row of a step may depend on how many rows there are, on this machine.
 

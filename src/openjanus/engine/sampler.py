@@ -8,6 +8,20 @@ from torch import Tensor
 from openjanus.engine.noise import block_length, gumbel_noise
 from openjanus.engine.sampling import sample
 
+NOISE_BYTES = 4
+"""Of one number."""
+
+
+def _ring_length(num_ids: int, look_ahead: int) -> int:
+    """Positions: the block that the next one is in, and as many as may be looked ahead to."""
+    block = block_length(num_ids)
+    return block * (1 + -(-(look_ahead - 1) // block))
+
+
+def noise_bytes(num_slots: int, num_ids: int, look_ahead: int = 1) -> int:
+    """What a sampler of such slots holds."""
+    return num_slots * _ring_length(num_ids, look_ahead) * num_ids * NOISE_BYTES
+
 
 class SlotSampler:
     """Options and noise of every slot, over one set of ids: words or codes.
@@ -32,8 +46,7 @@ class SlotSampler:
         self._top_k = torch.full((num_slots,), num_ids, dtype=torch.int64, device=device)
         self._top_p = torch.ones(num_slots, device=device)
         self._block = block_length(num_ids)
-        # A ring: the block that the next position is in, and as many as may be looked ahead to.
-        self._ring = self._block * (1 + -(-(look_ahead - 1) // self._block))
+        self._ring = _ring_length(num_ids, look_ahead)
         self._num_made = [0] * num_slots
         self._noise = torch.zeros(num_slots, self._ring, num_ids, device=device)
 

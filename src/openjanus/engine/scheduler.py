@@ -81,6 +81,7 @@ class Scheduler:
         max_pages: Pages that exist at once.
         cost: Bytes of a page of a mode and capacity; None counts none.
         budget: Bytes of all pages together; None is as many as there are.
+        is_estimate: Whether the budget is a guess, which a page alone may be more than.
     """
 
     def __init__(
@@ -90,11 +91,13 @@ class Scheduler:
         *,
         cost: Callable[[Mode, int], int] | None = None,
         budget: int | None = None,
+        is_estimate: bool = False,
     ) -> None:
         self._slots = dict(slots)
         self._max_pages = max_pages
         self._cost = cost if cost is not None and budget is not None else lambda *_: 0
         self._budget = 0 if budget is None else budget
+        self._is_estimate = is_estimate
         self._pages: dict[int, _Page] = {}
         self._next_page_id = 0
         self._queues: dict[Mode, deque[_Waiting]] = {mode: deque() for mode in slots}
@@ -136,7 +139,7 @@ class Scheduler:
             ValueError: A page of this capacity alone is more than the budget.
         """
         cost = self._cost(mode, capacity)
-        if cost > self._budget:
+        if cost > self._budget and not self._is_estimate:
             raise ValueError(
                 f"a batch of {capacity} tokens a row takes {cost:,} bytes of cache, the engine has "
                 f"{self._budget:,}: raise max_cache_bytes, lower rows_per_page, or ask for less"
@@ -189,6 +192,8 @@ class Scheduler:
 
     def _has_room(self, mode: Mode, capacity: int) -> bool:
         """Whether one more page fits."""
+        if self._is_estimate and not self._pages:
+            return True
         taken = sum(self._cost(page.mode, page.capacity) for page in self._pages.values())
         is_few = len(self._pages) < self._max_pages
         return is_few and taken + self._cost(mode, capacity) <= self._budget

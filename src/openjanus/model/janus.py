@@ -397,8 +397,9 @@ def pack_model(model: JanusModel) -> int:
     """Lay out what a decode step multiplies by as this CPU reads it fastest; how many layers.
 
     The model is for inference then: it is saved and exported as before, and takes no other weights,
-    device or dtype. Nothing happens but on a CPU, in bfloat16, where no bit changes, and in fp32,
-    where the last ones do.
+    device or dtype. Nothing happens but on a CPU, in bfloat16, where no bit has changed wherever it
+    was tried, and in fp32, where the last ones do; quantized layers of one input become one in any
+    dtype.
     """
     parts: list[nn.Module] = [model.language_model]
     if not model.config.one_vocabulary:

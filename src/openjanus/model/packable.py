@@ -6,6 +6,8 @@ from typing import Any, Self
 
 from torch import nn
 
+from openjanus.model.joined import JoinedQuantized
+
 
 class Packable(nn.Module):
     """A module that says whether it is packed."""
@@ -13,7 +15,9 @@ class Packable(nn.Module):
     @property
     def is_packed(self) -> bool:
         """Whether any weights are laid out for this CPU, as ``pack_model`` does."""
-        return any(weight.is_mkldnn for weight in self.parameters())
+        return any(weight.is_mkldnn for weight in self.parameters()) or any(
+            isinstance(module, JoinedQuantized) for module in self.modules()
+        )
 
     def _refuse_if_packed(self, fault: str) -> None:
         """Before anything is touched: a layer refuses when it is come to."""

@@ -4,9 +4,9 @@ A plain matrix is laid out anew by every product. Laid out once, in oneDNN's blo
 takes less time, the more so the fewer rows there are, as when one drawing or one reply is decoded.
 Layers that are given the same input become one product.
 
-In bfloat16 the bits are those of the plain product. In fp32 plain products are another library's:
-the last bits differ, so an id in a great many does too; in turn a row's bits do not depend on how
-many rows there are, as far as has been tried.
+In bfloat16 the bits have been those of the plain product wherever that was tried, and nothing rests
+on it. In fp32 plain products are another library's: the last bits differ, so an id in a great many
+does too; in turn a row's bits do not depend on how many rows there are, as far as has been tried.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from typing import Any, Final, NoReturn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from openjanus.model.joined import NO_OTHERS, JoinedQuantized, can_join
+from openjanus.model.quantized import QuantizedLinear
+from openjanus.rules import require
 
 ROWS: Final = 16
 """Rows for which blocks are chosen: a page of the engine. Any number may be multiplied."""
@@ -62,7 +66,7 @@ class PackedLinear(nn.Linear):
         destination[f"{prefix}weight"] = self.weight.detach().to_dense()
 
     def _load_from_state_dict(self, *_: Any, **__: Any) -> NoReturn:
-        raise RuntimeError("packed weights take no others: load the model again, and pack it then")
+        raise RuntimeError(NO_OTHERS)
 
     def _apply(self, fn: Any, recurse: bool = True) -> NoReturn:
         raise RuntimeError(
@@ -113,7 +117,8 @@ def pack_layers(part: nn.Module) -> int:
     """Put packed layers in place of plain ones, one after another; how many there were.
 
     Layers in another dtype or on another device are left, as are those whose weight is another
-    module's too, and all where torch has no such product.
+    module's too, and all where torch has no such product. Quantized layers stay as they are, and
+    become one where they are given the same input.
     """
     owners: dict[int, int] = {}
     for module in part.modules():
@@ -134,6 +139,18 @@ def pack_layers(part: nn.Module) -> int:
     for holder in list(part.modules()):
         for attribute, names in JOINED.items():
             layers = {name: getattr(holder, name, None) for name in names}
+            quantized = {n: one for n, one in layers.items() if isinstance(one, QuantizedLinear)}
+            if (
+                getattr(holder, attribute, False) is None
+                and len(quantized) == len(names)
+                and can_join(list(quantized.values()))
+                and all(one.codes.device.type == "cpu" for one in quantized.values())
+            ):
+                setattr(holder, attribute, JoinedQuantized(quantized))
+                for name in names:
+                    delattr(holder, name)
+                count += len(names)
+                continue
             plain = {name: one for name, one in layers.items() if isinstance(one, nn.Linear)}
             if (
                 getattr(holder, attribute, False) is None
@@ -156,9 +173,9 @@ def pack_layers(part: nn.Module) -> int:
 def count_packed(part: nn.Module) -> int:
     """How many layers ``pack_layers`` has put packed ones in place of."""
     modules = list(part.modules())
-    return sum(isinstance(module, PackedLinear) for module in modules) + sum(
-        module.num_layers for module in modules if isinstance(module, JoinedLinear)
-    )
+    joined = (one for one in modules if isinstance(one, JoinedLinear | JoinedQuantized))
+    packed = sum(isinstance(module, PackedLinear) for module in modules)
+    return packed + sum(module.num_layers for module in joined)
 
 
 @functools.cache
@@ -179,4 +196,8 @@ def _blocks_of(weight: Tensor) -> Tensor:
 
 
 def _product(x: Tensor, blocks: Tensor, bias: Tensor | None) -> Tensor:
+    require(
+        not (x.requires_grad and torch.is_grad_enabled()),
+        "packed weights pass no gradient on: use torch.no_grad, or load the model unpacked",
+    )
     return torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")

@@ -23,6 +23,8 @@ ROWS_A_STATE = 8
 MANY_ABOVE, MANY_AROUND = 3, 4
 """Rows above each state, and above and below it, where there are more than ``MOST_STATES``: single
 rows are too little to normalise over, and their seams would stay seen."""
+EARLY = 0.4
+"""How much sooner a state is shown than evenly, as a share of the time between two."""
 
 _GREY = (127, 127, 127)
 
@@ -59,15 +61,19 @@ def default_states(side: int) -> int:
 def plan_bands(side: int, states: int) -> list[Band]:
     """Share a picture's rows out among its unfinished states, evenly.
 
-    The rows that no state shows are as many as may be decoded twice: one below each band, the
-    others above it. Of a single state half of them stand below: more hardly shows. Who asks for
-    more states than are shown unasked gets four rows around each, and pays for them.
+    Where there are several, all are shown a little sooner: the first of three before a quarter of
+    the time has passed, prompt and decoding included. The rows that no state shows are as many as
+    may be decoded twice: one below each band, the others above it. Of a single state half of them
+    stand below: more hardly shows. Who asks for more states than are shown unasked gets four rows
+    around each, and pays for them.
 
     Args:
         side: Rows of ids of a picture.
         states: Unfinished states, in [0, side).
     """
-    ends = [round(side * state / (states + 1)) for state in range(1, states + 1)]
+    early = EARLY if states > 1 else 0
+    ends = [round(side * (state - early) / (states + 1)) for state in range(1, states + 1)]
+    ends = [max(end, state) for state, end in enumerate(ends, 1)]  # at least a row each
     spare = side - ends[-1] if ends else 0
     below = spare // 2 if states == 1 else min(1, spare // max(states, 1))
     above = (spare - below * states) // max(states - 1, 1)

@@ -210,8 +210,14 @@ def check_adapter(model: JanusModel, adapter: Adapter, source: object) -> None:
     """See that an adapter is for a model, which may be on the meta device.
 
     Raises:
-        ValueError: It is another's; one message says what does not fit. Or the model is quantized.
+        ValueError: It is another's; one message says what does not fit. Or the model is quantized,
+            or packed.
     """
+    require(
+        not model.is_packed,
+        f"the adapter in {source} is for plain weights, and the model is packed: load the model "
+        "again with the adapter, and pack it then",
+    )
     require(
         model.config.quantization is None,
         f"the adapter in {source} is for plain weights, and the model is quantized: load the model "
