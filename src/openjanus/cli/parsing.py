@@ -31,6 +31,7 @@ EXTRAS = {
         "uvicorn": "uvicorn",
         "prometheus_client": "prometheus-client",
         "pydantic": "fastapi",
+        "httpx": "httpx",
     },
 }
 """Extra -> the modules that it brings, each with the package that holds it."""
