@@ -100,7 +100,7 @@ class Server:
         Raises:
             ApiError: Another model is asked for.
         """
-        names = self.options.model_names
+        names = self.options.all_names
         if name is None:
             return names[0]
         if name not in names:
@@ -114,7 +114,7 @@ class Server:
 
     def cards(self) -> list[ModelCard]:
         """A card for each name."""
-        return [ModelCard(id=name, created=self.created) for name in self.options.model_names]
+        return [ModelCard(id=name, created=self.created) for name in self.options.all_names]
 
 
 def build_app(room: Room, options: ServeOptions, admission: Admission | None = None) -> Application:
@@ -207,10 +207,17 @@ def _add_chat_route(app: FastAPI, server: Server) -> None:
         """Answer about pictures, or talk."""
         visit: Visit = request.state.visit
         name = server.check_model(body.model)
-        work = ChatWork(room=server.room, body=body, options=server.options, fetch=server.fetch)
+        engine = server.room.engine_name(name)
+        work = ChatWork(
+            room=server.room,
+            janus=server.room.model(engine),
+            body=body,
+            options=server.options,
+            fetch=server.fetch,
+        )
         if server.options.log_prompts:
             visit.facts["prompt"] = [_shown(message.model_dump()) for message in body.messages]
-        job: Job[ReplyPiece] = server.room.begin(work, server.options.deadline_s)
+        job: Job[ReplyPiece] = server.room.begin(work, server.options.deadline_s, engine)
         writer = ChatWriter(
             id=f"chatcmpl-{uuid.uuid4().hex}", model=name, created=int(time.time()), body=body
         )
@@ -238,10 +245,11 @@ def _add_image_routes(app: FastAPI, server: Server) -> None:
         """Draw."""
         visit: Visit = request.state.visit
         name = server.check_model(body.model)
-        work = ImagesWork(janus=server.room.janus, body=body)
+        engine = server.room.engine_name(name)
+        work = ImagesWork(janus=server.room.model(engine), body=body)
         if server.options.log_prompts:
             visit.facts["prompt"] = body.prompt
-        job: Job[DrawnState] = server.room.begin(work, server.options.deadline_s)
+        job: Job[DrawnState] = server.room.begin(work, server.options.deadline_s, engine)
         base = str(request.base_url)
         writer = ImagesWriter(
             work=work,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from openjanus.engine.noise import MAX_SEED, seed_or_new
 from openjanus.engine.request import ChatRequest, Event, TokenEvent, TokenLogprobs
-from openjanus.pipeline import Reply
+from openjanus.pipeline import Janus, Reply
 from openjanus.pipeline.speaker import ChatOptions, Speaker, stop_strings
 from openjanus.processor.text import TextTokenizer
 from openjanus.serve.errors import refused
@@ -55,6 +55,8 @@ class ChatWork:
     """
 
     room: Room
+    janus: Janus
+    """The model that is asked."""
     body: ChatBody
     options: ServeOptions
     fetch: Fetch | None
@@ -87,7 +89,7 @@ class ChatWork:
             stop=stop_strings(() if body.stop is None else body.stop),
         )
         messages = library_messages(body.messages, self.options, self.fetch)
-        speaker = Speaker(self.room.janus.processor, driver)
+        speaker = Speaker(self.janus.processor, driver)
         with self.room.opening:
             first = speaker.request(messages, (), seed_or_new(body.seed), options)
         top = (body.top_logprobs or 0) if body.logprobs else None
@@ -113,7 +115,7 @@ class ChatWork:
                 and event.logprobs is not None
                 and event.token_id not in requests[index].stop_ids
             ):
-                tokenizer = self.room.janus.processor.tokenizer
+                tokenizer = self.janus.processor.tokenizer
                 sampled[index].append(_sampled(tokenizer, event.token_id, event.logprobs))
 
         driver.watch = watch

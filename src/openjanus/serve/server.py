@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -116,8 +117,13 @@ def listening_socket(options: ServeOptions) -> socket.socket:
         ) from error
 
 
-def run(janus: Janus, options: ServeOptions) -> None:
+def run(janus: Janus, options: ServeOptions, *, beside: Mapping[str, Janus] | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C, and end when what runs has been answered.
+
+    Args:
+        janus: The model.
+        options: How it is served.
+        beside: Models of the same weights with adapters, by ``options.adapter_names``.
 
     Raises:
         OSError: The address is taken.
@@ -125,7 +131,7 @@ def run(janus: Janus, options: ServeOptions) -> None:
     log_to_stderr()
     with (
         listening_socket(options) as listening,
-        Room(janus, max_jobs=options.max_requests, metrics=Metrics()) as room,
+        Room(janus, max_jobs=options.max_requests, metrics=Metrics(), beside=beside) as room,
     ):
         server = build_server(room, options)
         # A signal may come before uvicorn listens to it, and uvicorn raises it again when it has
