@@ -170,7 +170,17 @@ def test_a_result_counts_everything_once():
     assert chat.times["first word"].most == 0.4
     assert draw.times["whole picture"].p50 == 2.0
     assert json.loads(json.dumps(result.as_data()))["good_share"] == 0.25
-    assert "within first word 0.2 s" in str(result.lines()["good"])
+    told = result.lines()
+    assert "within first word 0.2 s" in str(told["good"])
+    assert str(told["chat, whole reply"]).startswith("p50 500,")
+    assert str(told["draw, whole picture"]).startswith("p50 2,")
+
+
+def test_kinds_of_one_measure_are_told_apart():
+    outcomes = [outcome(0, whole=0.25), outcome(1, "vision", whole=0.75)]
+    result = result_of(outcomes, LoadOptions(requests=2), url="x", model=None)
+    told = result.lines()
+    assert "250" in str(told["chat, whole reply"]) and "750" in str(told["vision, whole reply"])
 
 
 def test_bodies_are_of_their_kind():

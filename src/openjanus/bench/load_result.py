@@ -137,7 +137,7 @@ class LoadResult:
             told["words"] = f"{self.tokens / self.seconds:,.3g} tokens / s"
         for one in self.kinds:
             told[one.kind] = f"{one.answered:,} of {one.sent:,} answered, {one.good:,} good"
-            told |= {f"  {name}": spelled(times) for name, times in one.times.items()}
+            told |= {f"{one.kind}, {name}": spelled(t) for name, t in one.times.items()}
         for status, times in self.refusals.items():
             told[f"refused, {status}"] = f"{times.count:,}, after {spelled(times)}"
         for code, number in self.errors.items():
