@@ -1,9 +1,10 @@
 """Ask one path again and again over a kept-alive connection, in a process that does nothing else.
 
     python benchmarks/health_probe.py HOST PORT PATH [--interval SECONDS] [--body JSON]
+        [--patience SECONDS]
 
 A line for each question, "status seconds": a GET, or a POST of the body. Status 0 is a connection
-that failed. Ends when stdin does.
+that failed, -1 an answer that was not waited for. Ends when stdin does.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ import select
 import sys
 import time
 
-TIMEOUT_S = 60.0
+FAILED, LEFT = 0, -1
 
 
 def ask(connection: http.client.HTTPConnection, path: str, body: str | None) -> int:
-    """One question; the status, 0 where there was no answer."""
+    """One question; its status."""
     try:
         headers = {} if body is None else {"content-type": "application/json"}
         connection.request("GET" if body is None else "POST", path, body, headers)
         answer = connection.getresponse()
         answer.read()
+    except TimeoutError:
+        connection.close()
+        return LEFT
     except (OSError, http.client.HTTPException):
         connection.close()  # the next one opens it anew
-        return 0
+        return FAILED
     return answer.status
 
 
@@ -38,8 +42,9 @@ def main() -> None:
     parser.add_argument("path")
     parser.add_argument("--interval", type=float, default=0.05)
     parser.add_argument("--body")
+    parser.add_argument("--patience", type=float, default=60.0)
     asked = parser.parse_args()
-    connection = http.client.HTTPConnection(asked.host, asked.port, timeout=TIMEOUT_S)
+    connection = http.client.HTTPConnection(asked.host, asked.port, timeout=asked.patience)
     ask(connection, "/health", None)  # the connection is there before the first is timed
     while not select.select([sys.stdin], [], [], asked.interval)[0]:
         began = time.perf_counter()

@@ -139,7 +139,7 @@ class Served:
 
 @dataclass(slots=True)
 class Seen:
-    """What a watcher saw: by status, how many and how long."""
+    """What a watcher saw: by status, as ``health_probe`` tells it, how many and how long."""
 
     times: dict[int, Times] = field(default_factory=dict)
     memory: list[int] = field(default_factory=list)
@@ -147,11 +147,17 @@ class Seen:
 
 @contextlib.contextmanager
 def watched(
-    server: Served, path: str = "/health", body: str | None = None, interval_s: float = 0.05
+    server: Served,
+    path: str = "/health",
+    body: str | None = None,
+    *,
+    interval_s: float = 0.05,
+    patience_s: float = 60.0,
 ) -> Iterator[Seen]:
     """Somebody asks from a process of its own, and notes memory, until the block ends."""
     command = [sys.executable, str(PROBE), "127.0.0.1", str(server.port), path]
-    command += ["--interval", str(interval_s), *([] if body is None else ["--body", body])]
+    command += ["--interval", str(interval_s), "--patience", str(patience_s)]
+    command += [] if body is None else ["--body", body]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     seen, is_over = Seen(), threading.Event()
 

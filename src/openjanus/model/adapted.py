@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from openjanus.model.packed import JOINED, JoinedLinear, PackedLinear
+from openjanus.model.packed import JOINED, JoinedLinear, PackedLinear, can_pack
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -32,6 +32,7 @@ class Thin(nn.Module):
 
     def __init__(self, pair: Pair, *, is_packed: bool) -> None:
         super().__init__()
+        is_packed = is_packed and can_pack(torch.float32)
         self.down, self.up = (_linear(matrix.float(), None, is_packed) for matrix in pair)
 
     def forward(self, x: Tensor) -> Tensor:
