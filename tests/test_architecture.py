@@ -22,6 +22,7 @@ NO_ROOMS = {"utils", "util", "common", "helpers", "helper", "misc", "tokenizer",
 OPTIONAL = {
     "bitsandbytes",
     "fastapi",
+    "httpx",
     "matplotlib",
     "onnx",
     "onnxscript",

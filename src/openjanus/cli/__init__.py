@@ -14,7 +14,17 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from openjanus.cli import bench, conformance, data, evaluation, export, models, runs, serving
+from openjanus.cli import (
+    bench,
+    bench_serve,
+    conformance,
+    data,
+    evaluation,
+    export,
+    models,
+    runs,
+    serving,
+)
 from openjanus.cli.parsing import EXTRAS, Parser
 from openjanus.rules import near
 
@@ -98,6 +108,7 @@ def parse(given: list[str]) -> argparse.Namespace:
     runs.add_verbs(verbs)
     evaluation.add_verbs(verbs)
     bench.add_verbs(verbs)
+    bench_serve.add_verbs(verbs)
     serving.add_verbs(verbs)
     conformance.add_verbs(verbs)
 

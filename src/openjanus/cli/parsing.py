@@ -31,6 +31,7 @@ EXTRAS = {
         "uvicorn": "uvicorn",
         "prometheus_client": "prometheus-client",
         "pydantic": "fastapi",
+        "httpx": "httpx",
     },
     "web": {"onnx": "onnx", "onnxscript": "onnxscript"},
 }
@@ -82,13 +83,14 @@ def parse_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `load` reads."""
+def add_model(parser: argparse.ArgumentParser, *, adapter: bool = True) -> None:
+    """Add the options that `load` reads; without ``adapter`` the verb has its own of that name."""
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, help="preset, folder or hub id (%(default)s)"
     )
     parser.add_argument("--revision", help="of a hub id: a branch, a tag or a commit")
-    add_adapter(parser)
+    if adapter:
+        add_adapter(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (%(default)s)")
     parser.add_argument(
         "--dtype", default="auto", help="auto, float32, bfloat16, ... (%(default)s)"

@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from openjanus.cli.parsing import add_model, add_verb, load
+from openjanus.rules import require
 
 
 def add_verbs(verbs: Any) -> None:
     """Add this module's verb."""
     parser = add_verb(verbs, "serve", _serve, "answer over HTTP, in OpenAI's protocol")
-    add_model(parser)
+    add_model(parser, adapter=False)
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="a LoRA adapter, added to the model; or, by a name, served beside it: may be repeated",
+    )
     parser.add_argument(
         "--served-model-name",
         action="append",
@@ -57,13 +65,16 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    from openjanus.pipeline.load import load_beside
     from openjanus.serve.options import ServeOptions, read_keys
     from openjanus.serve.server import run
 
     keys = tuple(args.api_key)
     if args.api_key_file is not None:
         keys += read_keys(args.api_key_file)
+    args.adapter, adapters = _adapters(args.adapter)
     options = ServeOptions(
+        adapter_names=tuple(adapters),
         model_names=tuple(args.served_model_name) or (args.model,),
         host=args.host,
         port=args.port,
@@ -82,5 +93,25 @@ def _serve(args: argparse.Namespace) -> None:
         log_prompts=args.log_prompts,
     )
     janus = load(args)
-    janus.pack()
-    run(janus, options)
+    janus.pack()  # before others share its weights
+    run(janus, options, beside={name: load_beside(janus, one) for name, one in adapters.items()})
+
+
+def _adapters(given: list[str]) -> tuple[Path | None, dict[str, Path]]:
+    """The one that is added to the model, and those beside it by name."""
+    named: dict[str, Path] = {}
+    plain: list[Path] = []
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not equals:
+            plain.append(Path(text))
+            continue
+        require(bool(name and folder), f"--adapter takes DIR or NAME=DIR, got {text!r}")
+        require(name not in named, f"--adapter {name} is given twice: give each a name of its own")
+        named[name] = Path(folder)
+    require(
+        len(plain) + bool(named) <= 1,
+        f"--adapter {', '.join(map(str, plain))} without a name is added to the model, and only "
+        "one is: give each as NAME=DIR",
+    )
+    return (plain[0] if plain else None), named

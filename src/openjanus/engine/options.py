@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openjanus.model.janus import JanusModel
 from openjanus.model.quantized import count_weights
 
 ACCELERATOR_TOKENS = 4096
+LEAST_PAGES = 4
 CPU_MOMENT_FLOP = 2.5e11
 """Work of a quarter of a second at 1 TFLOP/s."""
 
@@ -53,6 +54,23 @@ class EngineOptions:
         for name in ("prefix_cache_size", "kept_prompt_tokens"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}: 0 keeps none")
+
+    def shared_by(self, number: int) -> EngineOptions:
+        """What each of several engines of one machine may have, so that all keep to these.
+
+        Memory is divided. So are pages, but for four, which an engine needs for requests of
+        several lengths.
+        """
+
+        def part(whole: int | None) -> int | None:
+            return None if whole is None else max(1, whole // number)
+
+        return replace(
+            self,
+            max_pages=min(self.max_pages, max(LEAST_PAGES, self.max_pages // number)),
+            max_cache_bytes=part(self.max_cache_bytes),
+            kept_prompt_tokens=self.kept_prompt_tokens // number,
+        )
 
     def prefill_budget(self, model: JanusModel) -> int:
         """Prompt tokens of a step of this model."""

@@ -16,7 +16,7 @@ from openjanus.presets import PRESETS, preset
 from openjanus.processor.text import TextTokenizer, byte_tokenizer
 from openjanus.quantization import QuantizationConfig
 from openjanus.rules import near
-from openjanus.weights.adapters import merge_adapter, read_adapter
+from openjanus.weights.adapters import merge_adapter, read_adapter, share_with_adapter
 from openjanus.weights.card import Origin, read_origin
 from openjanus.weights.formats import open_checkpoint
 from openjanus.weights.hub import HUB_ID, fetch
@@ -117,6 +117,24 @@ def load(
         if how is not None:
             quantize_model(model, how)
     return Janus(model, checkpoint.tokenizer, origin=read_origin(str(source), folder))
+
+
+def load_beside(janus: Janus, adapter: str | Path) -> Janus:
+    """Another Janus of the same weights, kept in memory once, with an adapter beside them.
+
+    It draws and answers as ``load(..., adapter=...)`` does, but for the last bits: in fp32 a rare
+    id is another, in 16 bits more are.
+
+    Args:
+        janus: Packed already, if at all; used on as before, by the same thread.
+        adapter: As ``load``'s.
+
+    Raises:
+        FileNotFoundError: No adapter in the folder.
+        ValueError: A broken one, or one for another model or a quantized one.
+    """
+    model = share_with_adapter(janus.model, read_adapter(adapter), adapter)
+    return Janus(model.eval(), janus.processor.tokenizer, origin=janus.origin)
 
 
 def load_random(

@@ -107,7 +107,7 @@ class Server:
         Raises:
             ApiError: Another model is asked for.
         """
-        names = self.options.model_names
+        names = self.options.all_names
         if name is None:
             return names[0]
         if name not in names:
@@ -137,8 +137,8 @@ class Server:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.room.reading, parse_body, kind, body)
 
-    def begin(self, visit: Visit, work: Work[T], n: int | None) -> Job[T]:
-        """Work on n replies or pictures, each with a place of its own.
+    def begin(self, visit: Visit, work: Work[T], n: int | None, engine: str) -> Job[T]:
+        """Work on n replies or pictures of an engine, each with a place of its own.
 
         Raises:
             ApiError: There are not so many places.
@@ -146,7 +146,7 @@ class Server:
         if n is not None and n > 1:
             self.admission.widen(visit.name, n - 1)
             visit.places = n
-        job = self.room.begin(work, self.options.deadline_s)
+        job = self.room.begin(work, self.options.deadline_s, engine)
         visit.ended = job.ended
         return job
 
@@ -161,7 +161,7 @@ class Server:
         )
         return [
             ModelCard(id=name, created=self.created, drawing=drawing)
-            for name in self.options.model_names
+            for name in self.options.all_names
         ]
 
 
@@ -259,10 +259,17 @@ def _add_chat_route(app: FastAPI, server: Server) -> None:
         body = await server.read(ChatBody, request)
         visit: Visit = request.state.visit
         name = server.check_model(body.model)
-        work = ChatWork(room=server.room, body=body, options=server.options, fetch=server.fetch)
+        engine = server.room.engine_name(name)
+        work = ChatWork(
+            room=server.room,
+            janus=server.room.model(engine),
+            body=body,
+            options=server.options,
+            fetch=server.fetch,
+        )
         if server.options.log_prompts:
             visit.facts["prompt"] = [_shown(message.model_dump()) for message in body.messages]
-        job: Job[ReplyPiece] = server.begin(visit, work, body.n)
+        job: Job[ReplyPiece] = server.begin(visit, work, body.n, engine)
         writer = ChatWriter(
             id=f"chatcmpl-{uuid.uuid4().hex}", model=name, created=int(time.time()), body=body
         )
@@ -292,10 +299,13 @@ def _add_image_routes(app: FastAPI, server: Server) -> None:
         body = await server.read(ImagesBody, request)
         visit: Visit = request.state.visit
         name = server.check_model(body.model)
-        work = ImagesWork(janus=server.room.janus, body=body, text_limit=server.room.text_limit)
+        engine = server.room.engine_name(name)
+        work = ImagesWork(
+            janus=server.room.model(engine), body=body, text_limit=server.room.text_limit
+        )
         if server.options.log_prompts:
             visit.facts["prompt"] = body.prompt
-        job: Job[DrawnState] = server.begin(visit, work, body.n)
+        job: Job[DrawnState] = server.begin(visit, work, body.n, engine)
         base = str(request.base_url)
         writer = ImagesWriter(
             work=work,

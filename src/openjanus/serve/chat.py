@@ -12,7 +12,7 @@ from typing import Any
 
 from openjanus.engine.noise import MAX_SEED, seed_or_new
 from openjanus.engine.request import ChatRequest, Event, TokenEvent, TokenLogprobs
-from openjanus.pipeline import Reply
+from openjanus.pipeline import Janus, Reply
 from openjanus.pipeline.speaker import ChatOptions, Speaker, stop_strings
 from openjanus.processor.text import TextTokenizer
 from openjanus.serve.errors import refused
@@ -65,6 +65,8 @@ class ChatWork:
     """
 
     room: Room
+    janus: Janus
+    """The model that is asked."""
     body: ChatBody
     options: ServeOptions
     fetch: Fetch | None
@@ -98,7 +100,7 @@ class ChatWork:
         )
         self.room.text_limit.check(texts_of(body.messages), "messages")
         messages = library_messages(body.messages, self.options, self.fetch)
-        speaker = Speaker(self.room.janus.processor, driver)
+        speaker = Speaker(self.janus.processor, driver)
         has_pictures = len(picture_parts(messages)) > 0
         with self.room.opening(driver) if has_pictures else contextlib.nullcontext():
             decode_pictures(messages, driver.stop_if_left)
@@ -127,7 +129,7 @@ class ChatWork:
                 and event.logprobs is not None
                 and event.token_id not in requests[index].stop_ids
             ):
-                tokenizer = self.room.janus.processor.tokenizer
+                tokenizer = self.janus.processor.tokenizer
                 sampled[index].append(_sampled(tokenizer, event.token_id, event.logprobs))
 
         driver.watch = watch

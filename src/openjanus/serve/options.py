@@ -27,6 +27,8 @@ class ServeOptions:
 
     model_names: tuple[str, ...]
     """What clients may call the model; answers carry the first."""
+    adapter_names: tuple[str, ...] = ()
+    """What clients call the model with each of its adapters."""
     host: str = "127.0.0.1"
     port: int = 8000
     """0 takes a free one."""
@@ -80,6 +82,11 @@ class ServeOptions:
             len(self.model_names) > 0 and all(self.model_names),
             "a served model needs a name: give --served-model-name",
         )
+        doubled = {name for name in self.all_names if self.all_names.count(name) > 1}
+        require(
+            not doubled and all(self.adapter_names),
+            f"models and adapters need a name each, of their own, got {[*self.all_names]}",
+        )
         require(0 <= self.port < 2**16, f"port must be in [0, 65535], got {self.port}")
         require(
             all(key.strip() == key and key for key in self.api_keys),
@@ -111,6 +118,11 @@ class ServeOptions:
         for path in (self.tls_cert, self.tls_key):
             if path is not None and not path.is_file():
                 raise FileNotFoundError(f"no file at {path}: check the path of the certificate")
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Whatever clients may ask for, the model's first name first."""
+        return self.model_names + self.adapter_names
 
     @property
     def is_open(self) -> bool:

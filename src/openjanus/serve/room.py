@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from types import TracebackType
@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from openjanus.engine.engine import Engine, EngineOptions
 from openjanus.engine.request import Event, FailedEvent, FinishedEvent, ImageIdEvent, Request
+from openjanus.engine.turns import Turns
 from openjanus.pipeline import Janus
 from openjanus.pipeline.driver import EngineDriver
 from openjanus.serve.errors import ApiError, failed, refused, stopping
@@ -37,6 +38,8 @@ MAX_UNREAD = 256
 """Results of a request that its client has not read: it is not worked on beyond."""
 CHECK_S = 0.25
 """Who waits looks so often whether his client has left."""
+BASE = ""
+"""The name, among engines, of the model without an adapter."""
 MAX_OPENING = 2
 """Requests whose pictures are decoded at once: they take far more memory than their files."""
 
@@ -50,30 +53,41 @@ class _Left(Exception):
 
 
 class Inbox:
-    """What the engine's thread tells a request's thread."""
+    """What the engine's thread tells a request's thread.
 
-    def __init__(self) -> None:
+    Args:
+        name: Of the engine that is asked.
+    """
+
+    def __init__(self, name: str = BASE) -> None:
+        self.name = name
         self.messages: SimpleQueue[list[tuple[int, Event]] | Exception] = SimpleQueue()
         self.has_left = False
         """Whether nobody waits for the answer any more."""
 
 
 class EngineThread:
-    """The only thread that touches the engine.
+    """The only thread that touches the engines.
 
     Args:
-        engine: Without work.
+        engines: Without work, by name; one is ``BASE``.
         metrics: Where steps are counted.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
-        self.engine = engine
+    def __init__(self, engines: Mapping[str, Engine], metrics: Metrics) -> None:
+        self.engines = dict(engines)
+        self._turns = Turns(self.engines)
         self._metrics = metrics
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._owners: dict[int, tuple[Inbox, int]] = {}  # request id -> whose, and which of them
         self._is_stopping = False
         self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @property
+    def engine(self) -> Engine:
+        """The model's without an adapter."""
+        return self.engines[BASE]
 
     @property
     def is_alive(self) -> bool:
@@ -106,14 +120,14 @@ class EngineThread:
     def _run(self) -> None:
         try:
             while not self._is_stopping:
-                if not self.engine.has_work:
+                if not self._turns.has_work:
                     self._commands.get()()
                 while not self._commands.empty():
                     self._commands.get()()
-                if self.engine.has_work and not self._is_stopping:
+                if self._turns.has_work and not self._is_stopping:
                     self._step()
-                self._metrics.running.set(self.engine.num_running)
-                self._metrics.waiting.set(self.engine.num_waiting)
+                self._metrics.running.set(self._turns.num_running)
+                self._metrics.waiting.set(self._turns.num_waiting)
         finally:  # whatever ended it, nobody waits for ever
             self._is_stopping = self._has_ended = True
             for inbox in {owner for owner, _ in self._owners.values()}:
@@ -124,7 +138,7 @@ class EngineThread:
     def _step(self) -> None:
         began = time.perf_counter()
         try:
-            events = self.engine.step()
+            events = self._turns.step()
         except Exception as error:
             # What of the step was done is not known: whoever was in it cannot go on.
             LOG.exception("a step of the engine failed")
@@ -149,10 +163,10 @@ class EngineThread:
             inbox.messages.put(_Left())
             return
         for index, request in enumerate(requests):
-            self._owners[self.engine.add(request)] = (inbox, index)
+            self._owners[self._turns.add(inbox.name, request)] = (inbox, index)
 
     def _cancel(self, request_id: int) -> None:
-        self.engine.cancel(request_id)
+        self._turns.cancel(request_id)
         self._owners.pop(request_id, None)
 
     def _drop(self, inbox: Inbox) -> None:
@@ -174,7 +188,9 @@ class JobDriver(EngineDriver):
     """The driver of one request's thread: the library's, but another thread makes the steps."""
 
     def __init__(self, thread: EngineThread, inbox: Inbox, on_first: Callable[[], None]) -> None:
-        super().__init__(thread.engine)  # asked in ``check`` alone, which changes nothing
+        super().__init__(
+            thread.engines[inbox.name]
+        )  # asked in ``check`` alone, which changes nothing
         self._thread = thread
         self._inbox = inbox
         self._on_first = on_first
@@ -236,11 +252,11 @@ _END = object()
 class Job(Generic[T]):
     """A request that is worked on. For the event loop's thread; made by ``Room.begin``."""
 
-    def __init__(self, room: Room, work: Work[T], deadline_s: float) -> None:
+    def __init__(self, room: Room, work: Work[T], deadline_s: float, name: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = room.thread
         self._work = work
-        self._inbox = Inbox()
+        self._inbox = Inbox(name)
         self._results: asyncio.Queue[T | ApiError | object] = asyncio.Queue()
         self._unread = threading.Semaphore(MAX_UNREAD)
         self._is_valid: asyncio.Future[ApiError | None] = self._loop.create_future()
@@ -378,6 +394,7 @@ class Room:
         engine_options: How much runs at once.
         max_jobs: Requests that are worked on at once.
         metrics: Where work is counted.
+        beside: Models of the same weights with adapters, by name.
     """
 
     def __init__(
@@ -387,15 +404,22 @@ class Room:
         max_jobs: int,
         metrics: Metrics,
         engine_options: EngineOptions | None = None,
+        beside: Mapping[str, Janus] | None = None,
     ) -> None:
         self.janus = janus
+        self._models = {BASE: janus, **({} if beside is None else beside)}
         self.metrics = metrics
         self.text_limit = TextLimit(janus)
         self._jobs: set[Job[Any]] = set()
         self._stop_at = math.inf
         image_pad_id = janus.processor.tokenizer.image_pad_id
-        engine = Engine(janus.model, image_pad_id=image_pad_id, options=engine_options)
-        self.thread = EngineThread(engine, metrics)
+        options = EngineOptions() if engine_options is None else engine_options
+        options = options.shared_by(len(self._models))
+        engines = {
+            name: Engine(one.model, image_pad_id=image_pad_id, options=options)
+            for name, one in self._models.items()
+        }
+        self.thread = EngineThread(engines, metrics)
         self._opening = threading.BoundedSemaphore(MAX_OPENING)
         self.reading = ThreadPoolExecutor(1, thread_name_prefix="bodies")
         """Parses large bodies, one at a time: two would keep the event loop waiting twice."""
@@ -432,14 +456,23 @@ class Room:
         for job in self._jobs:
             job.stop_by(self._stop_at)
 
-    def begin(self, work: Work[T], deadline_s: float) -> Job[T]:
+    def engine_name(self, model: str) -> str:
+        """Whose engine answers for what clients call a model."""
+        return model if model in self._models else BASE
+
+    def model(self, name: str) -> Janus:
+        """The model of an engine."""
+        return self._models[name]
+
+    def begin(self, work: Work[T], deadline_s: float, name: str = BASE) -> Job[T]:
         """Start to work on a request.
 
         Args:
             work: Called in a thread of its own.
             deadline_s: After so many seconds its results end in an error.
+            name: Of the engine that is asked.
         """
-        job = Job(self, work, deadline_s)
+        job = Job(self, work, deadline_s, name)
         job.stop_by(self._stop_at)
         self._jobs.add(job)
         job.ended.add_done_callback(lambda _: self._jobs.discard(job))

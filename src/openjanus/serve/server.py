@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -193,8 +194,13 @@ def fit_to_files(options: ServeOptions) -> ServeOptions:
     return dataclasses.replace(options, max_connections=most)
 
 
-def run(janus: Janus, options: ServeOptions) -> None:
+def run(janus: Janus, options: ServeOptions, *, beside: Mapping[str, Janus] | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C, and end when what runs has been answered.
+
+    Args:
+        janus: The model.
+        options: How it is served.
+        beside: Models of the same weights with adapters, by ``options.adapter_names``.
 
     Raises:
         OSError: The address is taken.
@@ -203,7 +209,7 @@ def run(janus: Janus, options: ServeOptions) -> None:
     options = fit_to_files(options)
     with (
         listening_socket(options) as listening,
-        Room(janus, max_jobs=options.max_requests, metrics=Metrics()) as room,
+        Room(janus, max_jobs=options.max_requests, metrics=Metrics(), beside=beside) as room,
     ):
         server = build_server(room, options)
         # A signal may come before uvicorn listens to it, and uvicorn raises it again when it has

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from openjanus.model.janus import JanusModel
+from openjanus.model.adapted import add_pairs, replace_tensors, share
+from openjanus.model.janus import JanusModel, build_model
 from openjanus.rules import require
 from openjanus.weights import transformers
 from openjanus.weights.published import read_json, write_json
@@ -37,6 +38,7 @@ DOOR_WEIGHTS = {
 """Doors that an adapter may hold whole, and a weight of each, by which its name is found."""
 
 _PREFIX = "base_model.model."
+_SHARED_PAIRS = ("language_model.model.layers.", *DOOR_WEIGHTS)
 _PAIR = re.compile(r"(.+)\.lora_([AB])\.weight")
 _SHOWN = 3
 
@@ -266,3 +268,41 @@ def merge_adapter(model: JanusModel, adapter: Adapter, source: object) -> None:
         weight.copy_(weight.float() + adapter.scale * delta)
     for key, tensor in adapter.whole.items():
         weights[key].copy_(tensor)
+
+
+@torch.no_grad()
+def share_with_adapter(model: JanusModel, adapter: Adapter, source: object) -> JanusModel:
+    """A model of the same weights, in the same memory, with an adapter beside them.
+
+    Its results are a merged model's but for the last bits, and so, in fp32, but for a rare id.
+
+    Args:
+        model: Plain or packed; it is not changed, and must not be as long as the other is used.
+        adapter: For it.
+        source: Where the adapter comes from, for messages.
+
+    Raises:
+        ValueError: As ``check_adapter``, or the adapter is for more than the decoder's layers and
+            the doors.
+    """
+    check_adapter(build_model(model.config), adapter, source)
+    # What else there is may be used from more than one place, which all would have to know.
+    others = [module for module in adapter.pairs if not module.startswith(_SHARED_PAIRS)]
+    others += [key for key in adapter.whole if not key.startswith(tuple(DOOR_WEIGHTS))]
+    require(
+        not others,
+        f"the adapter in {source} changes {others[:1]}, and beside others it may change the "
+        "decoder's layers, the aligners and gen_head alone: serve it by itself",
+    )
+    device = model.language_model.model.embed_tokens.weight.device
+    found = share(model)
+    replace_tensors(found, adapter.whole)
+    add_pairs(
+        found,
+        {
+            module: (a.to(device), (b.float() * adapter.scale).to(device))
+            for module, (a, b) in adapter.pairs.items()
+            if f"{module}.weight" not in adapter.whole  # merging lets the whole win
+        },
+    )
+    return found
