@@ -253,6 +253,15 @@ def test_advice_names_the_first_thing_that_helps() -> None:
     )
 
 
+def test_a_batch_that_devices_cannot_share_is_told() -> None:
+    config, model = recipe("janus-pro-1b/stage2"), frozen("janus-pro-1b", 2)
+    odd = replace(config, batch_size=12, micro_batch=1)
+    told = advise(model, odd, devices=8, capacity=1e12)
+    assert told.startswith("no: batch_size (12) must be a multiple of") and told.endswith("give 8")
+    assert advise(model, odd, devices=4, capacity=1e12).startswith("yes")
+    assert "do (FSDP)" not in advise(model, replace(odd, batch_size=1), devices=1, capacity=1e10)
+
+
 def test_rows_that_a_device_takes_at_a_time(make_config: Callable[..., JanusTrainConfig]) -> None:
     config, model = recipe("janus-pro-1b/stage2"), frozen("janus-pro-1b", 2)
     for devices in (1, 8, 128):

@@ -157,6 +157,17 @@ class JanusTrainConfig:
             return min(share, self.micro_batch)
         return -(-share // self.accumulate)
 
+    def refused(self, processes: int) -> str | None:
+        """Why so many processes cannot share a step's batch; None where they can."""
+        parts = processes * self.accumulate
+        if self.batch_size % parts == 0:
+            return None
+        return (
+            f"batch_size ({self.batch_size}) must be a multiple of processes x accumulate "
+            f"({processes} x {self.accumulate}), for every process has as much of it: "
+            f"give {max(1, self.batch_size // parts) * parts}"
+        )
+
     def __post_init__(self) -> None:
         if self.stage not in TRAINED:
             raise ValueError(f"stage must be one of {list(TRAINED)}, got {self.stage}")

@@ -335,6 +335,9 @@ MAX_DEVICES = 1024
 
 def advise(model: JanusModel, config: JanusTrainConfig, *, devices: int, capacity: float) -> str:
     """Whether a run fits devices of a capacity in bytes, and what would make it fit."""
+    refused = config.refused(devices)
+    if refused is not None:
+        return f"no: {refused}"
     plain = estimate_memory(model, config, devices=devices)
     if plain.peak <= capacity:
         return f"yes, {plain.peak / GB:.1f} GB"
@@ -350,7 +353,7 @@ def advise(model: JanusModel, config: JanusTrainConfig, *, devices: int, capacit
         how += " and micro_batch 1"
     told = f"no, {least.peak / GB:.1f} GB {how} ({plain.peak / GB:.1f})"
     several = devices * 2
-    while several <= MAX_DEVICES:
+    while several <= MAX_DEVICES and config.refused(several) is None:
         memory = estimate_memory(model, config, devices=several, checkpointing=True)
         if memory.peak <= capacity:
             return f"{told}: {several} of them do (FSDP), or train adapters (LoRA)"

@@ -432,13 +432,9 @@ def _check(model: JanusModel, config: JanusTrainConfig, world: World) -> None:
             f"dropout {model.config.language.dropout} draws by a generator of each step, which "
             "torch.compile cannot hold: set compile to false"
         )
-    parts = world.size * config.accumulate
-    if config.batch_size % parts != 0:
-        raise ValueError(
-            f"batch_size ({config.batch_size}) must be a multiple of processes x accumulate "
-            f"({world.size} x {config.accumulate}), for every process has as much of it: "
-            f"give {max(1, config.batch_size // parts) * parts}"
-        )
+    refused = config.refused(world.size)
+    if refused is not None:
+        raise ValueError(refused)
 
 
 def _split(items: Sequence[T], size: int) -> list[Sequence[T]]:
