@@ -16,9 +16,9 @@ from pydantic_core import from_json
 from openjanus.rules import near
 from openjanus.serve.errors import ApiError, refused
 
-MAX_VALUES = 50_000
+MAX_VALUES = 20_000
 """Of JSON in a body, as far as commas and brackets tell: those within texts count too."""
-MAX_ESCAPES = 500_000
+MAX_ESCAPES = 300_000
 """Backslashes: some clients write each slash of base64 with one."""
 MAX_OTHER_BYTES = 2 * 2**20
 """Bytes that are not of base64, which files are in: spaces, and letters beyond ASCII, cost more."""

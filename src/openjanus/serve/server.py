@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import logging
 import math
@@ -207,6 +208,8 @@ def run(janus: Janus, options: ServeOptions, *, beside: Mapping[str, Janus] | No
     """
     log_to_stderr()
     options = fit_to_files(options)
+    gc.collect()
+    gc.freeze()  # else a full collection walks the model's objects while nobody is answered
     with (
         listening_socket(options) as listening,
         Room(janus, max_jobs=options.max_requests, metrics=Metrics(), beside=beside) as room,
