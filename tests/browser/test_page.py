@@ -226,6 +226,14 @@ def test_errors_are_told_in_words(page, site) -> None:
     page.get_by_label("Guidance", exact=True).fill("1")
     draw(page, "a car")
     page.locator("#draw-note", has_text="guidance").wait_for()
+    assert page.locator("#stage-empty").is_visible()
+    page.get_by_label("What to avoid").evaluate("field => { field.value = ''; }")
+    draw(page, "a car")
+    page.locator("#caption").wait_for()
+    draw(page, "x" * 4000)
+    page.locator("#draw-note.error").wait_for()
+    page.locator("#caption-text", has_text="a car").wait_for()  # it is still there
+    assert page.get_by_role("button", name="Draw", exact=True).is_visible()
 
     broken = {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"}
     page.locator("#picture-file").set_input_files(broken)
@@ -234,7 +242,11 @@ def test_errors_are_told_in_words(page, site) -> None:
 
 def test_a_server_that_has_gone_is_told_of(page, janus) -> None:
     with serving(janus) as (url, _):
+        page.route("**/v1/models", lambda route: route.abort(), times=1)
         open_page(page, url)
+        page.locator("#draw-note", has_text="cannot be reached").wait_for()
+        draw(page, "a car")  # it is there again
+        page.locator("#caption").wait_for()
     draw(page, "a car")
     page.locator("#draw-note", has_text="cannot be reached").wait_for()
     ask(page, "hello?")

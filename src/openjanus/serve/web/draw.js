@@ -19,7 +19,7 @@ export class Draw {
   #shown = null;
   #addresses = [];
 
-  /** @param page what the parts share: `model()`, `keep(drawing)`, `talkAbout(blob, name)`, `wantKey()` */
+  /** @param page what the parts share: `model()`, `meet()`, `keep(drawing)`, `talkAbout(blob, name)`, `wantKey()` */
   constructor(page) {
     this.#page = page;
     suggest(at("ideas"), IDEAS, (text) => {
@@ -72,7 +72,7 @@ export class Draw {
   /** Draw what the form says, in place of what is drawn. */
   async draw() {
     const prompt = at("prompt").value.trim();
-    if (this.#facts === null) return this.#page.wantKey();
+    if (this.#facts === null && !(await this.#page.meet())) return;
     if (prompt === "") return note(at("draw-note"), "Say first what to draw.");
     const seed = at("seed").value.trim();
     if (!/^[0-9]*$/.test(seed)) return note(at("draw-note"), "A seed is a whole number, or nothing.");
@@ -100,6 +100,7 @@ export class Draw {
       ...(seed !== "" && { seed: Number(seed) }),
       ...(avoid !== "" && { negative_prompt: avoid }),
     };
+    const before = this.#shown;
     this.#begin(count);
     try {
       await this.#grow(drawing, body, running.signal);
@@ -107,7 +108,7 @@ export class Draw {
       this.#show(drawing);
       await this.#page.keep(drawing);
     } catch (error) {
-      if (running === this.#running) this.#fail(error);
+      if (running === this.#running) this.#fail(error, before);
     } finally {
       if (running === this.#running) this.#end();
     }
@@ -116,11 +117,16 @@ export class Draw {
   /** Show a drawing of before. */
   recall(drawing) {
     this.stop();
+    this.#fill(drawing);
+    this.#showWhole(drawing);
+  }
+
+  #showWhole(drawing) {
     this.#begin(drawing.pictures.length);
     drawing.pictures.forEach((blob, index) => this.#put(index, blob, 1));
     this.#end();
-    this.#fill(drawing);
     this.#show(drawing);
+    at("draw-said").textContent = "";
   }
 
   async #grow(drawing, body, signal) {
@@ -175,14 +181,15 @@ export class Draw {
     if (hadFocus) at("draw-go").focus();
   }
 
-  #fail(error) {
+  #fail(error, before) {
     for (const frame of document.querySelectorAll(".frame.growing")) {
       frame.classList.remove("growing");
       frame.classList.add("left");
     }
     if (!at("grid").querySelector("img")) {
-      at("grid").hidden = true;
-      at("stage-empty").hidden = false;
+      // Nothing of it was seen: what was there before is there again.
+      if (before !== null) this.#showWhole(before);
+      else [at("grid").hidden, at("stage-empty").hidden] = [true, false];
     }
     if (error.name === "AbortError") {
       note(at("draw-note"), "Stopped.", false);

@@ -11,9 +11,14 @@ let thumbnails = [];
 
 const page = {
   model: () => at("model").value || null,
+  meet,
   wantKey,
   async keep(drawing) {
-    await history.add(drawing);
+    try {
+      await history.add(drawing);
+    } catch {
+      note(at("draw-note"), "The browser has no room to keep this drawing: save it, or clear what was drawn before.");
+    }
     await showHistory();
   },
   async talkAbout(blob, name) {
@@ -24,6 +29,7 @@ const page = {
 const draw = new Draw(page);
 const talk = new Talk(page);
 
+/** Ask the server what it has; whether it told, and what is wrong is said where it did not. */
 async function meet() {
   let cards;
   try {
@@ -32,7 +38,7 @@ async function meet() {
     if (!(error instanceof Trouble)) throw error;
     if (error.status === 401) wantKey(key.get() === null ? null : "This key is not one of the server's.");
     else note(at("draw-note"), error.message);
-    return;
+    return false;
   }
   at("model").replaceChildren(...cards.map((card) => make("option", { value: card.id, textContent: card.id })));
   at("model-label").hidden = cards.length < 2;
@@ -41,6 +47,7 @@ async function meet() {
   draw.use(cards[0].drawing);
   at("key-open").hidden = key.get() === null;
   note(at("draw-note"), null);
+  return true;
 }
 
 function wantKey(reason = null) {

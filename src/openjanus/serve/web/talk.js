@@ -13,7 +13,7 @@ export class Talk {
   #turns = [];
   #running = null;
 
-  /** @param page what the parts share: `model()`, `wantKey()` */
+  /** @param page what the parts share: `model()`, `meet()`, `wantKey()` */
   constructor(page) {
     this.#page = page;
     sendOnEnter(at("question"));
@@ -54,7 +54,7 @@ export class Talk {
 
   /** Ask something more. */
   async ask(question) {
-    if (this.#page.model() === null) return this.#page.wantKey();
+    if (this.#page.model() === null && !(await this.#page.meet())) return;
     if (question === "") return note(at("talk-note"), "Write a question first.");
     if (this.isRunning) return;
     const running = (this.#running = new AbortController());
@@ -72,9 +72,9 @@ export class Talk {
         bubble.textContent += text;
         at("log").scrollTop = at("log").scrollHeight;
       }
-      if (bubble.textContent === "") bubble.textContent = "…";
-      at("talk-said").textContent = bubble.textContent;
       this.#turns.push({ role: "assistant", content: bubble.textContent });
+      if (bubble.textContent === "") bubble.textContent = "(nothing)";
+      at("talk-said").textContent = bubble.textContent;
     } catch (error) {
       this.#fail(error, bubble, question);
     } finally {
