@@ -289,7 +289,8 @@ def test_a_person_draws_asks_stops_and_is_told(page: Page, address: str, tmp_pat
     page.fill("#prompt", "a red car")
     page.click("#draw-go")  # before the model is there
     page.wait_for_selector("#caption:not([hidden])", timeout=OPENING_MS)
-    assert page.locator("#grid img").evaluate("(image) => image.naturalWidth") == 32
+    width = "async (image) => { await image.decode(); return image.naturalWidth; }"
+    assert page.locator("#grid img").evaluate(width) == 32
     assert page.is_hidden("#tab-state")
     page.context.set_offline(True)  # from here on it needs nobody
     page.locator("#grid figcaption button").first.click()
