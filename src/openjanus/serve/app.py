@@ -372,14 +372,13 @@ def _shown(message: Any) -> Any:
 
 async def _timed(job: Job[Any], visit: Visit, metrics: Metrics, kind: str) -> AsyncIterator[Any]:
     """A job's results; how long its first id took is measured."""
-    job.on_first = lambda: metrics.first_token.labels(kind).observe(
-        time.perf_counter() - visit.began
-    )
     results = job.results()
     try:
         async for result in results:
             yield result
     finally:
+        if job.first_at is not None:
+            metrics.first_token.labels(kind).observe(job.first_at - visit.began)
         await results.aclose()  # pyright: ignore[reportAttributeAccessIssue]
 
 

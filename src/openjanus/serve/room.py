@@ -271,8 +271,8 @@ class Job(Generic[T]):
         """Done when nothing is worked on any more, which may be after the last result."""
         self.begun: Future[None] | None = None
         """Its thread's side."""
-        self.on_first: Callable[[], None] = lambda: None
-        """Called in the request's thread when the first id is known."""
+        self.first_at: float | None = None
+        """By ``time.perf_counter``, when the first id was known."""
 
     async def valid(self) -> None:
         """Wait until the request has been found valid.
@@ -360,7 +360,7 @@ class Job(Generic[T]):
             self._tell(self._say_ended)
 
     def _first(self) -> None:
-        self.on_first()
+        self.first_at = time.perf_counter()
 
     def _put(self, result: object) -> None:
         # Who reads slowly has few results waiting; the engine goes on meanwhile.
