@@ -33,6 +33,7 @@ from openjanus.model.doors import TokenizerEntrance
 from openjanus.model.janus import JanusModel
 
 
+@torch.no_grad()
 def rows_change_bits(model: JanusModel, num_rows: int) -> bool:
     """Whether a row of a step may depend on how many rows there are, on this machine.
 
