@@ -106,6 +106,30 @@ def test_the_source_asks_of_the_training_split_in_rounds(folder: Path) -> None:
         EasyVqa(folder, length=0)
 
 
+def test_no_more_questions_are_answered_no_than_yes(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    asked = ["yes", "no", "no", "red", "no", "yes", "no"]
+    one = easy_vqa.EasySet(
+        pictures=np.zeros((1, 64, 64, 3), np.uint8),
+        questions=tuple(
+            easy_vqa.EasyQuestion(text=f"question {place}?", answer=answer, picture=0)
+            for place, answer in enumerate(asked)
+        ),
+    )
+    monkeypatch.setattr(easy_vqa, "load_easy_vqa", lambda split, folder: one)
+    options: dict[str, Any] = {"least_questions": 7, "most_questions": 7}
+
+    def answers(index: int, *, even: bool) -> list[str]:
+        turns = EasyVqa(folder, even=even, **options)[index].turns
+        return [turn.text for turn in turns if turn.role == "assistant"]
+
+    assert sorted(answers(0, even=False)) == sorted(asked)
+    for index in range(5):
+        assert sorted(answers(index, even=True)) == ["no", "no", "red", "yes", "yes"]
+    assert len({str(EasyVqa(folder, even=True, **options)[i].turns) for i in range(5)}) > 1
+
+
 def test_what_was_not_fetched_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="data fetch emoji --easy-vqa"):
         EasyVqa(tmp_path)

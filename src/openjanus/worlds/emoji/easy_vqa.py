@@ -10,6 +10,7 @@ import io
 import json
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -151,6 +152,8 @@ class EasyVqa:
         most_questions: As many at most.
         branched: Whether each question is asked as if it were the first. Asked in turn, some are
             answered by those before.
+        even: Whether no more questions are answered no than yes; of all, four of five yes or no
+            questions are, and who always says no learns little more.
 
     Raises:
         FileNotFoundError: Nothing was fetched.
@@ -168,6 +171,7 @@ class EasyVqa:
         least_questions: int = 3,
         most_questions: int = 8,
         branched: bool = False,
+        even: bool = False,
     ) -> None:
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
@@ -183,6 +187,7 @@ class EasyVqa:
         self.length = length
         self.num_questions = (least_questions, most_questions)
         self.branched = branched
+        self.even = even
 
     def __len__(self) -> int:
         return self.length
@@ -197,7 +202,11 @@ class EasyVqa:
         least, most = self.num_questions
         wanted = least + below(rng, most - least + 1)
         turns: list[Turn] = []
-        for place in rng.permutation(len(questions))[:wanted]:
+        order = [int(place) for place in rng.permutation(len(questions))]
+        if self.even:
+            left_out = _answered(questions, order, "no")[len(_answered(questions, order, "yes")) :]
+            order = [place for place in order if place not in left_out]
+        for place in order[:wanted]:
             mark = "" if turns else f"{IMAGE_MARK}\n"
             turns.append(Turn(role="user", text=f"{mark}{questions[place].text}"))
             turns.append(Turn(role="assistant", text=questions[place].answer))
@@ -208,6 +217,11 @@ class EasyVqa:
             images=(self._set.pictures[number],),
             branched=self.branched,
         )
+
+
+def _answered(questions: Sequence[EasyQuestion], order: Sequence[int], answer: str) -> list[int]:
+    """Those of an order whose questions have an answer."""
+    return [place for place in order if questions[place].answer == answer]
 
 
 def _read_picture(archive: zipfile.ZipFile, name: str) -> np.ndarray:
