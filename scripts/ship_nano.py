@@ -49,7 +49,7 @@ PIXELS_SHARE = 0.6
 the nano draws is as sharp as with all of it, and other pictures are no worse than before."""
 DETOURS = "detour*"
 """Runs that were stopped on the way and gone on from; the model card tells what they were."""
-EVERY = {"vq": 5, "encoder": 5, "detour": 5, "stage3c": 2}
+EVERY = {"vq": 5, "encoder": 5, "detour": 5, "stage3c": 2, "compose": 5, "mixed": 5}
 """Of these runs one line of metrics in so many is kept, and the last."""
 MOST_BYTES = 32_000_000
 
@@ -75,7 +75,11 @@ def main(runs: Path, target: Path) -> None:
     print(f"{target}: about {size:,} bytes")
     if size > MOST_BYTES:
         raise SystemExit(f"a nano has at most {MOST_BYTES:,} bytes: thin the metrics")
+    card = target / "README.md"
+    words = card.read_text(encoding="utf-8") if card.is_file() else None
     janus.save(target)
+    if words is not None:  # written by hand, where save writes one of its own
+        card.write_text(words, encoding="utf-8")
     shutil.rmtree(target / "training", ignore_errors=True)
     for name, text in records.items():
         path = target / "training" / name

@@ -106,28 +106,33 @@ def test_the_source_asks_of_the_training_split_in_rounds(folder: Path) -> None:
         EasyVqa(folder, length=0)
 
 
-def test_no_more_questions_are_answered_no_than_yes(
+def test_no_more_questions_are_about_what_is_not_there(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    asked = ["yes", "no", "no", "red", "no", "yes", "no"]
+    there = [("is there a red shape?", "yes"), ("is there not a circle?", "no")]
+    absent = [("does the image not contain a cube?", "yes"), ("is no red shape present?", "yes")]
+    absent += [("is there a cube?", "no"), ("is a cube present?", "no")]
+    asked = [*absent, ("what color is the shape?", "red"), *there]
     one = easy_vqa.EasySet(
         pictures=np.zeros((1, 64, 64, 3), np.uint8),
         questions=tuple(
-            easy_vqa.EasyQuestion(text=f"question {place}?", answer=answer, picture=0)
-            for place, answer in enumerate(asked)
+            easy_vqa.EasyQuestion(text=text, answer=answer, picture=0) for text, answer in asked
         ),
     )
     monkeypatch.setattr(easy_vqa, "load_easy_vqa", lambda split, folder: one)
     options: dict[str, Any] = {"least_questions": 7, "most_questions": 7}
 
-    def answers(index: int, *, even: bool) -> list[str]:
+    def pairs(index: int, *, even: bool) -> set[tuple[str, str]]:
         turns = EasyVqa(folder, even=even, **options)[index].turns
-        return [turn.text for turn in turns if turn.role == "assistant"]
+        texts = [turn.text.removeprefix(f"{IMAGE_MARK}\n") for turn in turns]
+        return set(zip(texts[::2], texts[1::2], strict=True))
 
-    assert sorted(answers(0, even=False)) == sorted(asked)
-    for index in range(5):
-        assert sorted(answers(index, even=True)) == ["no", "no", "red", "yes", "yes"]
-    assert len({str(EasyVqa(folder, even=True, **options)[i].turns) for i in range(5)}) > 1
+    assert pairs(0, even=False) == set(asked)
+    chosen = [pairs(index, even=True) for index in range(5)]
+    for found in chosen:
+        assert found >= {*there, ("what color is the shape?", "red")}
+        assert len(found & set(absent)) == 2
+    assert any(found != chosen[0] for found in chosen)
 
 
 def test_what_was_not_fetched_is_said(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,6 +50,14 @@ class EasyQuestion:
         if self.text.startswith("what") and "color" in self.text:
             return "colour"
         return "shape" if self.text.startswith("what") else "yes or no"
+
+    @property
+    def is_there(self) -> bool | None:
+        """Whether what is asked for is in the picture; None where that is not asked."""
+        if self.kind != "yes or no":
+            return None
+        is_negated = not {"not", "no"}.isdisjoint(self.text.split())
+        return (self.answer == "yes") != is_negated
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,8 +159,8 @@ class EasyVqa:
         most_questions: As many at most.
         branched: Whether each question is asked as if it were the first. Asked in turn, some are
             answered by those before.
-        even: Whether no more questions are answered no than yes; of all, four of five yes or no
-            questions are, and who always says no learns little more.
+        even: Whether no more yes or no questions are about what is not there than about what is.
+            Of all, four of five are, so who looks for the word "not" alone is right in 82 %.
 
     Raises:
         FileNotFoundError: Nothing was fetched.
@@ -204,8 +211,9 @@ class EasyVqa:
         turns: list[Turn] = []
         order = [int(place) for place in rng.permutation(len(questions))]
         if self.even:
-            left_out = _answered(questions, order, "no")[len(_answered(questions, order, "yes")) :]
-            order = [place for place in order if place not in left_out]
+            absent = [place for place in order if questions[place].is_there is False]
+            most = sum(questions[place].is_there is True for place in order)
+            order = [place for place in order if place not in absent[most:]]
         for place in order[:wanted]:
             mark = "" if turns else f"{IMAGE_MARK}\n"
             turns.append(Turn(role="user", text=f"{mark}{questions[place].text}"))
@@ -217,11 +225,6 @@ class EasyVqa:
             images=(self._set.pictures[number],),
             branched=self.branched,
         )
-
-
-def _answered(questions: Sequence[EasyQuestion], order: Sequence[int], answer: str) -> list[int]:
-    """Those of an order whose questions have an answer."""
-    return [place for place in order if questions[place].answer == answer]
 
 
 def _read_picture(archive: zipfile.ZipFile, name: str) -> np.ndarray:
