@@ -41,7 +41,7 @@ STAGES = {
         "stage3e",
         "align",
     ),
-    "nano-v1": ("pixels", "draw", "align", "compose", "compose2", "mixed2", "talk2"),
+    "nano-v1": ("pixels", "draw", "align", "compose", "compose2", "mixed2", "talk2", "align3"),
 }
 """By version; the last gives the model."""
 PIXELS_SHARE = 0.6
