@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from openjanus.engine.request import ChatRequest, DrawRequest, Event, FinishedEvent
+from openjanus.serve.engine_thread import JobDriver
 from openjanus.serve.errors import ApiError
 from openjanus.serve.metrics import Metrics
-from openjanus.serve.room import MAX_UNREAD, JobDriver, Room
+from openjanus.serve.room import MAX_UNREAD, Room
 
 
 def test_many_jobs_at_once_get_their_own_results(janus):

@@ -15,6 +15,7 @@ from openjanus.engine.request import ChatRequest, Event, TokenEvent, TokenLogpro
 from openjanus.pipeline import Janus, Reply
 from openjanus.pipeline.speaker import ChatOptions, Speaker, stop_strings
 from openjanus.processor.text import TextTokenizer
+from openjanus.serve.engine_thread import JobDriver
 from openjanus.serve.errors import refused
 from openjanus.serve.options import ServeOptions
 from openjanus.serve.pictures import (
@@ -24,7 +25,7 @@ from openjanus.serve.pictures import (
     picture_parts,
     texts_of,
 )
-from openjanus.serve.room import JobDriver, Room
+from openjanus.serve.room import Room
 from openjanus.serve.schema import (
     ChatAnswer,
     ChatBody,

@@ -63,6 +63,8 @@ class Visit:
     """That it takes."""
     ended: asyncio.Future[None] | None = None
     """Done when nothing is worked on for it any more."""
+    is_out: bool = False
+    """Whether its places have been given back."""
     status: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     """What the application adds: model, tokens, pictures."""
@@ -178,18 +180,29 @@ class Gate:
     async def _work(self, scope: Scope, receive: Receive, send: Send, visit: Visit) -> None:
         self._admission.enter(visit.name)
         self._metrics.inside.set(self._admission.num_inside)
+
+        async def send_on(message: ASGIMessage) -> None:
+            # Before the last byte: who has his answer whole may ask again at once.
+            is_last = message["type"] == "http.response.body" and not message.get("more_body")
+            if is_last and (visit.ended is None or visit.ended.done()):
+                self._leave(visit)
+            await send(message)
+
         try:
             visit.body = await self._read(scope, receive)
             visit.has_body = False
-            await self._answer(scope, receive, send, visit)
+            await self._answer(scope, receive, send_on, visit)
         finally:
             # Work that was begun goes on for a moment after its client has left.
-            if visit.ended is None:
+            if visit.ended is None or visit.ended.done():
                 self._leave(visit)
             else:
                 visit.ended.add_done_callback(lambda _: self._leave(visit))
 
     def _leave(self, visit: Visit) -> None:
+        if visit.is_out:
+            return
+        visit.is_out = True
         self._admission.leave(visit.name, visit.places)
         self._metrics.inside.set(self._admission.num_inside)
 

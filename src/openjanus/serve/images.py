@@ -13,9 +13,9 @@ from openjanus.config import JanusConfig
 from openjanus.engine.noise import seed_or_new
 from openjanus.pipeline import DrawOptions, Janus
 from openjanus.pipeline.artist import Artist
+from openjanus.serve.engine_thread import JobDriver
 from openjanus.serve.errors import refused
 from openjanus.serve.lengths import TextLimit
-from openjanus.serve.room import JobDriver
 from openjanus.serve.schema import (
     CompletedImage,
     ImagesAnswer,
