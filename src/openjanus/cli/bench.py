@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openjanus.cli.parsing import DEFAULT_MODEL, add_model, add_verb, load, print_table
+from openjanus.cli.parsing import (
+    DEFAULT_MODEL,
+    add_model,
+    add_verb,
+    load,
+    print_table,
+    write_json,
+)
 from openjanus.rules import require, require_at_least_one
 
 if TYPE_CHECKING:
@@ -71,10 +76,7 @@ def _bench(args: argparse.Namespace) -> None:
     if args.row:
         print(result.row())
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result.as_data(), indent=1, ensure_ascii=False) + "\n"
-        args.json.write_text(text, encoding="utf-8")
-        print(f"written to {args.json}", file=sys.stderr)
+        write_json(args.json, result.as_data())
 
 
 def _rival(name: str | None) -> tuple[Rival | None, str | None]:

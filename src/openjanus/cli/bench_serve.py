@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from openjanus.cli.parsing import add_verb, parse_seed, print_table
+from openjanus.cli.parsing import add_verb, parse_seed, print_table, write_json
 from openjanus.rules import require
 
 
@@ -109,10 +108,7 @@ def _bench(args: argparse.Namespace) -> None:
     result = result_of(outcomes, options, url=url, model=model)
     print_table(result.lines())
     if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result.as_data(), indent=1, ensure_ascii=False) + "\n"
-        args.json.write_text(text, encoding="utf-8")
-        print(f"written to {args.json}", file=sys.stderr)
+        write_json(args.json, result.as_data())
     if args.plot is not None:
         draw_load(result, outcomes, args.plot)
         print(f"drawn to {args.plot}", file=sys.stderr)

@@ -193,7 +193,7 @@ class Engine:
         """Work of some requests: an error in it ends those of them that have not come to an end."""
         try:
             yield
-        except BaseException as error:
+        except BaseException as error:  # told to whoever waits, and raised on where it is not ours
             interrupt = RuntimeError("interrupted on its way: ask again")
             for request_id in request_ids:
                 if request_id in self._jobs:
