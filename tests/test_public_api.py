@@ -151,9 +151,10 @@ def test_functions() -> None:
     )
     assert signature(openjanus.compute_losses) == (
         "(model: JanusModel, batch: Batch, *, decoder: Callable[..., Tensor] | None = None, "
-        "encoder: Callable[[Tensor], Tensor] | None = None, num_supervised: int | None = None, "
+        "encoder: Callable[[Tensor], Tensor] | None = None, num_supervised: float | None = None, "
         "isolation: Backend | None = None, within: Within | None = None, z_loss: float = 0.0, "
-        "und_images: bool = False) -> Losses"
+        "und_images: bool = False, weights: LossWeights = LossWeights(und=1.0, text=1.0, gen=1.0, "
+        "und_image=1.0)) -> Losses"
     )
     assert signature(openjanus.encode_sample) == (
         "(sample: Sample, processor: Processor, *, max_length: int, mask_prompt: bool = True, "

@@ -53,10 +53,10 @@ DEFECTS = (
         was="labels were shifted by the collator and logits again by the loss: no first id",
         edits=(
             (
-                'add("image", batch.image_places, batch.image_ids.flatten())',
+                'add("image", batch.image_places, batch.image_ids.flatten(), weights.gen)',
                 (
                     'add("image", batch.image_places.view_as(batch.image_ids)[:, 1:].flatten(), '
-                    "batch.image_ids[:, 1:].flatten())"
+                    "batch.image_ids[:, 1:].flatten(), weights.gen)"
                 ),
             ),
         ),
@@ -129,9 +129,9 @@ DEFECTS = (
         name="mean_of_means_over_modalities",
         was="the loss was the mean of the text loss and the image loss, one token or a thousand",
         edits=(
-            ("totals.append(losses.sum())", "totals.append(losses.mean())"),
+            ("totals.append((losses * weight).sum())", "totals.append(losses.mean())"),
             (
-                "total = torch.stack(totals).sum() / (num_supervised or num_all)",
+                "total = torch.stack(totals).sum() / whole",
                 "total = torch.stack(totals).mean()",
             ),
         ),
@@ -156,7 +156,7 @@ DEFECTS = (
         was="each process divided by its own tokens, and gradients were averaged",
         edits=(
             (
-                "whole = sum(number for number, _ in told)",
+                "whole = sum(weight for weight, _ in told)",
                 "whole = told[self.world.rank][0] * len(told)",
             ),
         ),
@@ -167,7 +167,10 @@ DEFECTS = (
         was="the text loss of a batch of drawings was the mean of nothing",
         edits=(
             ("if num_text > 0:", "if True:"),
-            ("totals.append(losses.sum())", "totals.append(losses.mean() * len(losses))"),
+            (
+                "totals.append((losses * weight).sum())",
+                "totals.append(losses.mean() * len(losses))",
+            ),
         ),
         tests=(LOSSES + "test_a_missing_kind_leaves_no_trace",),
     ),

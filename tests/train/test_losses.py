@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from openjanus.data.collate import collate
 from openjanus.data.encoding import encode_sample, with_image_ids
 from openjanus.data.toy import ToyScenes
-from openjanus.train.losses import compute_hidden_states, compute_losses
+from openjanus.train.loss_weights import LossWeights
+from openjanus.train.losses import compute_hidden_states, compute_losses, supervised_weight
 from openjanus.train.start import fresh_model
 
 
@@ -60,6 +61,46 @@ def test_it_is_one_mean_over_all_supervised_tokens(model, encoded, processor):
     assert sum(losses.counts.values()) == len(every)
     total = sum(float(part) for part in losses.sums.values())
     assert losses.total.item() == pytest.approx(total / len(every), abs=1e-5)
+
+
+def test_a_weight_is_what_a_token_of_its_kind_counts(model, encoded, processor):
+    batch = collate(encoded("und", "text", "gen"), processor)
+    plain = compute_losses(model, batch)
+    weights = LossWeights(und=3.0, text=0.0, gen=0.5)
+    found = compute_losses(model, batch, weights=weights)
+    sums = {kind: float(total) for kind, total in plain.sums.items()}
+    whole = 3.0 * plain.counts["und"] + 0.5 * plain.counts["gen"]
+    wanted = (3.0 * sums["und"] + 0.5 * sums["gen"]) / whole
+    assert supervised_weight(batch, weights) == whole
+    assert found.total.item() == pytest.approx(wanted, rel=1e-6)
+    assert found.counts == plain.counts  # what is told of each kind is as without weights
+    assert {kind: float(total) for kind, total in found.sums.items()} == sums
+    doubled = compute_losses(model, batch, weights=LossWeights(und=2, text=2, gen=2))
+    assert doubled.total.item() == pytest.approx(plain.total.item(), rel=1e-6)
+
+
+def test_the_z_loss_is_weighed_too(model, encoded, processor):
+    batch = collate(encoded("und", "gen"), processor)
+    only_und = LossWeights(gen=0.0)
+    found = compute_losses(model, batch, z_loss=0.5, weights=only_und)
+    alone = compute_losses(model, collate(encoded("und"), processor), z_loss=0.5)
+    assert found.z_loss is not None and alone.z_loss is not None
+    assert float(found.z_loss) == pytest.approx(float(alone.z_loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [{"und": -1.0}, {"gen": math.inf}, {"text": math.nan}])
+def test_a_weight_that_is_none_is_refused(weights):
+    (name,) = weights
+    with pytest.raises(ValueError, match=f"loss_weights.{name} must be finite and >= 0, got"):
+        LossWeights(**weights)
+
+
+def test_weights_that_count_nothing_are_told(model, encoded, processor):
+    with pytest.raises(ValueError, match="loss_weights are all 0"):
+        LossWeights(und=0, text=0, gen=0, und_image=0)
+    batch = collate(encoded("text"), processor)
+    with pytest.raises(ValueError, match=r"no supervised token in .* that loss_weights count"):
+        compute_losses(model, batch, weights=LossWeights(text=0.0))
 
 
 def test_the_state_at_boi_learns_the_first_id_and_the_last_ids_state_nothing(
@@ -165,7 +206,7 @@ def test_nothing_to_learn_is_told(model, encoded, processor):
     empty = batch.text_places[:0]
     object.__setattr__(batch, "text_places", empty)
     object.__setattr__(batch, "text_targets", empty)
-    with pytest.raises(ValueError, match="no supervised token in toy-text"):
+    with pytest.raises(ValueError, match=r"no supervised token in toy-text"):
         compute_losses(model, batch)
 
 

@@ -17,6 +17,7 @@ from openjanus.data.fetching import TooManyBadSamples
 from openjanus.data.toy import ToyScenes
 from openjanus.model.vq import VQTokenizer
 from openjanus.train.loop import NonFiniteLoss, run_loop
+from openjanus.train.loss_weights import LossWeights
 from openjanus.train.metrics import read_metrics
 from openjanus.train.source_config import SourceConfig, SourcesConfig
 from openjanus.train.start import fresh_model
@@ -155,6 +156,31 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(
     assert summed == pytest.approx(loss, rel=1e-6)
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_weights_of_kinds_are_those_of_the_whole_step(make_config, make_trainer):
+    """Accumulated, the mean is over the weights of all parts; metrics by kind do not feel them."""
+    options = {"batch_size": 12, "bf16": False}
+    weighed = {"loss_weights": LossWeights(und=5.0, text=0.5)}
+    plain, one, parts = (
+        make_trainer(make_config(**options, **more))
+        for more in ({}, weighed, {"accumulate": 4, **weighed})
+    )
+    found = []
+    for trainer in (plain, one, parts):
+        values = trainer.gradients.add(0, trainer._batches(trainer._samples()))
+        trained = [p for p in trainer.model.parameters() if p.requires_grad]
+        found.append((values, [p.grad for p in trained]))
+    (unweighed, _), (values, whole), (summed, added) = found
+    kinds = {"und": 5.0, "text": 0.5, "gen": 1.0}
+    counted = {kind: weight * values[f"tokens_{kind}"] for kind, weight in kinds.items()}
+    mean = sum(counted[kind] * values[f"loss_{kind}"] for kind in kinds) / sum(counted.values())
+    assert values["loss"] == pytest.approx(mean, abs=2e-5)
+    assert summed["loss"] == pytest.approx(values["loss"], rel=1e-6)
+    for key in ("loss_und", "loss_gen", "tokens_und"):
+        assert values[key] == pytest.approx(unweighed[key])
+    for a, b in zip(whole, added, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
 def test_workers_and_their_number_change_nothing(make_config, make_trainer, tmp_path):

@@ -16,6 +16,7 @@ from openjanus.config import TemplateName
 from openjanus.presets import PRESETS
 from openjanus.rules import near, require_at_least_one
 from openjanus.train.lora_config import LoraConfig
+from openjanus.train.loss_weights import LossWeights
 from openjanus.train.optim_config import OptimConfig
 from openjanus.train.run_config import RunConfig, check_timeout
 from openjanus.train.source_config import SourceConfig, SourcesConfig
@@ -106,6 +107,8 @@ class JanusTrainConfig:
     alone, so that its ids are the same wherever it lies (``data.islands``)."""
     id_cache: str | None = "id-cache"
     """Folder where codebook ids are kept between runs; relative ones lie beside ``run.dir``."""
+    loss_weights: LossWeights = field(default_factory=LossWeights)
+    """What a supervised token of each kind counts; all alike in the papers."""
     z_loss: float = 0.0
     """Weight of log^2 Z of both heads, which keeps logits small (Chameleon: 1e-5); 0 is none."""
     und_image_loss: bool = False

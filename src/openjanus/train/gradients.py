@@ -13,7 +13,7 @@ from openjanus.data.collate import Batch
 from openjanus.data.samples import KINDS
 from openjanus.model.dropout import DropoutKey
 from openjanus.train.config import JanusTrainConfig
-from openjanus.train.losses import LossKind
+from openjanus.train.losses import LossKind, supervised_weight
 from openjanus.train.parallel import World
 from openjanus.train.step import Door, TrainStep, doors_of
 
@@ -47,8 +47,8 @@ class Gradients:
         """
         device, config, share = self.world.device, self.config, self.world.share()
         own = [doors_of(batch) for batch in batches]
-        told = self.world.gather((sum(self.num_supervised(batch) for batch in batches), own))
-        whole = sum(number for number, _ in told)
+        told = self.world.gather((sum(self._weight(batch) for batch in batches), own))
+        whole = sum(weight for weight, _ in told)
         total, z_loss, squares = 0.0, 0.0, 0.0
         sums: dict[LossKind, float] = dict.fromkeys(LOSS_KINDS, 0.0)
         counts: dict[LossKind, int] = dict.fromkeys(LOSS_KINDS, 0)
@@ -90,8 +90,16 @@ class Gradients:
 
     def num_supervised(self, batch: Batch) -> int:
         """Places of a batch that predict something."""
-        und = int(batch.und_slots.sum()) if self.config.und_image_loss else 0
-        return batch.num_supervised + und
+        return batch.num_supervised + self._num_und_ids(batch)
+
+    def _num_und_ids(self, batch: Batch) -> int:
+        """Ids of pictures to understand that are learnt."""
+        return int(batch.und_slots.sum()) if self.config.und_image_loss else 0
+
+    def _weight(self, batch: Batch) -> float:
+        """What those places weigh together."""
+        und_ids = self._num_und_ids(batch)
+        return supervised_weight(batch, self.config.loss_weights, num_und_ids=und_ids)
 
     def _observe(self, hidden_states: Tensor) -> None:
         self._output = hidden_states.detach()

@@ -1,8 +1,8 @@
 """The loss of all three stages: cross-entropy, one mean over every supervised token.
 
-Text and picture ids count alike, as in the papers (Janus, section 3.2: no task weights). A mean
-of means would weigh a token by how rare its kind is in the batch, and is not a number where a
-kind is missing.
+Text and picture ids count alike, as in the papers (Janus, section 3.2: no task weights), where
+``LossWeights`` say nothing else. A mean of means would weigh a token by how rare its kind is in the
+batch, and is not a number where a kind is missing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from openjanus.model.documents import (
     choose_backend,
 )
 from openjanus.model.janus import Face, JanusModel
+from openjanus.train.loss_weights import EQUAL, LossWeights
 
 LossKind = Kind | Literal["und_image"]
 """Kinds of supervised tokens: those of samples, and the ids of pictures to understand."""
@@ -36,9 +37,10 @@ class Losses:
     """The loss of a batch."""
 
     total: Tensor
-    """Mean over all supervised tokens, the z-loss included; the number to differentiate."""
+    """Mean over all supervised tokens by their weights, the z-loss included; the number to
+    differentiate."""
     sums: dict[LossKind, Tensor]
-    """Detached sums by kind, of the kinds that the batch has."""
+    """Detached sums by kind, of the kinds that the batch has, without weights."""
     counts: dict[LossKind, int]
     """Supervised tokens of each of these kinds."""
     z_loss: Tensor | None = None
@@ -134,17 +136,36 @@ def embed_und(
     return model.align_und(features)
 
 
+def supervised_weight(batch: Batch, weights: LossWeights = EQUAL, *, num_und_ids: int = 0) -> float:
+    """What the supervised tokens of a batch weigh together: their number, where all count alike.
+
+    Args:
+        batch: From ``collate``.
+        weights: Of a token of each kind.
+        num_und_ids: Ids of its pictures to understand that are learnt too.
+    """
+    num_und = int(batch.text_is_und.sum())
+    num_text = len(batch.text_places) - num_und
+    return (
+        num_und * weights.und
+        + num_text * weights.text
+        + len(batch.image_places) * weights.gen
+        + num_und_ids * weights.und_image
+    )
+
+
 def compute_losses(
     model: JanusModel,
     batch: Batch,
     *,
     decoder: Callable[..., Tensor] | None = None,
     encoder: Callable[[Tensor], Tensor] | None = None,
-    num_supervised: int | None = None,
+    num_supervised: float | None = None,
     isolation: Backend | None = None,
     within: Within | None = None,
     z_loss: float = 0.0,
     und_images: bool = False,
+    weights: LossWeights = EQUAL,
 ) -> Losses:
     """The training loss of a batch; each head runs on the places that it is supervised at alone.
 
@@ -153,8 +174,9 @@ def compute_losses(
         batch: From ``collate``.
         decoder: As in ``compute_hidden_states``.
         encoder: Likewise.
-        num_supervised: Supervised tokens of the whole step, over which ``total`` is a mean, where
-            this batch is a part of it. None: the batch is the whole.
+        num_supervised: What the supervised tokens of the whole step weigh (``supervised_weight``;
+            their number, where all count alike), over which ``total`` is a mean, where this batch
+            is a part of it. None: the batch is the whole.
         isolation: As in ``compute_hidden_states``.
         within: Likewise.
         z_loss: Weight of the mean of log^2 Z, where Z is what the softmax of either head divides
@@ -162,20 +184,22 @@ def compute_losses(
             (Chameleon: 1e-5).
         und_images: Learn to predict the ids of pictures to understand as well (Chameleon learns
             every token); for models of one vocabulary.
+        weights: What a token of each kind counts. ``sums`` and ``counts`` do not feel them.
 
     Raises:
-        ValueError: Nothing in the batch is supervised, or ``und_images`` with a model whose
-            pictures to understand are no ids.
+        ValueError: Nothing in the batch is supervised, or all that is has weight 0, or
+            ``und_images`` with a model whose pictures to understand are no ids.
     """
     und_ids = _und_ids(model, batch) if und_images else None
     if und_ids is not None:
         encoder = partial(_given, und_ids)
     num_und = 0 if und_ids is None else und_ids.numel()
     num_text, num_image = len(batch.text_places), len(batch.image_places)
-    num_all = num_text + num_image + num_und
-    if num_all == 0:
+    whole = num_supervised or supervised_weight(batch, weights, num_und_ids=num_und)
+    if num_text + num_image + num_und == 0 or whole == 0:
         raise ValueError(
             f"nothing to learn in this batch: no supervised token in {', '.join(batch.keys)}"
+            + ("" if weights == EQUAL else " that loss_weights count")
         )
     hidden = compute_hidden_states(
         model, batch, decoder=decoder, encoder=encoder, isolation=isolation, within=within
@@ -186,36 +210,39 @@ def compute_losses(
     sums: dict[LossKind, Tensor] = {}
     counts: dict[LossKind, int] = {}
 
-    def add(face: Face, places: Tensor, targets: Tensor) -> Tensor:
+    def add(face: Face, places: Tensor, targets: Tensor, weight: Tensor | float) -> Tensor:
         with _opened(within):
             logits, targets = model.logits_for_loss(hidden[places], targets, face)
         logits = logits.float()
         losses = F.cross_entropy(logits, targets, reduction="none")  # (P,)
-        totals.append(losses.sum())
+        totals.append((losses * weight).sum())
         if z_loss > 0:
-            squares.append(logits.logsumexp(-1).square().sum())
+            squares.append((logits.logsumexp(-1).square() * weight).sum())
         return losses.detach()
 
     if num_text > 0:
-        losses = add("text", batch.text_places, batch.text_targets)
+        is_und = batch.text_is_und
+        weight = torch.where(is_und, weights.und, weights.text)
+        losses = add("text", batch.text_places, batch.text_targets, weight)
         by_kind: tuple[tuple[Kind, Any], ...] = (
-            ("und", batch.text_is_und),
-            ("text", ~batch.text_is_und),
+            ("und", is_und),
+            ("text", ~is_und),
         )
         for kind, chosen in by_kind:
             if chosen.any():
                 sums[kind] = losses[chosen].sum()
                 counts[kind] = int(chosen.sum())
     if batch.image_ids is not None:
-        losses = add("image", batch.image_places, batch.image_ids.flatten())
+        losses = add("image", batch.image_places, batch.image_ids.flatten(), weights.gen)
         sums["gen"] = losses.sum()
         counts["gen"] = num_image
     if und_ids is not None:
         places = batch.und_slots.flatten().nonzero()[:, 0] - 1
-        sums["und_image"] = add("image", places, und_ids.flatten()).sum()
+        losses = add("image", places, und_ids.flatten(), weights.und_image)
+        sums["und_image"] = losses.sum()
         counts["und_image"] = num_und
-    total = torch.stack(totals).sum() / (num_supervised or num_all)
+    total = torch.stack(totals).sum() / whole
     if not squares:
         return Losses(total=total, sums=sums, counts=counts)
-    z = z_loss * torch.stack(squares).sum() / (num_supervised or num_all)
+    z = z_loss * torch.stack(squares).sum() / whole
     return Losses(total=total + z, sums=sums, counts=counts, z_loss=z.detach())

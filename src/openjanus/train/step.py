@@ -63,7 +63,7 @@ class TrainStep(nn.Module):
     def forward(
         self,
         batch: Batch,
-        num_supervised: int,
+        num_supervised: float,
         doors: frozenset[Door] = frozenset(),
         *,
         dropout: DropoutKey | None = None,
@@ -73,7 +73,7 @@ class TrainStep(nn.Module):
 
         Args:
             batch: From ``collate``.
-            num_supervised: Supervised tokens of the whole step, of all processes.
+            num_supervised: What the supervised tokens of the whole step weigh, of all processes.
             doors: Those that some process goes through at this part of the step. One that this
                 batch does not use is run on zeros and counts nothing: the others wait for this
                 process's part of the weights and of their gradients.
@@ -171,6 +171,7 @@ def build_step(model: JanusModel, config: JanusTrainConfig, world: World) -> Tra
         within=within,
         z_loss=config.z_loss,
         und_images=config.und_image_loss,
+        weights=config.loss_weights,
         # A decoder that is compiled whole keeps one kind of mask, and is not compiled for each.
         isolation="dense" if config.compile and not (encoder and config.bf16) else None,
     )
