@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Unpack, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -23,8 +23,9 @@ from openjanus.worlds.emoji.cells import MAX_COUNT, count_cell, is_held_out
 from openjanus.worlds.emoji.commands import typed
 from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.draws import below, pick
-from openjanus.worlds.emoji.indexed import SCENE, VIRTUAL_LENGTH, WORDS, SceneSource
+from openjanus.worlds.emoji.indexed import SCENE, WORDS, SceneSource
 from openjanus.worlds.emoji.sampling import touches_held_out
+from openjanus.worlds.emoji.scene_options import ShownKeywords, refuse_others
 from openjanus.worlds.emoji.scenes import Scene, SceneObject, render
 from openjanus.worlds.emoji.sprites import TINTS, Rgb, Sprites
 
@@ -326,11 +327,11 @@ class EmojiCharts(SceneSource):
         most_questions: As many at most.
         branched: Whether each question is asked as if it were the first.
 
-    The folder, sprites, seed, size and length are as in `SceneSource`.
+    The folder, sprites, seed, size and length are as in `SceneOptions`.
 
     Raises:
         ValueError: An unknown kind of chart, or not 1 <= least_questions <= most_questions <= 4, or
-            as in `SceneSource`.
+            as in `SceneOptions`.
     """
 
     name = "emoji-charts"
@@ -339,16 +340,14 @@ class EmojiCharts(SceneSource):
         self,
         folder: str | Path | None = None,
         *,
-        sprites: Sprites | None = None,
-        seed: int = 0,
-        size: int = 96,
-        length: int = VIRTUAL_LENGTH,
         charts: tuple[ChartKind, ...] | None = None,
         least_questions: int = 1,
         most_questions: int = 4,
         branched: bool = False,
+        **shown: Unpack[ShownKeywords],
     ) -> None:
-        super().__init__(folder, sprites=sprites, seed=seed, size=size, length=length)
+        refuse_others(shown, ShownKeywords, type(self))
+        super().__init__(folder, **shown)
         kinds = CHART_KINDS if charts is None else tuple(charts)
         if not kinds or not set(kinds) <= set(CHART_KINDS):
             raise ValueError(f"charts must be some of {', '.join(CHART_KINDS)}, got {list(kinds)}")
@@ -367,7 +366,7 @@ class EmojiCharts(SceneSource):
 
     def picture(self, index: int) -> np.ndarray:
         """The picture of an index, (size, size, 3) uint8."""
-        return draw_chart(self.chart(index), self.size, self.sprites)
+        return draw_chart(self.chart(index), self.options.size, self.sprites)
 
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
@@ -382,6 +381,6 @@ class EmojiCharts(SceneSource):
             key=self.key(index),
             kind="und",
             turns=tuple(turns),
-            images=(draw_chart(chart, self.size, self.sprites),),
+            images=(draw_chart(chart, self.options.size, self.sprites),),
             branched=self.branched,
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Unpack, get_args
 
 import numpy as np
 
@@ -23,10 +23,8 @@ from openjanus.worlds.emoji.chinese import (
 )
 from openjanus.worlds.emoji.concepts import CONCEPTS, NUMBER_WORDS
 from openjanus.worlds.emoji.draws import below, pick
-from openjanus.worlds.emoji.indexed import VIRTUAL_LENGTH, WORDS, SceneSource
-from openjanus.worlds.emoji.sampling import Split
-from openjanus.worlds.emoji.scenes import Tag
-from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.indexed import WORDS, SceneSource
+from openjanus.worlds.emoji.scene_options import PlacedKeywords, refuse_others
 
 ChinesePart = Literal["names", "captions", "told"]
 CHINESE_PARTS: Final[tuple[ChinesePart, ...]] = get_args(ChinesePart)
@@ -67,7 +65,7 @@ class EmojiChinese(SceneSource):
         most_questions: As many at most.
         branched: Whether each question is asked as if it were the first.
 
-    Everything else is as in `SceneSource`.
+    Everything else is as in `SceneOptions`, without `world`, `mixed` and `one_ground`.
 
     Raises:
         ValueError: Another kind or form, unknown or weightless parts, parts of another kind than
@@ -80,21 +78,13 @@ class EmojiChinese(SceneSource):
         *,
         kind: Literal["text", "und"],
         form: Literal["chat", "plain"] = "chat",
-        sprites: Sprites | None = None,
-        seed: int = 0,
-        split: Split = "train",
-        tags: Mapping[Tag, float] | None = None,
-        size: int = 96,
-        length: int = VIRTUAL_LENGTH,
-        grid: int | None = None,
-        two_sizes: bool = False,
-        slots: bool = False,
-        vendors: Sequence[str] | None = None,
         parts: Mapping[ChinesePart, float] | None = None,
         least_questions: int = 1,
         most_questions: int = 4,
         branched: bool = False,
+        **scenes: Unpack[PlacedKeywords],
     ) -> None:
+        refuse_others(scenes, PlacedKeywords, type(self))
         if kind not in ("text", "und") or form not in ("chat", "plain"):
             raise ValueError(
                 f"kind must be text or und and form chat or plain, got {kind!r} and {form!r}: "
@@ -116,19 +106,7 @@ class EmojiChinese(SceneSource):
                 f"parts must weigh some of {', '.join(CHINESE_PARTS)} at >= 0 and one > 0, "
                 f"got {dict(parts)}"
             )
-        super().__init__(
-            folder,
-            sprites=sprites,
-            seed=seed,
-            split=split,
-            tags=tags,
-            size=size,
-            length=length,
-            grid=grid,
-            two_sizes=two_sizes,
-            slots=slots,
-            vendors=vendors,
-        )
+        super().__init__(folder, **scenes)
         self.kind: Literal["text", "und"] = kind
         self.form: Literal["chat", "plain"] = form
         self.name = f"emoji-chinese-{kind}-{form}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Unpack
 
 import numpy as np
 
@@ -19,8 +19,9 @@ from openjanus.worlds.emoji.captions import phrase
 from openjanus.worlds.emoji.cells import MAX_COUNT, Cell
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, TINTABLE
 from openjanus.worlds.emoji.draws import below, pick
-from openjanus.worlds.emoji.indexed import SCENE, VIRTUAL_LENGTH, WORDS, SceneSource
+from openjanus.worlds.emoji.indexed import SCENE, WORDS, SceneSource
 from openjanus.worlds.emoji.sampling import touches_held_out
+from openjanus.worlds.emoji.scene_options import ShownKeywords, refuse_others
 from openjanus.worlds.emoji.scenes import OPPOSITE, RELATIONS, Scene, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
 
@@ -200,7 +201,7 @@ class EmojiStories(SceneSource):
         most_pictures: As many at most; each takes as many tokens as any picture.
         shown_share: Share of plain gen documents whose first picture is understood, not drawn.
 
-    The folder, sprites, seed, size and length are as in `SceneSource`.
+    The folder, sprites, seed, size and length are as in `SceneOptions`.
 
     Raises:
         ValueError: An unknown kind or form, und in a chat, numbers of pictures that are not
@@ -213,15 +214,13 @@ class EmojiStories(SceneSource):
         *,
         kind: Literal["gen", "und"] = "gen",
         form: Literal["chat", "plain"] = "plain",
-        sprites: Sprites | None = None,
-        seed: int = 0,
-        size: int = 96,
-        length: int = VIRTUAL_LENGTH,
         least_pictures: int = 2,
         most_pictures: int = 3,
         shown_share: float = 0.75,
+        **shown: Unpack[ShownKeywords],
     ) -> None:
-        super().__init__(folder, sprites=sprites, seed=seed, size=size, length=length)
+        refuse_others(shown, ShownKeywords, type(self))
+        super().__init__(folder, **shown)
         if kind not in ("gen", "und") or form not in ("chat", "plain"):
             raise ValueError(
                 f"kind must be gen or und and form chat or plain, got {kind!r} and {form!r}"
@@ -272,7 +271,7 @@ class EmojiStories(SceneSource):
             f"{chapter.words} {IMAGE_MARK if place < shown else DRAW_MARK}"
             for place, chapter in enumerate(story.chapters)
         ]
-        pictures = [render(scene, self.size, sprites) for scene in story.scenes]
+        pictures = [render(scene, self.options.size, sprites) for scene in story.scenes]
         if self.form == "plain":
             text = f"{' '.join(parts)}{story.ending}"
             turns: tuple[Turn, ...] = (Turn(role="assistant", text=text),)
