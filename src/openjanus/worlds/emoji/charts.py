@@ -17,17 +17,18 @@ from typing import Final, Literal, Unpack, get_args
 import numpy as np
 from PIL import Image, ImageDraw
 
-from openjanus.data.samples import IMAGE_MARK, Sample, Turn
+from openjanus.data.samples import Sample
 from openjanus.worlds.emoji.captions import enumerate_phrases
 from openjanus.worlds.emoji.cells import MAX_COUNT, count_cell, is_held_out
 from openjanus.worlds.emoji.commands import typed
 from openjanus.worlds.emoji.concepts import CONCEPTS
-from openjanus.worlds.emoji.draws import below, pick
+from openjanus.worlds.emoji.draws import HowMany, below, pick
 from openjanus.worlds.emoji.indexed import SCENE, WORDS, SceneSource
 from openjanus.worlds.emoji.sampling import touches_held_out
 from openjanus.worlds.emoji.scene_options import ShownKeywords, refuse_others
 from openjanus.worlds.emoji.scenes import Scene, SceneObject, render
 from openjanus.worlds.emoji.sprites import TINTS, Rgb, Sprites
+from openjanus.worlds.emoji.turns import asked_about_picture
 
 ChartKind = Literal["bars", "lines", "pie", "table"]
 CHART_KINDS: Final[tuple[ChartKind, ...]] = get_args(ChartKind)
@@ -351,13 +352,13 @@ class EmojiCharts(SceneSource):
         kinds = CHART_KINDS if charts is None else tuple(charts)
         if not kinds or not set(kinds) <= set(CHART_KINDS):
             raise ValueError(f"charts must be some of {', '.join(CHART_KINDS)}, got {list(kinds)}")
-        if not 1 <= least_questions <= most_questions <= QUESTIONS_LIMIT:
-            raise ValueError(
-                f"questions must be 1 <= least_questions <= most_questions <= {QUESTIONS_LIMIT}, "
-                f"got {least_questions} and {most_questions}"
-            )
         self.kinds = kinds
-        self.num_questions = (least_questions, most_questions)
+        self.num_questions = HowMany(
+            things="questions",
+            least=least_questions,
+            most=most_questions,
+            limit=QUESTIONS_LIMIT,
+        )
         self.branched = branched
 
     def chart(self, index: int) -> Chart:
@@ -371,16 +372,11 @@ class EmojiCharts(SceneSource):
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
         chart, rng = self.chart(index), self.rng(index, WORDS)
-        least, most = self.num_questions
-        turns: list[Turn] = []
-        for question, answer in chart_questions(chart, rng, least + below(rng, most - least + 1)):
-            mark = "" if turns else f"{IMAGE_MARK}\n"
-            turns.append(Turn(role="user", text=f"{mark}{question}"))
-            turns.append(Turn(role="assistant", text=answer))
+        asked = chart_questions(chart, rng, self.num_questions.draw(rng))
         return Sample(
             key=self.key(index),
             kind="und",
-            turns=tuple(turns),
+            turns=asked_about_picture(asked),
             images=(draw_chart(chart, self.options.size, self.sprites),),
             branched=self.branched,
         )

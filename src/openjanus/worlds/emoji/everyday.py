@@ -10,10 +10,11 @@ import numpy as np
 from openjanus.data.samples import IMAGE_MARK, Sample, Turn
 from openjanus.worlds.emoji.commands import command, typed, wanted
 from openjanus.worlds.emoji.dialogues import dialogue
-from openjanus.worlds.emoji.draws import below, pick
+from openjanus.worlds.emoji.draws import HowMany, pick
 from openjanus.worlds.emoji.indexed import WORDS, SceneSource
 from openjanus.worlds.emoji.scene_options import PlacedKeywords, refuse_others
 from openjanus.worlds.emoji.scenes import Scene
+from openjanus.worlds.emoji.turns import asked_about_picture
 
 TURNS_LIMIT: Final = 12
 
@@ -73,16 +74,12 @@ class EmojiEveryday(SceneSource):
             )
         if (kind, form) == ("gen", "plain"):
             raise ValueError("commands are said in a chat: give form chat, or the source emoji")
-        if not 1 <= least_turns <= most_turns <= TURNS_LIMIT:
-            raise ValueError(
-                f"turns must be 1 <= least_turns <= most_turns <= {TURNS_LIMIT}, got "
-                f"{least_turns} and {most_turns}"
-            )
+        num_turns = HowMany(things="turns", least=least_turns, most=most_turns, limit=TURNS_LIMIT)
         super().__init__(folder, one_ground=one_ground, **scenes)
         self.kind: Literal["und", "gen"] = kind
         self.form: Literal["chat", "plain"] = form
         self.name = f"emoji-everyday-{kind}-{form}"
-        self.num_turns = (least_turns, most_turns)
+        self.num_turns = num_turns
 
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
@@ -104,13 +101,7 @@ class EmojiEveryday(SceneSource):
             return (Turn(role="user", text=command(scene, rng)),)
         if self.form == "plain":
             return (Turn(role="assistant", text=f"{IMAGE_MARK}{remark(scene, rng)}"),)
-        least, most = self.num_turns
-        turns: list[Turn] = []
-        for question, answer in dialogue(scene, rng, least + below(rng, most - least + 1)):
-            mark = "" if turns else f"{IMAGE_MARK}\n"
-            turns.append(Turn(role="user", text=f"{mark}{question}"))
-            turns.append(Turn(role="assistant", text=answer))
-        return tuple(turns)
+        return asked_about_picture(dialogue(scene, rng, self.num_turns.draw(rng)))
 
 
 def remark(scene: Scene, rng: np.random.Generator) -> str:

@@ -9,6 +9,7 @@ from typing import Unpack
 
 import numpy as np
 
+from openjanus.worlds.emoji.draws import Weighted
 from openjanus.worlds.emoji.fetch import shipped_folder
 from openjanus.worlds.emoji.fetch_wide import wide_folder
 from openjanus.worlds.emoji.sampling import sample_scene
@@ -45,9 +46,7 @@ class SceneSource:
         self.sprites = _artwork(self.options)
         if self.options.world != "v0":
             self.name = f"{self.name}-{self.options.world}"
-        weights = self.options.weights
-        self._tags = tuple(weights)
-        self._edges = np.cumsum(list(weights.values())) / sum(weights.values())
+        self._tags = Weighted(self.options.weights)
 
     def __len__(self) -> int:
         return self.options.length
@@ -55,10 +54,9 @@ class SceneSource:
     def scene(self, index: int) -> Scene:
         """The scene of an index from 0, for ever."""
         options, rng = self.options, self.rng(index, SCENE)
-        tag = self._tags[int(np.searchsorted(self._edges, rng.random(), side="right"))]
         return sample_scene(
             rng,
-            tag,
+            self._tags.pick(rng),
             self.sprites,
             split=options.split,
             grid=options.grid,

@@ -11,7 +11,7 @@ import numpy as np
 from openjanus.data.samples import IMAGE_MARK, Region, Sample, Turn
 from openjanus.worlds.emoji.captions import caption, long_caption
 from openjanus.worlds.emoji.concepts import NUMBER_WORDS
-from openjanus.worlds.emoji.draws import below, pick
+from openjanus.worlds.emoji.draws import HowMany, pick
 from openjanus.worlds.emoji.indexed import CROP, WORDS, SceneSource
 from openjanus.worlds.emoji.questions import (
     PRACTICE_KINDS,
@@ -24,6 +24,7 @@ from openjanus.worlds.emoji.questions import (
 )
 from openjanus.worlds.emoji.scene_options import PlacedKeywords, SceneKeywords, refuse_others
 from openjanus.worlds.emoji.scenes import Scene, SceneObject, render
+from openjanus.worlds.emoji.turns import asked_about_picture
 from openjanus.worlds.emoji.vocabulary import WorldName
 
 DESCRIBE_SHARE: Final = 0.25
@@ -171,11 +172,12 @@ class EmojiScenes(SceneSource):
         told: Literal["short", "long"] = "short",
         **scenes: Unpack[SceneKeywords],
     ) -> None:
-        if not 1 <= least_questions <= most_questions <= QUESTIONS_LIMIT:
-            raise ValueError(
-                f"questions must be 1 <= least_questions <= most_questions <= {QUESTIONS_LIMIT}, "
-                f"got {least_questions} and {most_questions}"
-            )
+        num_questions = HowMany(
+            things="questions",
+            least=least_questions,
+            most=most_questions,
+            limit=QUESTIONS_LIMIT,
+        )
         if kind not in ("und", "gen") or form not in ("chat", "plain"):
             raise ValueError(
                 f"kind must be und or gen and form chat or plain, got {kind!r} and {form!r}: "
@@ -207,7 +209,7 @@ class EmojiScenes(SceneSource):
         self.kind: Literal["und", "gen"] = kind
         self.form: Literal["chat", "plain"] = form
         self.name = f"{self.name}-{kind}-{form}"
-        self.num_questions = (least_questions, most_questions)
+        self.num_questions = num_questions
         self.describes = asks is None
         every = (*QUESTION_KINDS, *(PRACTICE_KINDS if practice else ()))
         self.question_kinds = every if asks is None else _known(asks)
@@ -245,17 +247,11 @@ class EmojiScenes(SceneSource):
             return (Turn(role="assistant", text=f"{IMAGE_MARK}{caption(scene, rng)}"),)
         questions: list[Question] = []
         if not self.describes or rng.random() >= DESCRIBE_SHARE:
-            least, most = self.num_questions
-            wanted = least + below(rng, most - least + 1)
+            wanted = self.num_questions.draw(rng)
             questions = _interview(scene, rng, wanted, self.question_kinds)
         if not questions:
             questions = [describe(scene, rng)]
-        turns: list[Turn] = []
-        for question in questions:
-            mark = "" if turns else f"{IMAGE_MARK}\n"
-            turns.append(Turn(role="user", text=f"{mark}{question.text}"))
-            turns.append(Turn(role="assistant", text=question.answer))
-        return tuple(turns)
+        return asked_about_picture((question.text, question.answer) for question in questions)
 
 
 def _known(asks: Sequence[str]) -> tuple[QuestionKind | PracticeKind, ...]:

@@ -18,7 +18,7 @@ from openjanus.worlds.emoji.asked_scenes import scene_for_cell
 from openjanus.worlds.emoji.captions import phrase
 from openjanus.worlds.emoji.cells import MAX_COUNT, Cell
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, TINTABLE
-from openjanus.worlds.emoji.draws import below, pick
+from openjanus.worlds.emoji.draws import HowMany, below, pick
 from openjanus.worlds.emoji.indexed import SCENE, WORDS, SceneSource
 from openjanus.worlds.emoji.sampling import touches_held_out
 from openjanus.worlds.emoji.scene_options import ShownKeywords, refuse_others
@@ -227,26 +227,27 @@ class EmojiStories(SceneSource):
             )
         if (kind, form) == ("und", "chat"):
             raise ValueError("stories without drawings are documents: give form plain")
-        if not 2 <= least_pictures <= most_pictures <= MOST_PICTURES:
-            raise ValueError(
-                f"pictures must be 2 <= least_pictures <= most_pictures <= {MOST_PICTURES}, got "
-                f"{least_pictures} and {most_pictures}"
-            )
+        num_pictures = HowMany(
+            things="pictures",
+            least=least_pictures,
+            most=most_pictures,
+            fewest=2,
+            limit=MOST_PICTURES,
+        )
         if not 0 <= shown_share <= 1:
             raise ValueError(f"shown_share must be from 0 to 1, got {shown_share}")
         self.kind: Literal["gen", "und"] = kind
         self.form: Literal["chat", "plain"] = form
         self.name = f"emoji-stories-{kind}-{form}"
-        self.num_pictures = (least_pictures, most_pictures)
+        self.num_pictures = num_pictures
         self.shown_share = shown_share
         self._by_vendor = [self.sprites.by_vendors([name]) for name in self.sprites.vendors]
 
     def story(self, index: int) -> tuple[Story, Sprites]:
         """The story of an index, and whose artwork shows it."""
         rng = self.rng(index, SCENE)
-        least, most = self.num_pictures
         sprites = pick(rng, self._by_vendor)
-        return tell_story(rng, sprites, least + below(rng, most - least + 1)), sprites
+        return tell_story(rng, sprites, self.num_pictures.draw(rng)), sprites
 
     def num_drawn(self, index: int) -> int:
         """Pictures that a story draws."""
