@@ -293,6 +293,7 @@ def chart_questions(chart: Chart, rng: np.random.Generator, wanted: int) -> list
     """Different questions about a chart, as many as wanted or as there are, in any order."""
     counts = dict(chart.counts)
     names = list(counts)
+    many = {name: CONCEPTS[name].counted for name in names}
     ranked = sorted(names, key=lambda name: counts[name])
     asked = [
         (pick(rng, MOST_OF), ranked[-1]),
@@ -300,23 +301,24 @@ def chart_questions(chart: Chart, rng: np.random.Generator, wanted: int) -> list
         (pick(rng, HOW_MANY_KINDS), COUNTS[len(names)]),
     ]
     a, b = (names[i] for i in rng.permutation(len(names))[:2])
-    words = pick(rng, MORE_THAN).format(_many(a), _many(b))
+    words = pick(rng, MORE_THAN).format(many[a], many[b])
     asked.append((words, "yes" if counts[a] > counts[b] else "no"))
     if chart.numbered or chart.kind != "pie":
-        asked += [(pick(rng, HOW_MANY).format(_many(name)), COUNTS[counts[name]]) for name in names]
+        asked += [(pick(rng, HOW_MANY).format(many[name]), COUNTS[counts[name]]) for name in names]
         more, less = (a, b) if counts[a] > counts[b] else (b, a)
-        words = pick(rng, DIFFERENCE).format(_many(more), _many(less))
+        words = pick(rng, DIFFERENCE).format(many[more], many[less])
         asked.append((words, COUNTS[counts[more] - counts[less]]))
-        told = enumerate_phrases([f"{COUNTS[n]} {_many(name, n)}" for name, n in counts.items()])
+        told = enumerate_phrases([f"{COUNTS[n]} {_counted(name, n)}" for name, n in counts.items()])
         asked.append((pick(rng, READ_OUT), told))
     return [(typed(asked[i][0], rng), asked[i][1]) for i in rng.permutation(len(asked))[:wanted]]
 
 
-def _many(name: str, count: int = 2) -> str:
+def _counted(name: str, number: int) -> str:
+    """What stands after the word of a number: "car", "cars", "pair of skis"."""
     known = CONCEPTS[name]
-    if known.pair:
-        return f"{'pair' if count == 1 else 'pairs'} of {known.plural}"
-    return known.name if count == 1 else known.plural
+    if number != 1:
+        return known.counted
+    return f"pair of {known.plural}" if known.pair else known.name
 
 
 class EmojiCharts(SceneSource):
