@@ -18,6 +18,7 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image
 
+from openjanus.data.indices import checked_index
 from openjanus.data.samples import Sample
 from openjanus.pinned import pip_wheel
 from openjanus.worlds.emoji.draws import HowMany
@@ -202,9 +203,7 @@ class EasyVqa:
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
-        if not -self.length <= index < self.length:
-            raise IndexError(f"index must be below the length {self.length}, got {index}")
-        index %= self.length
+        index = checked_index(index, self.length)
         number = index % len(self._set.pictures)
         questions = self._set.questions[self._starts[number] : self._starts[number + 1]]
         rng = np.random.default_rng([self.seed, index])

@@ -9,6 +9,7 @@ from typing import Unpack
 
 import numpy as np
 
+from openjanus.data.indices import checked_index
 from openjanus.worlds.emoji.draws import Weighted
 from openjanus.worlds.emoji.fetch import shipped_folder
 from openjanus.worlds.emoji.fetch_wide import wide_folder
@@ -79,14 +80,8 @@ class SceneSource:
         return np.random.default_rng([self.options.seed, index, purpose])
 
     def checked(self, index: int) -> int:
-        """An index for `__getitem__`, counted from the end when negative.
-
-        Raises:
-            IndexError: Outside the length, which is what ends iteration.
-        """
-        if not -self.options.length <= index < self.options.length:
-            raise IndexError(f"index must be below the length {self.options.length}, got {index}")
-        return index % self.options.length
+        """An index for `__getitem__`, see `checked_index`."""
+        return checked_index(index, self.options.length)
 
 
 def _artwork(options: SceneOptions) -> Sprites:
