@@ -6,8 +6,10 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from inspect import Parameter
 from typing import Any
 
 from openjanus.config_file import has_type, type_hints
@@ -58,9 +60,9 @@ class Registry:
         """
         factory = self._factory(name)
         here = f"{self.kind} {name!r}"
-        parameters = inspect.signature(factory).parameters
+        signature, hints = _spelt_out(factory)
+        parameters = signature.parameters
         takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        hints = type_hints(factory.__init__ if inspect.isclass(factory) else factory)
         for key, value in options.items():
             if key not in parameters and not takes_any:
                 raise ValueError(f"{here}: unknown option {key!r}; {near(key, list(parameters))}")
@@ -68,7 +70,7 @@ class Registry:
                 wanted = parameters[key].annotation
                 raise ValueError(f"{here}: {key} must be {wanted}, got {value!r}")
         try:
-            inspect.signature(factory).bind(**options)
+            signature.bind(**options)
         except TypeError as error:
             raise ValueError(
                 f"{here}: {error}: add it to the options of the {self.kind}"
@@ -90,3 +92,30 @@ class Registry:
             if point.name == name:
                 return point.load()
         raise KeyError(f"unknown {self.kind} {name!r}; {near(name, self.names())}")
+
+
+def _spelt_out(factory: Factory) -> tuple[inspect.Signature, dict[str, Any]]:
+    """A factory's signature and types, the keywords of an unpacked ``TypedDict`` one by one."""
+    signature = inspect.signature(factory)
+    hints = type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    parameters: list[Parameter] = []
+    for parameter in signature.parameters.values():
+        hint = hints.get(parameter.name)
+        if parameter.kind is Parameter.VAR_KEYWORD and typing.get_origin(hint) is typing.Unpack:
+            (keywords,) = typing.get_args(hint)
+            hints |= type_hints(keywords)
+            parameters += _keyword_parameters(keywords)
+        else:
+            parameters.append(parameter)
+    return signature.replace(parameters=parameters), hints
+
+
+def _keyword_parameters(keywords: Any) -> Iterator[Parameter]:
+    """The keys of a ``TypedDict``, with their types as they are written."""
+    for name, written in keywords.__annotations__.items():
+        yield Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if name in keywords.__required_keys__ else None,
+            annotation=getattr(written, "__forward_arg__", written),
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict, Unpack
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,43 @@ def test_a_program_can_register_its_own():
     assert "test-numbers" in source_names()
     with pytest.raises(ValueError, match="taken"):
         register_source("test-numbers", list)
+
+
+class Long(TypedDict):
+    length: int
+
+
+class Sized(Long, total=False):
+    size: int | None
+
+
+class Shared:
+    """A source that shares options with others."""
+
+    def __init__(self, *, kind: str, **sized: Unpack[Sized]) -> None:
+        self.kind, self.sized = kind, sized
+
+
+def test_shared_options_are_taken_flat():
+    register_source("test-shared", Shared)
+    source = build_source("test-shared", {"kind": "und", "length": 3})
+    assert (source.kind, source.sized) == ("und", {"length": 3})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sise": 3}, "source 'test-shared': unknown option 'sise'; did you mean 'size'"),
+        ({"sized": {"size": 3}}, "unknown option 'sized'"),
+        ({"size": "3"}, r"size must be int \| None, got '3'"),
+        ({"length": None}, "missing a required argument: 'length'"),
+    ],
+)
+def test_shared_options_are_checked_as_any(options, says):
+    register_source("test-shared", Shared)
+    given = {"kind": "und", "length": 3} | options
+    with pytest.raises(ValueError, match=says):
+        build_source("test-shared", {k: v for k, v in given.items() if v is not None})
 
 
 @pytest.mark.parametrize("kind", ["und", "text", "gen"])

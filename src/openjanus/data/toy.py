@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from openjanus.data.indices import checked_index
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Kind, Sample, Turn
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -96,9 +97,7 @@ class _ToySource:
         return f"{self.name}/{self.seed}/{index}"
 
     def _checked(self, index: int) -> int:
-        if not -self.length <= index < self.length:
-            raise IndexError(f"index must be below the length {self.length}, got {index}")
-        return index % self.length
+        return checked_index(index, self.length)
 
 
 class ToyPictures(_ToySource):

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from openjanus.data.files.index import Files, Records, expand_home
 from openjanus.data.files.pictures import MAX_PIXELS, read_picture
 from openjanus.data.id_cache import picture_stamp
+from openjanus.data.indices import checked_index
 from openjanus.data.samples import IMAGE_MARK, KINDS, Kind, Sample, Turn
 
 Form = Literal["chat", "plain"]
@@ -113,10 +114,7 @@ class FileSource(ABC):
             IndexError: Past the end.
             ValueError: A broken item; the message names it.
         """
-        length = len(self)
-        if not -length <= index < length:
-            raise IndexError(f"index must be below the length {length}, got {index}")
-        index %= length
+        index = checked_index(index, len(self))
         try:
             return self.make(index)
         except (ValueError, KeyError, OSError) as error:

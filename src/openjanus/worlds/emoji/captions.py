@@ -51,6 +51,17 @@ class Things:
     colour: str | None
     count: int
 
+    @property
+    def verb(self) -> str:
+        """ "is" of one car, "are" of cars and of scissors."""
+        return "are" if self.count > 1 or concept_named(self.concept).pair else "is"
+
+    @property
+    def noun(self) -> str:
+        """What stands after "the": "car", "cars", "scissors"."""
+        known = concept_named(self.concept)
+        return known.plural if self.count > 1 else known.name
+
 
 def things_of(scene: Scene) -> tuple[Things, ...]:
     """What a scene shows, concept by concept, in the order of its objects."""

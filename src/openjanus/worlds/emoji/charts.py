@@ -12,21 +12,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Unpack, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from openjanus.data.samples import IMAGE_MARK, Sample, Turn
+from openjanus.data.samples import Sample
 from openjanus.worlds.emoji.captions import enumerate_phrases
 from openjanus.worlds.emoji.cells import MAX_COUNT, count_cell, is_held_out
 from openjanus.worlds.emoji.commands import typed
 from openjanus.worlds.emoji.concepts import CONCEPTS
-from openjanus.worlds.emoji.draws import below, pick
-from openjanus.worlds.emoji.indexed import SCENE, VIRTUAL_LENGTH, WORDS, SceneSource
+from openjanus.worlds.emoji.draws import HowMany, below, pick
+from openjanus.worlds.emoji.indexed import SCENE, WORDS, SceneSource
 from openjanus.worlds.emoji.sampling import touches_held_out
+from openjanus.worlds.emoji.scene_options import ShownKeywords, refuse_others
 from openjanus.worlds.emoji.scenes import Scene, SceneObject, render
 from openjanus.worlds.emoji.sprites import TINTS, Rgb, Sprites
+from openjanus.worlds.emoji.turns import asked_about_picture
 
 ChartKind = Literal["bars", "lines", "pie", "table"]
 CHART_KINDS: Final[tuple[ChartKind, ...]] = get_args(ChartKind)
@@ -291,6 +293,7 @@ def chart_questions(chart: Chart, rng: np.random.Generator, wanted: int) -> list
     """Different questions about a chart, as many as wanted or as there are, in any order."""
     counts = dict(chart.counts)
     names = list(counts)
+    many = {name: CONCEPTS[name].counted for name in names}
     ranked = sorted(names, key=lambda name: counts[name])
     asked = [
         (pick(rng, MOST_OF), ranked[-1]),
@@ -298,23 +301,24 @@ def chart_questions(chart: Chart, rng: np.random.Generator, wanted: int) -> list
         (pick(rng, HOW_MANY_KINDS), COUNTS[len(names)]),
     ]
     a, b = (names[i] for i in rng.permutation(len(names))[:2])
-    words = pick(rng, MORE_THAN).format(_many(a), _many(b))
+    words = pick(rng, MORE_THAN).format(many[a], many[b])
     asked.append((words, "yes" if counts[a] > counts[b] else "no"))
     if chart.numbered or chart.kind != "pie":
-        asked += [(pick(rng, HOW_MANY).format(_many(name)), COUNTS[counts[name]]) for name in names]
+        asked += [(pick(rng, HOW_MANY).format(many[name]), COUNTS[counts[name]]) for name in names]
         more, less = (a, b) if counts[a] > counts[b] else (b, a)
-        words = pick(rng, DIFFERENCE).format(_many(more), _many(less))
+        words = pick(rng, DIFFERENCE).format(many[more], many[less])
         asked.append((words, COUNTS[counts[more] - counts[less]]))
-        told = enumerate_phrases([f"{COUNTS[n]} {_many(name, n)}" for name, n in counts.items()])
+        told = enumerate_phrases([f"{COUNTS[n]} {_counted(name, n)}" for name, n in counts.items()])
         asked.append((pick(rng, READ_OUT), told))
     return [(typed(asked[i][0], rng), asked[i][1]) for i in rng.permutation(len(asked))[:wanted]]
 
 
-def _many(name: str, count: int = 2) -> str:
+def _counted(name: str, number: int) -> str:
+    """What stands after the word of a number: "car", "cars", "pair of skis"."""
     known = CONCEPTS[name]
-    if known.pair:
-        return f"{'pair' if count == 1 else 'pairs'} of {known.plural}"
-    return known.name if count == 1 else known.plural
+    if number != 1:
+        return known.counted
+    return f"pair of {known.plural}" if known.pair else known.name
 
 
 class EmojiCharts(SceneSource):
@@ -326,11 +330,11 @@ class EmojiCharts(SceneSource):
         most_questions: As many at most.
         branched: Whether each question is asked as if it were the first.
 
-    The folder, sprites, seed, size and length are as in `SceneSource`.
+    The folder, sprites, seed, size and length are as in `SceneOptions`.
 
     Raises:
         ValueError: An unknown kind of chart, or not 1 <= least_questions <= most_questions <= 4, or
-            as in `SceneSource`.
+            as in `SceneOptions`.
     """
 
     name = "emoji-charts"
@@ -339,26 +343,24 @@ class EmojiCharts(SceneSource):
         self,
         folder: str | Path | None = None,
         *,
-        sprites: Sprites | None = None,
-        seed: int = 0,
-        size: int = 96,
-        length: int = VIRTUAL_LENGTH,
         charts: tuple[ChartKind, ...] | None = None,
         least_questions: int = 1,
         most_questions: int = 4,
         branched: bool = False,
+        **shown: Unpack[ShownKeywords],
     ) -> None:
-        super().__init__(folder, sprites=sprites, seed=seed, size=size, length=length)
+        refuse_others(shown, ShownKeywords, type(self))
+        super().__init__(folder, **shown)
         kinds = CHART_KINDS if charts is None else tuple(charts)
         if not kinds or not set(kinds) <= set(CHART_KINDS):
             raise ValueError(f"charts must be some of {', '.join(CHART_KINDS)}, got {list(kinds)}")
-        if not 1 <= least_questions <= most_questions <= QUESTIONS_LIMIT:
-            raise ValueError(
-                f"questions must be 1 <= least_questions <= most_questions <= {QUESTIONS_LIMIT}, "
-                f"got {least_questions} and {most_questions}"
-            )
         self.kinds = kinds
-        self.num_questions = (least_questions, most_questions)
+        self.num_questions = HowMany(
+            things="questions",
+            least=least_questions,
+            most=most_questions,
+            limit=QUESTIONS_LIMIT,
+        )
         self.branched = branched
 
     def chart(self, index: int) -> Chart:
@@ -367,21 +369,16 @@ class EmojiCharts(SceneSource):
 
     def picture(self, index: int) -> np.ndarray:
         """The picture of an index, (size, size, 3) uint8."""
-        return draw_chart(self.chart(index), self.size, self.sprites)
+        return draw_chart(self.chart(index), self.options.size, self.sprites)
 
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
         chart, rng = self.chart(index), self.rng(index, WORDS)
-        least, most = self.num_questions
-        turns: list[Turn] = []
-        for question, answer in chart_questions(chart, rng, least + below(rng, most - least + 1)):
-            mark = "" if turns else f"{IMAGE_MARK}\n"
-            turns.append(Turn(role="user", text=f"{mark}{question}"))
-            turns.append(Turn(role="assistant", text=answer))
+        asked = chart_questions(chart, rng, self.num_questions.draw(rng))
         return Sample(
             key=self.key(index),
             kind="und",
-            turns=tuple(turns),
-            images=(draw_chart(chart, self.size, self.sprites),),
+            turns=asked_about_picture(asked),
+            images=(draw_chart(chart, self.options.size, self.sprites),),
             branched=self.branched,
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from openjanus.pipeline import Check
 from openjanus.worlds.emoji.captions import Things, phrase
 from openjanus.worlds.emoji.described import Description, read_description
-from openjanus.worlds.emoji.questions import COLOUR, COUNTING, EXISTENCE, WHERE, subject
+from openjanus.worlds.emoji.questions import COLOUR, COUNTING, EXISTENCE, WHERE
 from openjanus.worlds.emoji.vocabulary import COUNT_WORDS, WorldName, concept_named
 
 
@@ -35,7 +35,7 @@ def _checks_of(some: Things) -> Iterator[Check]:
     how_many = COUNTING[0].format(concept_named(some.concept).counted)
     yield Check(question=how_many, right=(COUNT_WORDS[some.count],), wrong=())
     if some.colour is not None:
-        yield Check(question=COLOUR[0].format(*subject(some)), right=(some.colour,), wrong=())
+        yield Check(question=COLOUR[0].format(some.verb, some.noun), right=(some.colour,), wrong=())
 
 
 def _relation_checks(description: Description) -> Iterator[Check]:
@@ -43,6 +43,5 @@ def _relation_checks(description: Description) -> Iterator[Check]:
     if description.relation is None or any(some.count > 1 for some in description.things):
         return
     first, second = description.things
-    verb, noun = subject(first)
-    where = WHERE[0].format(verb, noun, second.concept)
+    where = WHERE[0].format(first.verb, first.noun, second.concept)
     yield Check(question=where, right=(description.relation.removesuffix(" of"),), wrong=())

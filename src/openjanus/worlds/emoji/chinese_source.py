@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Unpack, get_args
 
 import numpy as np
 
@@ -22,11 +22,10 @@ from openjanus.worlds.emoji.chinese import (
     chinese_questions,
 )
 from openjanus.worlds.emoji.concepts import CONCEPTS, NUMBER_WORDS
-from openjanus.worlds.emoji.draws import below, pick
-from openjanus.worlds.emoji.indexed import VIRTUAL_LENGTH, WORDS, SceneSource
-from openjanus.worlds.emoji.sampling import Split
-from openjanus.worlds.emoji.scenes import Tag
-from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.draws import HowMany, Weighted, below, check_parts, pick
+from openjanus.worlds.emoji.indexed import WORDS, SceneSource
+from openjanus.worlds.emoji.scene_options import PlacedKeywords, refuse_others
+from openjanus.worlds.emoji.turns import asked_about_picture, told_or_asked
 
 ChinesePart = Literal["names", "captions", "told"]
 CHINESE_PARTS: Final[tuple[ChinesePart, ...]] = get_args(ChinesePart)
@@ -67,7 +66,7 @@ class EmojiChinese(SceneSource):
         most_questions: As many at most.
         branched: Whether each question is asked as if it were the first.
 
-    Everything else is as in `SceneSource`.
+    Everything else is as in `SceneOptions`, without `world`, `mixed` and `one_ground`.
 
     Raises:
         ValueError: Another kind or form, unknown or weightless parts, parts of another kind than
@@ -80,21 +79,13 @@ class EmojiChinese(SceneSource):
         *,
         kind: Literal["text", "und"],
         form: Literal["chat", "plain"] = "chat",
-        sprites: Sprites | None = None,
-        seed: int = 0,
-        split: Split = "train",
-        tags: Mapping[Tag, float] | None = None,
-        size: int = 96,
-        length: int = VIRTUAL_LENGTH,
-        grid: int | None = None,
-        two_sizes: bool = False,
-        slots: bool = False,
-        vendors: Sequence[str] | None = None,
         parts: Mapping[ChinesePart, float] | None = None,
         least_questions: int = 1,
         most_questions: int = 4,
         branched: bool = False,
+        **scenes: Unpack[PlacedKeywords],
     ) -> None:
+        refuse_others(scenes, PlacedKeywords, type(self))
         if kind not in ("text", "und") or form not in ("chat", "plain"):
             raise ValueError(
                 f"kind must be text or und and form chat or plain, got {kind!r} and {form!r}: "
@@ -102,40 +93,23 @@ class EmojiChinese(SceneSource):
             )
         if branched and (kind, form) != ("und", "chat"):
             raise ValueError(f"branched belongs to kind und in form chat, got {kind!r} in {form!r}")
-        if not 1 <= least_questions <= most_questions <= QUESTIONS_LIMIT:
-            raise ValueError(
-                f"questions must be 1 <= least_questions <= most_questions <= {QUESTIONS_LIMIT}, "
-                f"got {least_questions} and {most_questions}"
-            )
+        num_questions = HowMany(
+            things="questions",
+            least=least_questions,
+            most=most_questions,
+            limit=QUESTIONS_LIMIT,
+        )
         if parts is not None and kind != "text":
             raise ValueError(f"parts belong to kind text, got kind {kind!r}: leave them out")
         parts = DEFAULT_PARTS if parts is None else parts
-        unknown = [part for part in parts if part not in CHINESE_PARTS]
-        if unknown or not parts or min(parts.values()) < 0 or sum(parts.values()) <= 0:
-            raise ValueError(
-                f"parts must weigh some of {', '.join(CHINESE_PARTS)} at >= 0 and one > 0, "
-                f"got {dict(parts)}"
-            )
-        super().__init__(
-            folder,
-            sprites=sprites,
-            seed=seed,
-            split=split,
-            tags=tags,
-            size=size,
-            length=length,
-            grid=grid,
-            two_sizes=two_sizes,
-            slots=slots,
-            vendors=vendors,
-        )
+        check_parts(parts, CHINESE_PARTS)
+        super().__init__(folder, **scenes)
         self.kind: Literal["text", "und"] = kind
         self.form: Literal["chat", "plain"] = form
         self.name = f"emoji-chinese-{kind}-{form}"
-        self.num_questions = (least_questions, most_questions)
+        self.num_questions = num_questions
         self.branched = branched
-        self._parts = tuple(parts)
-        self._part_edges = np.cumsum(list(parts.values())) / sum(parts.values())
+        self._parts = Weighted(parts)
 
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
@@ -154,30 +128,20 @@ class EmojiChinese(SceneSource):
         """What is said at an index."""
         rng = self.rng(index, WORDS)
         if self.kind == "text":
-            said = self._text(index, rng)
-        elif self.form == "plain":
-            said = [f"{IMAGE_MARK}{chinese_caption(self.scene(index), rng)}"]
-        else:
-            said = self._questions(index, rng)
-            said[0] = f"{IMAGE_MARK}\n{said[0]}"
-        if len(said) == 1:
-            return (Turn(role="assistant", text=said[0]),)
-        return tuple(
-            Turn(role="assistant" if place % 2 else "user", text=text)
-            for place, text in enumerate(said)
-        )
+            return told_or_asked(self._text(index, rng))
+        if self.form == "plain":
+            return told_or_asked(f"{IMAGE_MARK}{chinese_caption(self.scene(index), rng)}")
+        return asked_about_picture(self._questions(index, rng))
 
-    def _questions(self, index: int, rng: np.random.Generator) -> list[str]:
+    def _questions(self, index: int, rng: np.random.Generator) -> list[tuple[str, str]]:
         scene = self.scene(index)
         if rng.random() < DESCRIBE_SHARE:
-            return [pick(rng, DESCRIBE), chinese_caption(scene, rng)]
-        least, most = self.num_questions
-        asked = chinese_questions(scene, rng, least + below(rng, most - least + 1))
-        return [text for pair in asked for text in pair]
+            return [(pick(rng, DESCRIBE), chinese_caption(scene, rng))]
+        return chinese_questions(scene, rng, self.num_questions.draw(rng))
 
-    def _text(self, index: int, rng: np.random.Generator) -> list[str]:
-        """One plain text, or a question and its answer."""
-        part = self._parts[int(np.searchsorted(self._part_edges, rng.random(), side="right"))]
+    def _text(self, index: int, rng: np.random.Generator) -> str | tuple[str, str]:
+        """A plain text, or a question and its answer."""
+        part = self._parts.pick(rng)
         if part == "told":
             return self._told(index, rng)
         if part == "names":
@@ -188,14 +152,14 @@ class EmojiChinese(SceneSource):
                 english, chinese = f"a photo of {english}", PROMPT.format(chinese)
         match below(rng, 3):
             case 0:
-                return [pick(rng, INTO_CHINESE).format(english), chinese]
+                return pick(rng, INTO_CHINESE).format(english), chinese
             case 1:
-                return [pick(rng, INTO_ENGLISH).format(chinese), english]
+                return pick(rng, INTO_ENGLISH).format(chinese), english
             case _:
                 pair = (english, chinese) if rng.random() < 0.5 else (chinese, english)
-                return [pick(rng, SIDE_BY_SIDE).format(*pair)]
+                return pick(rng, SIDE_BY_SIDE).format(*pair)
 
-    def _told(self, index: int, rng: np.random.Generator) -> list[str]:
+    def _told(self, index: int, rng: np.random.Generator) -> str | tuple[str, str]:
         """A scene told in Chinese, and a question that the words answer."""
         scene = self.scene(index)
         caption = both_captions(scene, rng)[1]
@@ -206,9 +170,9 @@ class EmojiChinese(SceneSource):
             if tells_place or not any(side in f"{question}{answer}" for side in _PLACES)
         ]
         if not asked:
-            return [f"图里有{caption}。"]
+            return f"图里有{caption}。"
         question, answer = pick(rng, asked)
-        return [f"图里有{caption}。{question}", answer]
+        return f"图里有{caption}。{question}", answer
 
 
 _PLACES: Final = (*SIDES.values(), "哪")

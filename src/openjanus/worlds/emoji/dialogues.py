@@ -192,26 +192,12 @@ def _all_of(shown: Sequence[Things]) -> str:
     return enumerate_phrases([phrase(x.concept, count=x.count, colour=x.colour) for x in shown])
 
 
-def _is(things: Things) -> str:
-    return "are" if things.count > 1 or CONCEPTS[things.concept].pair else "is"
-
-
 def _it(things: Things) -> str:
-    return "it" if _is(things) == "is" else "they"
+    return "it" if things.verb == "is" else "they"
 
 
 def _them(things: Things) -> str:
-    return "it" if _is(things) == "is" else "them"
-
-
-def _noun(things: Things) -> str:
-    known = CONCEPTS[things.concept]
-    return known.name if things.count == 1 else known.plural
-
-
-def _many(concept: str) -> str:
-    known = CONCEPTS[concept]
-    return f"pairs of {known.plural}" if known.pair else known.plural
+    return "it" if things.verb == "is" else "them"
 
 
 def _whole(talk: Talk, rng: np.random.Generator) -> Exchange:
@@ -237,7 +223,7 @@ def _counts(talk: Talk, rng: np.random.Generator) -> Exchange | None:
     things = talk.shown[pick(rng, talk.sure)]
     if things.count == 1 and rng.random() < 0.6:
         return None  # nearly every scene could ask it
-    return _count_of(things, pick(rng, HOW_MANY).format(_many(things.concept)))
+    return _count_of(things, pick(rng, HOW_MANY).format(CONCEPTS[things.concept].counted))
 
 
 def _count_of(things: Things, question: str) -> Exchange:
@@ -250,7 +236,7 @@ def _colours(talk: Talk, rng: np.random.Generator) -> Exchange | None:
     if not tinted:
         return None
     things = pick(rng, tinted)
-    words = pick(rng, COLOUR_OF).format(_noun(things), is_=_is(things), it=_it(things))
+    words = pick(rng, COLOUR_OF).format(things.noun, is_=things.verb, it=_it(things))
     return _colour_of(things, words)
 
 
@@ -264,7 +250,7 @@ def _sides(talk: Talk, rng: np.random.Generator) -> Exchange | None:
     if not talk.told:
         return None
     a, relation, b = pick(rng, talk.told)
-    is_ = _is(talk.shown[a.concept])
+    is_ = talk.shown[a.concept].verb
     if relation in ("left of", "right of") and rng.random() < 0.6:
         words = pick(rng, WHICH_SIDE).format(b.concept, a.concept, is_=is_)
     else:
@@ -316,7 +302,7 @@ def _more(talk: Talk, rng: np.random.Generator) -> Exchange | None:
     order = rng.permutation(len(talk.sure))
     a, b = (talk.shown[talk.sure[i]] for i in order[:2])
     answer = "yes" if a.count > b.count else "no"
-    words = pick(rng, MORE).format(_many(a.concept), _many(b.concept))
+    words = pick(rng, MORE).format(CONCEPTS[a.concept].counted, CONCEPTS[b.concept].counted)
     return Exchange(question=words, answer=answer, fact=("more", a.concept, b.concept), topic=None)
 
 
@@ -324,7 +310,7 @@ def _its_colour(talk: Talk, rng: np.random.Generator) -> Exchange | None:
     topic = talk.topic
     if topic is None or topic.colour is None:
         return None
-    is_, it = _is(topic), _it(topic)
+    is_, it = topic.verb, _it(topic)
     frames = (
         f"what colour {is_} {it}?",
         f"and what colour {is_} {it}?",
@@ -343,7 +329,7 @@ def _its_colour_checked(talk: Talk, rng: np.random.Generator) -> Exchange | None
     if rng.random() < 0.5:  # to say no of what is held out would teach that there is none
         others = [c for c in COLOURS if not is_held_out(colour_cell(topic.concept, c))]
         colour = pick(rng, [c for c in others if c != topic.colour])
-    start = _is(topic)
+    start = topic.verb
     frames = (f"{start} {_it(topic)} {colour}?", f"and {start} {_it(topic)} {colour}?")
     answer = "yes" if colour == topic.colour else "no"
     fact = ("checked", topic.concept, colour)
@@ -366,7 +352,7 @@ def _its_side(talk: Talk, rng: np.random.Generator) -> Exchange | None:
     if topic is None or not told:
         return None
     a, relation, b = pick(rng, told)
-    is_, it = _is(topic), _it(topic)
+    is_, it = topic.verb, _it(topic)
     frames = [f"where {is_} {it}, seen from the {b.concept}?", f"and from the {b.concept}?"]
     if relation in ("left of", "right of"):
         frames += [
@@ -398,13 +384,13 @@ def _and_the_other(talk: Talk, rng: np.random.Generator) -> Exchange | None:
         others = [things for things in others if things.colour is not None]
         if others:
             things = pick(rng, others)
-            frames = (f"and the {_noun(things)}?", f"what about the {_noun(things)}?")
+            frames = (f"and the {things.noun}?", f"what about the {things.noun}?")
             return _colour_of(things, pick(rng, frames))
     elif last.fact[0] == "count":
         others = [things for things in others if things.concept in talk.sure]
         if others:
             things = pick(rng, others)
-            many = _many(things.concept)
+            many = CONCEPTS[things.concept].counted
             return _count_of(things, pick(rng, (f"and {many}?", f"how about {many}?")))
     return None
 

@@ -18,10 +18,12 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image
 
-from openjanus.data.samples import IMAGE_MARK, Sample, Turn
+from openjanus.data.indices import checked_index
+from openjanus.data.samples import Sample
 from openjanus.pinned import pip_wheel
-from openjanus.worlds.emoji.draws import below
+from openjanus.worlds.emoji.draws import HowMany
 from openjanus.worlds.emoji.fetch import FORMAT_VERSION, Progress, default_folder, holds, tell
+from openjanus.worlds.emoji.turns import asked_about_picture
 
 EASY_VQA: Final[dict[str, str]] = {
     "package": "easy-vqa",
@@ -182,17 +184,18 @@ class EasyVqa:
     ) -> None:
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
-        if not 1 <= least_questions <= most_questions <= QUESTIONS_LIMIT:
-            raise ValueError(
-                f"questions must be 1 <= least_questions <= most_questions <= {QUESTIONS_LIMIT}, "
-                f"got {least_questions} and {most_questions}"
-            )
+        num_questions = HowMany(
+            things="questions",
+            least=least_questions,
+            most=most_questions,
+            limit=QUESTIONS_LIMIT,
+        )
         self._set = load_easy_vqa("train", None if folder is None else Path(folder))
         starts = [question.picture for question in self._set.questions]
         self._starts = np.searchsorted(starts, range(len(self._set.pictures) + 1))
         self.seed = seed
         self.length = length
-        self.num_questions = (least_questions, most_questions)
+        self.num_questions = num_questions
         self.branched = branched
         self.even = even
 
@@ -200,28 +203,21 @@ class EasyVqa:
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
-        if not -self.length <= index < self.length:
-            raise IndexError(f"index must be below the length {self.length}, got {index}")
-        index %= self.length
+        index = checked_index(index, self.length)
         number = index % len(self._set.pictures)
         questions = self._set.questions[self._starts[number] : self._starts[number + 1]]
         rng = np.random.default_rng([self.seed, index])
-        least, most = self.num_questions
-        wanted = least + below(rng, most - least + 1)
-        turns: list[Turn] = []
+        wanted = self.num_questions.draw(rng)
         order = [int(place) for place in rng.permutation(len(questions))]
         if self.even:
             absent = [place for place in order if questions[place].is_there is False]
             most = sum(questions[place].is_there is True for place in order)
             order = [place for place in order if place not in absent[most:]]
-        for place in order[:wanted]:
-            mark = "" if turns else f"{IMAGE_MARK}\n"
-            turns.append(Turn(role="user", text=f"{mark}{questions[place].text}"))
-            turns.append(Turn(role="assistant", text=questions[place].answer))
+        asked = [questions[place] for place in order[:wanted]]
         return Sample(
             key=f"{self.name}/train/{self.seed}/{index}",
             kind="und",
-            turns=tuple(turns),
+            turns=asked_about_picture((question.text, question.answer) for question in asked),
             images=(self._set.pictures[number],),
             branched=self.branched,
         )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Unpack
 
 import numpy as np
 
 from openjanus.data.samples import IMAGE_MARK, Sample, Turn
 from openjanus.worlds.emoji.commands import command, typed, wanted
 from openjanus.worlds.emoji.dialogues import dialogue
-from openjanus.worlds.emoji.draws import below, pick
-from openjanus.worlds.emoji.indexed import VIRTUAL_LENGTH, WORDS, SceneSource
-from openjanus.worlds.emoji.sampling import Split
-from openjanus.worlds.emoji.scenes import Scene, Tag
-from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.draws import HowMany, pick
+from openjanus.worlds.emoji.indexed import WORDS, SceneSource
+from openjanus.worlds.emoji.scene_options import PlacedKeywords, refuse_others
+from openjanus.worlds.emoji.scenes import Scene
+from openjanus.worlds.emoji.turns import asked_about_picture
 
 TURNS_LIMIT: Final = 12
 
@@ -49,8 +48,8 @@ class EmojiEveryday(SceneSource):
         least_turns: Questions of one dialogue at least; fewer where a picture has no more to ask.
         most_turns: As many at most.
 
-    Everything else is as in `SceneSource`. Scenes are those of `EmojiScenes` at the same seed and
-    options.
+    Everything else is as in `SceneOptions`, without `world` and `mixed`. Scenes are those of
+    `EmojiScenes` at the same seed and options.
 
     Raises:
         ValueError: An unknown kind or form, plain commands, or not
@@ -63,49 +62,24 @@ class EmojiEveryday(SceneSource):
         *,
         kind: Literal["und", "gen"],
         form: Literal["chat", "plain"] = "chat",
-        sprites: Sprites | None = None,
-        seed: int = 0,
-        split: Split = "train",
-        tags: Mapping[Tag, float] | None = None,
-        size: int = 96,
-        length: int = VIRTUAL_LENGTH,
-        grid: int | None = None,
-        two_sizes: bool = False,
-        slots: bool = False,
-        vendors: Sequence[str] | None = None,
         one_ground: bool = False,
         least_turns: int = 1,
         most_turns: int = 5,
+        **scenes: Unpack[PlacedKeywords],
     ) -> None:
+        refuse_others(scenes, PlacedKeywords, type(self))
         if kind not in ("und", "gen") or form not in ("chat", "plain"):
             raise ValueError(
                 f"kind must be und or gen and form chat or plain, got {kind!r} and {form!r}"
             )
         if (kind, form) == ("gen", "plain"):
             raise ValueError("commands are said in a chat: give form chat, or the source emoji")
-        if not 1 <= least_turns <= most_turns <= TURNS_LIMIT:
-            raise ValueError(
-                f"turns must be 1 <= least_turns <= most_turns <= {TURNS_LIMIT}, got "
-                f"{least_turns} and {most_turns}"
-            )
-        super().__init__(
-            folder,
-            sprites=sprites,
-            seed=seed,
-            split=split,
-            tags=tags,
-            size=size,
-            length=length,
-            grid=grid,
-            two_sizes=two_sizes,
-            slots=slots,
-            vendors=vendors,
-            one_ground=one_ground,
-        )
+        num_turns = HowMany(things="turns", least=least_turns, most=most_turns, limit=TURNS_LIMIT)
+        super().__init__(folder, one_ground=one_ground, **scenes)
         self.kind: Literal["und", "gen"] = kind
         self.form: Literal["chat", "plain"] = form
         self.name = f"emoji-everyday-{kind}-{form}"
-        self.num_turns = (least_turns, most_turns)
+        self.num_turns = num_turns
 
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
@@ -127,13 +101,7 @@ class EmojiEveryday(SceneSource):
             return (Turn(role="user", text=command(scene, rng)),)
         if self.form == "plain":
             return (Turn(role="assistant", text=f"{IMAGE_MARK}{remark(scene, rng)}"),)
-        least, most = self.num_turns
-        turns: list[Turn] = []
-        for question, answer in dialogue(scene, rng, least + below(rng, most - least + 1)):
-            mark = "" if turns else f"{IMAGE_MARK}\n"
-            turns.append(Turn(role="user", text=f"{mark}{question}"))
-            turns.append(Turn(role="assistant", text=answer))
-        return tuple(turns)
+        return asked_about_picture(dialogue(scene, rng, self.num_turns.draw(rng)))
 
 
 def remark(scene: Scene, rng: np.random.Generator) -> str:

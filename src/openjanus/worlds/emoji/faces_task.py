@@ -7,7 +7,6 @@ held-out cells, as the emoji task, with few drawings of many cells.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -30,7 +29,7 @@ from openjanus.worlds.emoji.questions import QuestionKind, exam
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, Scene, render
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.task import EmojiTask
-from openjanus.worlds.emoji.task_scores import drawing_scores
+from openjanus.worlds.emoji.task_scores import drawing_scores, pope_figures
 
 Faces = Literal["both", "und", "gen"]
 
@@ -297,11 +296,3 @@ def existence_f1(predictions: Sequence[Prediction], seed: int) -> dict[str, Any]
         "interval": [round(low, 4), round(high, 4)],
         "n": len(said),
     }
-
-
-def pope_figures(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """Accuracy, precision, recall, F1 and the share of yes, over all negatives together."""
-    scores = yes_no_scores(
-        [read_yes_no(p["reply"]) for p in predictions], [p["answer"] == "yes" for p in predictions]
-    )
-    return {name: round(value, 4) for name, value in dataclasses.asdict(scores).items()}

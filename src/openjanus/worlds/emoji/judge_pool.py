@@ -67,7 +67,7 @@ class ReconstructionPool:
         """Reconstruct the scenes of some indices."""
         scenes = [self.source.scene(index) for index in indices]
         pictures = np.stack([self.source.picture(index) for index in indices])
-        rng = np.random.default_rng([self.source.seed, indices.start, 3])
+        rng = np.random.default_rng([self.source.options.seed, indices.start, 3])
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             ids = self._disturbed(self.vq.encode_to_ids(uint8_to_pixel_values(pictures)), rng)
             redrawn = pixel_values_to_uint8(self.vq.decode_ids(ids, chunk_size=len(ids)))

@@ -114,10 +114,10 @@ class JudgeTrainer:
         self, vq: VQTokenizer, source: SceneSource, config: JudgeTrainConfig, network: JudgeConfig
     ) -> None:
         size = vq.config.image_size
-        if source.split != "train" or source.size != size:
+        if source.options.split != "train" or source.options.size != size:
             raise ValueError(
                 f"the judge learns from split 'train' at the tokenizer's {size} px, got "
-                f"{source.split!r} at {source.size} px"
+                f"{source.options.split!r} at {source.options.size} px"
             )
         if source.sprites.world.name != network.world:
             raise ValueError(
@@ -127,7 +127,7 @@ class JudgeTrainer:
         self.source = source
         self.config = config
         self.network = empty_network(network, norm=True).train()
-        self.network.init_weights(torch.Generator().manual_seed(source.seed))
+        self.network.init_weights(torch.Generator().manual_seed(source.options.seed))
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
@@ -152,12 +152,12 @@ class JudgeTrainer:
         )
         for start in range(0, wanted, config.batch_size):
             self.pool.add(self._take(min(config.batch_size, wanted - start)))
-        rng = np.random.default_rng([self.source.seed, self.step, 4])
+        rng = np.random.default_rng([self.source.options.seed, self.step, 4])
         pictures, scenes = self.pool.draw(config.batch_size // 2, rng)
         for index in self._take(config.batch_size - len(pictures)):
             pictures.append(self.source.picture(index))
             scenes.append(self.source.scene(index))
-        generator = torch.Generator().manual_seed(self.source.seed * 1_000_003 + self.step)
+        generator = torch.Generator().manual_seed(self.source.options.seed * 1_000_003 + self.step)
         pixels, false = false_coloured(pixel_values_of(pictures), config.false_colours, generator)
         pixels = augmented(pixels, generator)
         for group in self.optimizer.param_groups:
@@ -251,7 +251,7 @@ def finished(trainer: JudgeTrainer) -> Judge:
     others = SceneSource(
         sprites=source.sprites,
         seed=CALIBRATION_SEED,
-        size=source.size,
+        size=source.options.size,
         world=source.sprites.world.name,
     )
     scenes = [others.scene(i) for i in range(config.calibration_scenes)]
@@ -270,7 +270,7 @@ def finished(trainer: JudgeTrainer) -> Judge:
             measure(
                 judge,
                 source.sprites,
-                size=source.size,
+                size=source.options.size,
                 per_tag=config.per_tag,
                 seed=MEASURE_SEED,
                 redraw=how,
@@ -279,13 +279,13 @@ def finished(trainer: JudgeTrainer) -> Judge:
         for name, how in (("renders", None), ("reconstructions", redraw))
     }
     training = asdict(config) | {
-        "picture_size": source.size,
+        "picture_size": source.options.size,
         "sprites_sha256": source.sprites.sha256(),
         "steps": trainer.step,
         "seconds": round(trainer.elapsed, 1),
         "parameters": sum(weight.numel() for weight in network.parameters()),
         "seeds": {
-            "training": source.seed,
+            "training": source.options.seed,
             "calibration": CALIBRATION_SEED,
             "measurement": MEASURE_SEED,
         },

@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from openjanus.data.indices import checked_index
 from openjanus.data.samples import Sample, Turn
 from openjanus.worlds.emoji.captions import phrase
 from openjanus.worlds.emoji.concepts import COLOURS, TINTABLE
@@ -161,9 +162,7 @@ class NewcomerLessons:
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
-        if not -self.length <= index < self.length:
-            raise IndexError(f"index must be below the length {self.length}, got {index}")
-        index %= self.length
+        index = checked_index(index, self.length)
         turn, way = divmod(index, 3)
         if not self.pasted or way == 0:
             lesson = (turn if self.pasted else index) % len(LESSONS)

@@ -239,7 +239,7 @@ def _counting(shown: Sequence[Things], rng: np.random.Generator, known: World) -
 def _colour(shown: Sequence[Things], rng: np.random.Generator) -> list[Question]:
     frame = pick(rng, COLOUR)
     return [
-        Question(kind="colour", text=frame.format(*subject(things)), answer=things.colour)
+        Question(kind="colour", text=frame.format(things.verb, things.noun), answer=things.colour)
         for things in shown
         if things.colour is not None
     ]
@@ -283,14 +283,6 @@ def _by_colour(shown: Sequence[Things], rng: np.random.Generator) -> list[Questi
         if things.colour is not None and things.count == 1
         if [other.colour for other in shown].count(things.colour) == 1
     ]
-
-
-def subject(things: Things) -> tuple[str, str]:
-    """(verb, noun) of some things: ("is", "car"), ("are", "scissors"), ("are", "cars")."""
-    known = concept_named(things.concept)
-    if things.count > 1:
-        return "are", known.plural
-    return ("are" if known.pair else "is"), known.name
 
 
 EXAM_TAGS: Final[dict[QuestionKind, tuple[Tag, ...]]] = {

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Unpack
 
 import numpy as np
 
 from openjanus.data.samples import IMAGE_MARK, Region, Sample, Turn
 from openjanus.worlds.emoji.captions import caption, long_caption
 from openjanus.worlds.emoji.concepts import NUMBER_WORDS
-from openjanus.worlds.emoji.draws import below, pick
-from openjanus.worlds.emoji.indexed import CROP, VIRTUAL_LENGTH, WORDS, SceneSource
+from openjanus.worlds.emoji.draws import HowMany, pick
+from openjanus.worlds.emoji.indexed import CROP, WORDS, SceneSource
 from openjanus.worlds.emoji.questions import (
     PRACTICE_KINDS,
     QUESTION_KINDS,
@@ -22,9 +22,9 @@ from openjanus.worlds.emoji.questions import (
     ask,
     describe,
 )
-from openjanus.worlds.emoji.sampling import Split
-from openjanus.worlds.emoji.scenes import Scene, SceneObject, Tag, render
-from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.scene_options import PlacedKeywords, SceneKeywords, refuse_others
+from openjanus.worlds.emoji.scenes import Scene, SceneObject, render
+from openjanus.worlds.emoji.turns import asked_about_picture
 from openjanus.worlds.emoji.vocabulary import WorldName
 
 DESCRIBE_SHARE: Final = 0.25
@@ -50,7 +50,7 @@ class EmojiPictures(SceneSource):
         dense: Whether a picture is a crop of one drawn 1.2 to 2.2 times as large, so that things
             are large and cut by the edge, and more of the picture is drawing than background.
 
-    Everything else is as in `SceneSource`.
+    Everything else is as in `SceneOptions`, without `mixed` and `one_ground`.
     """
 
     name = "emoji-pictures"
@@ -59,33 +59,12 @@ class EmojiPictures(SceneSource):
         self,
         folder: str | Path | None = None,
         *,
-        sprites: Sprites | None = None,
-        seed: int = 0,
-        split: Split = "train",
-        tags: Mapping[Tag, float] | None = None,
-        size: int = 96,
-        length: int = VIRTUAL_LENGTH,
-        grid: int | None = None,
-        two_sizes: bool = False,
-        slots: bool = False,
-        vendors: Sequence[str] | None = None,
         world: WorldName = "v0",
         dense: bool = False,
+        **scenes: Unpack[PlacedKeywords],
     ) -> None:
-        super().__init__(
-            folder,
-            sprites=sprites,
-            seed=seed,
-            split=split,
-            tags=tags,
-            size=size,
-            length=length,
-            grid=grid,
-            two_sizes=two_sizes,
-            slots=slots,
-            vendors=vendors,
-            world=world,
-        )
+        refuse_others(scenes, PlacedKeywords, type(self))
+        super().__init__(folder, world=world, **scenes)
         self.dense = dense
 
     def __getitem__(self, index: int) -> np.ndarray:
@@ -98,16 +77,18 @@ class EmojiPictures(SceneSource):
         scene = self.scene(index)
         rng = self.rng(index, CROP)
         low, high = DENSE_ZOOM
-        large = round(self.size * (low + (high - low) * rng.random()))
+        size = self.options.size
+        large = round(size * (low + (high - low) * rng.random()))
         x0, y0, x1, y1 = pick(rng, scene.objects).box
         left = self._edge(x0 + (x1 - x0) * rng.random(), large)
         top = self._edge(y0 + (y1 - y0) * rng.random(), large)
         picture = render(scene, large, self.sprites)
-        return picture[top : top + self.size, left : left + self.size].copy()
+        return picture[top : top + size, left : left + size].copy()
 
     def _edge(self, centre: float, large: int) -> int:
         """First pixel of a crop about a centre, within a picture of `large` pixels."""
-        return min(max(round(centre * large - self.size / 2), 0), large - self.size)
+        size = self.options.size
+        return min(max(round(centre * large - size / 2), 0), large - size)
 
 
 class EmojiPairs(SceneSource):
@@ -119,7 +100,7 @@ class EmojiPairs(SceneSource):
         index = self.checked(index)
         scene = self.scene(index)
         words = caption(scene, self.rng(index, WORDS))
-        return render(scene, self.size, self.sprites), words
+        return render(scene, self.options.size, self.sprites), words
 
 
 class EmojiRegions(SceneSource):
@@ -133,7 +114,7 @@ class EmojiRegions(SceneSource):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, tuple[Region, ...]]:
         scene = self.scene(self.checked(index))
-        return render(scene, self.size, self.sprites), tuple(
+        return render(scene, self.options.size, self.sprites), tuple(
             Region(captions=_told_apart(thing), box=thing.box) for thing in scene.objects
         )
 
@@ -167,7 +148,7 @@ class EmojiScenes(SceneSource):
         told: How drawings are asked for: "short", a caption; or "long", and a sentence of each
             thing about where it lies.
 
-    Everything else is as in `SceneSource`; sources of one seed and the same options of scenes show
+    Everything else is as in `SceneOptions`; sources of one seed and the same options of scenes show
     the same scene at the same index, whatever their kind and form.
 
     Raises:
@@ -183,31 +164,20 @@ class EmojiScenes(SceneSource):
         *,
         kind: Literal["und", "gen"],
         form: Literal["chat", "plain"] = "chat",
-        sprites: Sprites | None = None,
-        seed: int = 0,
-        split: Split = "train",
-        tags: Mapping[Tag, float] | None = None,
-        size: int = 96,
-        length: int = VIRTUAL_LENGTH,
-        grid: int | None = None,
-        two_sizes: bool = False,
-        slots: bool = False,
-        vendors: Sequence[str] | None = None,
-        world: WorldName = "v0",
-        mixed: float = 0.0,
-        one_ground: bool = False,
         least_questions: int = 1,
         most_questions: int = 6,
         practice: bool = False,
         asks: Sequence[str] | None = None,
         branched: bool = False,
         told: Literal["short", "long"] = "short",
+        **scenes: Unpack[SceneKeywords],
     ) -> None:
-        if not 1 <= least_questions <= most_questions <= QUESTIONS_LIMIT:
-            raise ValueError(
-                f"questions must be 1 <= least_questions <= most_questions <= {QUESTIONS_LIMIT}, "
-                f"got {least_questions} and {most_questions}"
-            )
+        num_questions = HowMany(
+            things="questions",
+            least=least_questions,
+            most=most_questions,
+            limit=QUESTIONS_LIMIT,
+        )
         if kind not in ("und", "gen") or form not in ("chat", "plain"):
             raise ValueError(
                 f"kind must be und or gen and form chat or plain, got {kind!r} and {form!r}: "
@@ -222,37 +192,24 @@ class EmojiScenes(SceneSource):
                 f"told must be short, or long for kind gen in form chat, got {told!r} for {kind!r} "
                 f"in {form!r}: leave it out"
             )
+        mixed = scenes.get("mixed")
         if mixed and kind != "gen":
             raise ValueError(
                 f"mixed colours are for drawings, no question knows them: got mixed {mixed} for "
                 f"kind {kind!r}: leave it out"
             )
         if kind == "gen" and form == "plain":
-            tags = {"single_object": 1.0} if tags is None else tags
+            tags = scenes.get("tags")
+            tags = scenes["tags"] = {"single_object": 1.0} if tags is None else tags
             if set(tags) != {"single_object"}:
                 raise ValueError(
                     f"plain gen samples name one thing: tags must be single_object, got {[*tags]}"
                 )
-        super().__init__(
-            folder,
-            sprites=sprites,
-            seed=seed,
-            split=split,
-            tags=tags,
-            size=size,
-            length=length,
-            grid=grid,
-            two_sizes=two_sizes,
-            slots=slots,
-            vendors=vendors,
-            world=world,
-            mixed=mixed,
-            one_ground=one_ground,
-        )
+        super().__init__(folder, **scenes)
         self.kind: Literal["und", "gen"] = kind
         self.form: Literal["chat", "plain"] = form
         self.name = f"{self.name}-{kind}-{form}"
-        self.num_questions = (least_questions, most_questions)
+        self.num_questions = num_questions
         self.describes = asks is None
         every = (*QUESTION_KINDS, *(PRACTICE_KINDS if practice else ()))
         self.question_kinds = every if asks is None else _known(asks)
@@ -262,7 +219,7 @@ class EmojiScenes(SceneSource):
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
         scene, rng = self.scene(index), self.rng(index, WORDS)
-        picture = render(scene, self.size, self.sprites)
+        picture = render(scene, self.options.size, self.sprites)
         if self.kind == "gen":
             turns = (self._gen_turn(scene, rng),)
             images, target = (), picture
@@ -290,17 +247,11 @@ class EmojiScenes(SceneSource):
             return (Turn(role="assistant", text=f"{IMAGE_MARK}{caption(scene, rng)}"),)
         questions: list[Question] = []
         if not self.describes or rng.random() >= DESCRIBE_SHARE:
-            least, most = self.num_questions
-            wanted = least + below(rng, most - least + 1)
+            wanted = self.num_questions.draw(rng)
             questions = _interview(scene, rng, wanted, self.question_kinds)
         if not questions:
             questions = [describe(scene, rng)]
-        turns: list[Turn] = []
-        for question in questions:
-            mark = "" if turns else f"{IMAGE_MARK}\n"
-            turns.append(Turn(role="user", text=f"{mark}{question.text}"))
-            turns.append(Turn(role="assistant", text=question.answer))
-        return tuple(turns)
+        return asked_about_picture((question.text, question.answer) for question in questions)
 
 
 def _known(asks: Sequence[str]) -> tuple[QuestionKind | PracticeKind, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Unpack
 
 import numpy as np
 
@@ -18,9 +18,10 @@ from openjanus.worlds.emoji.asked_scenes import scene_for_cell
 from openjanus.worlds.emoji.captions import phrase
 from openjanus.worlds.emoji.cells import MAX_COUNT, Cell
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, TINTABLE
-from openjanus.worlds.emoji.draws import below, pick
-from openjanus.worlds.emoji.indexed import SCENE, VIRTUAL_LENGTH, WORDS, SceneSource
+from openjanus.worlds.emoji.draws import HowMany, below, pick
+from openjanus.worlds.emoji.indexed import SCENE, WORDS, SceneSource
 from openjanus.worlds.emoji.sampling import touches_held_out
+from openjanus.worlds.emoji.scene_options import ShownKeywords, refuse_others
 from openjanus.worlds.emoji.scenes import OPPOSITE, RELATIONS, Scene, Tag, render
 from openjanus.worlds.emoji.sprites import Sprites
 
@@ -200,7 +201,7 @@ class EmojiStories(SceneSource):
         most_pictures: As many at most; each takes as many tokens as any picture.
         shown_share: Share of plain gen documents whose first picture is understood, not drawn.
 
-    The folder, sprites, seed, size and length are as in `SceneSource`.
+    The folder, sprites, seed, size and length are as in `SceneOptions`.
 
     Raises:
         ValueError: An unknown kind or form, und in a chat, numbers of pictures that are not
@@ -213,41 +214,40 @@ class EmojiStories(SceneSource):
         *,
         kind: Literal["gen", "und"] = "gen",
         form: Literal["chat", "plain"] = "plain",
-        sprites: Sprites | None = None,
-        seed: int = 0,
-        size: int = 96,
-        length: int = VIRTUAL_LENGTH,
         least_pictures: int = 2,
         most_pictures: int = 3,
         shown_share: float = 0.75,
+        **shown: Unpack[ShownKeywords],
     ) -> None:
-        super().__init__(folder, sprites=sprites, seed=seed, size=size, length=length)
+        refuse_others(shown, ShownKeywords, type(self))
+        super().__init__(folder, **shown)
         if kind not in ("gen", "und") or form not in ("chat", "plain"):
             raise ValueError(
                 f"kind must be gen or und and form chat or plain, got {kind!r} and {form!r}"
             )
         if (kind, form) == ("und", "chat"):
             raise ValueError("stories without drawings are documents: give form plain")
-        if not 2 <= least_pictures <= most_pictures <= MOST_PICTURES:
-            raise ValueError(
-                f"pictures must be 2 <= least_pictures <= most_pictures <= {MOST_PICTURES}, got "
-                f"{least_pictures} and {most_pictures}"
-            )
+        num_pictures = HowMany(
+            things="pictures",
+            least=least_pictures,
+            most=most_pictures,
+            fewest=2,
+            limit=MOST_PICTURES,
+        )
         if not 0 <= shown_share <= 1:
             raise ValueError(f"shown_share must be from 0 to 1, got {shown_share}")
         self.kind: Literal["gen", "und"] = kind
         self.form: Literal["chat", "plain"] = form
         self.name = f"emoji-stories-{kind}-{form}"
-        self.num_pictures = (least_pictures, most_pictures)
+        self.num_pictures = num_pictures
         self.shown_share = shown_share
         self._by_vendor = [self.sprites.by_vendors([name]) for name in self.sprites.vendors]
 
     def story(self, index: int) -> tuple[Story, Sprites]:
         """The story of an index, and whose artwork shows it."""
         rng = self.rng(index, SCENE)
-        least, most = self.num_pictures
         sprites = pick(rng, self._by_vendor)
-        return tell_story(rng, sprites, least + below(rng, most - least + 1)), sprites
+        return tell_story(rng, sprites, self.num_pictures.draw(rng)), sprites
 
     def num_drawn(self, index: int) -> int:
         """Pictures that a story draws."""
@@ -272,7 +272,7 @@ class EmojiStories(SceneSource):
             f"{chapter.words} {IMAGE_MARK if place < shown else DRAW_MARK}"
             for place, chapter in enumerate(story.chapters)
         ]
-        pictures = [render(scene, self.size, sprites) for scene in story.scenes]
+        pictures = [render(scene, self.options.size, sprites) for scene in story.scenes]
         if self.form == "plain":
             text = f"{' '.join(parts)}{story.ending}"
             turns: tuple[Turn, ...] = (Turn(role="assistant", text=text),)

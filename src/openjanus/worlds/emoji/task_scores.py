@@ -73,15 +73,14 @@ def _question_interval(predictions: Sequence[Prediction], seed: int) -> list[flo
 
 
 def _pope(predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
-    """POPE's figures for each sort of negatives."""
-    figures = {}
-    for negatives in NEGATIVES:
-        asked = [p for p in predictions if p["negatives"] == negatives]
-        if asked:
-            scores = yes_no_scores(
-                [read_yes_no(p["reply"]) for p in asked], [p["answer"] == "yes" for p in asked]
-            )
-            figures[negatives] = {
-                name: round(value, 4) for name, value in dataclasses.asdict(scores).items()
-            }
-    return figures
+    """POPE's figures for each sort of negatives that was asked."""
+    asked = {name: [p for p in predictions if p["negatives"] == name] for name in NEGATIVES}
+    return {name: pope_figures(found) for name, found in asked.items() if found}
+
+
+def pope_figures(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Accuracy, precision, recall, F1 and the share of yes, over all negatives together."""
+    scores = yes_no_scores(
+        [read_yes_no(p["reply"]) for p in predictions], [p["answer"] == "yes" for p in predictions]
+    )
+    return {name: round(value, 4) for name, value in dataclasses.asdict(scores).items()}

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, Unpack, get_args
 
 import numpy as np
 
-from openjanus.data.samples import Sample, Turn
+from openjanus.data.samples import Sample
 from openjanus.worlds.emoji.captions import caption, geneval_caption, phrase
 from openjanus.worlds.emoji.cells import (
     MAX_COUNT,
@@ -30,13 +30,14 @@ from openjanus.worlds.emoji.cells import (
     pair_cell,
 )
 from openjanus.worlds.emoji.concepts import COLOURS, CONCEPTS, NUMBER_WORDS
-from openjanus.worlds.emoji.draws import below, pick
+from openjanus.worlds.emoji.draws import Weighted, below, check_parts, pick
 from openjanus.worlds.emoji.fetch import FORMAT_VERSION, default_folder
-from openjanus.worlds.emoji.indexed import VIRTUAL_LENGTH, WORDS, SceneSource
+from openjanus.worlds.emoji.indexed import WORDS, SceneSource
 from openjanus.worlds.emoji.questions import QuestionKind, ask
 from openjanus.worlds.emoji.sampling import Split
-from openjanus.worlds.emoji.scenes import OPPOSITE, Scene, Tag
-from openjanus.worlds.emoji.sprites import Sprites
+from openjanus.worlds.emoji.scene_options import TaggedKeywords, refuse_others
+from openjanus.worlds.emoji.scenes import OPPOSITE, Scene
+from openjanus.worlds.emoji.turns import told_or_asked
 from openjanus.worlds.emoji.vocabulary import COUNT_WORDS, WorldName, world
 
 GROUP_NAMES: Final = {
@@ -234,9 +235,8 @@ class EmojiText(SceneSource):
         parts: Weight of each of `PARTS`; None takes `DEFAULT_PARTS`.
         prose: Fetched prose; None reads that of the split from the folder where a part needs it.
 
-    Everything else is as in `SceneSource`, the wide world's words too, of which part `words` asks
-    only those of the first; nothing is shown, so size, grid and vendors are none
-    of its options.
+    Everything else is as in `SceneOptions`, the wide world's words too, of which part `words` asks
+    only those of the first; nothing is shown, so size, grid and vendors are none of its options.
 
     Raises:
         FileNotFoundError: A part needs prose, and the folder holds none.
@@ -249,31 +249,16 @@ class EmojiText(SceneSource):
         self,
         folder: str | Path | None = None,
         *,
-        sprites: Sprites | None = None,
-        seed: int = 0,
-        split: Split = "train",
-        tags: Mapping[Tag, float] | None = None,
-        length: int = VIRTUAL_LENGTH,
         world: WorldName = "v0",
         parts: Mapping[Part, float] | None = None,
         prose: Prose | None = None,
+        **scenes: Unpack[TaggedKeywords],
     ) -> None:
-        super().__init__(
-            folder,
-            sprites=sprites,
-            seed=seed,
-            split=split,
-            tags=tags,
-            length=length,
-            world=world,
-        )
+        refuse_others(scenes, TaggedKeywords, type(self))
+        super().__init__(folder, world=world, **scenes)
+        split = self.options.split
         parts = DEFAULT_PARTS if parts is None else parts
-        unknown = [part for part in parts if part not in PARTS]
-        if unknown or not parts or min(parts.values()) < 0 or sum(parts.values()) <= 0:
-            raise ValueError(
-                f"parts must weigh some of {', '.join(PARTS)} at >= 0 and one > 0, "
-                f"got {dict(parts)}"
-            )
+        check_parts(parts, PARTS)
         needs_prose = parts.get("glosses", 0) > 0 or parts.get("dialogues", 0) > 0
         if needs_prose and prose is None:
             prose = load_prose(folder, split=split, name=world)
@@ -284,18 +269,12 @@ class EmojiText(SceneSource):
                     f"there are no {part} in the prose of split {split!r}: give part {part!r} "
                     "no weight"
                 )
-        self._parts = tuple(parts)
-        self._part_edges = np.cumsum(list(parts.values())) / sum(parts.values())
+        self._parts = Weighted(parts)
 
     def __getitem__(self, index: int) -> Sample:
         index = self.checked(index)
         rng = self.rng(index, WORDS)
-        part = self._parts[int(np.searchsorted(self._part_edges, rng.random(), side="right"))]
-        said = self._said(part, index, rng)
-        if isinstance(said, str):
-            turns: tuple[Turn, ...] = (Turn(role="assistant", text=said),)
-        else:
-            turns = (Turn(role="user", text=said[0]), Turn(role="assistant", text=said[1]))
+        turns = told_or_asked(self._said(self._parts.pick(rng), index, rng))
         form = "plain" if len(turns) == 1 else "chat"
         return Sample(key=self.key(index), kind="text", turns=turns, form=form)
 
@@ -324,7 +303,7 @@ class EmojiText(SceneSource):
             told = told_question(self.scene(index), rng)
             if told is not None:
                 return told
-            if self.split == "train":
+            if self.options.split == "train":
                 return world_question(rng)
 
 
