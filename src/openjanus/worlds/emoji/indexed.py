@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from openjanus.worlds.emoji import vocabulary
 from openjanus.worlds.emoji.fetch import shipped_folder
 from openjanus.worlds.emoji.fetch_wide import wide_folder
 from openjanus.worlds.emoji.sampling import Split, check_mixed, check_tidiness, sample_scene
@@ -52,8 +53,9 @@ class SceneSource:
         mixed: Share of tinted things in a colour between two of the ten, see `sample_scene`.
         one_ground: Whether such things lie on white where they can, see `sample_scene`.
         vendors: Whose artwork is shown; None shows all.
-        world: "v0", or "wide": some five hundred concepts, one to six things of many sizes, some in
-            front of others, on plain and on painted grounds. Keeps to a grid in slots alone.
+        world: "v0"; "few", twelve concepts of it, which keeps to a grid in slots alone, as does
+            "wide": some five hundred concepts, one to six things of many sizes, some in front of
+            others, on plain and on painted grounds.
         length: How many items iteration sees. `scene`, `picture` and `key` take any index.
 
     Raises:
@@ -185,7 +187,9 @@ def read_artwork(
         FileNotFoundError: It was not fetched.
         ValueError: It is of another world, or damaged; or unknown vendors.
     """
-    sprites = _read_sprites(_folder(folder, world), None if vendors is None else tuple(vendors))
+    sprites = _read_sprites(
+        _folder(folder, world), None if vendors is None else tuple(vendors), world
+    )
     _check_world(sprites, world)
     return sprites
 
@@ -204,7 +208,7 @@ def _folder(folder: str | Path | None, world: WorldName) -> Path:
     Raises:
         FileNotFoundError: The wide world's was not fetched.
     """
-    if world == "v0":
+    if world != "wide":
         return shipped_folder() if folder is None else Path(folder)
     place = wide_folder() if folder is None else Path(folder)
     if not (place / "sprites.json").is_file():
@@ -214,9 +218,12 @@ def _folder(folder: str | Path | None, world: WorldName) -> Path:
     return place
 
 
-@lru_cache(maxsize=4)
-def _read_sprites(folder: Path, vendors: tuple[str, ...] | None) -> Sprites:
+@lru_cache(maxsize=8)
+def _read_sprites(folder: Path, vendors: tuple[str, ...] | None, world: WorldName) -> Sprites:
     """Sources of one folder share their sprites, and what is tinted of them."""
-    return (
-        Sprites.load(folder) if vendors is None else _read_sprites(folder, None).by_vendors(vendors)
-    )
+    if vendors is not None:
+        return _read_sprites(folder, None, world).by_vendors(vendors)
+    whole = vocabulary.world(world).part_of
+    if whole is not None:
+        return _read_sprites(folder, None, whole).in_world(world)
+    return Sprites.load(folder)
