@@ -22,11 +22,14 @@ ROOT = Path("runs/ablation")
 TASK = "emoji-faces"
 SIZES = {"drawings": 40, "questions": 200, "references": 1000}
 """Of an exam: drawings a tag, questions a column, pictures that drawings are compared with."""
+WORLD = {"world": "few", "slots": True, "one_ground": True}
+"""What the recipes show."""
 
 
 def exam_options(args: argparse.Namespace, faces: str, guidance: float | None) -> dict[str, Any]:
     """The task's options of one exam."""
-    options: dict[str, Any] = {"faces": faces, **{name: getattr(args, name) for name in SIZES}}
+    options: dict[str, Any] = {"faces": faces, **WORLD}
+    options |= {name: getattr(args, name) for name in SIZES}
     return options if guidance is None else options | {"guidance_scale": guidance}
 
 

@@ -50,7 +50,7 @@ def add_verbs(kinds: Any) -> None:
         kind.add_argument("--seed", type=parse_seed, default=0)
         kind.add_argument("--size", type=int, default=SCENE_SIZE, help="pixels (%(default)s)")
         kind.add_argument("--folder", type=Path, help="of sprites; the world's own when left out")
-        kind.add_argument("--world", default="v0", choices=["v0", "wide"])
+        kind.add_argument("--world", default="v0", choices=["v0", "few", "wide"])
         kind.add_argument("--output", type=Path, default=Path(output))
 
 

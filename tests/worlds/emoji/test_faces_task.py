@@ -50,6 +50,18 @@ def options_of(sprites: Sprites, referee: Judge, **changes: Any) -> dict[str, An
     return options | changes
 
 
+def test_the_few_are_judged_by_the_first_worlds_judge(sprites: Sprites, referee: Judge) -> None:
+    few = sprites.in_world("few")
+    task = FacesTask(**options_of(few, referee, world="few", slots=True))
+    settings = task.settings(load("tiny"))
+    assert (settings["world"], settings["slots"], settings["one_ground"]) == ("few", True, False)
+    asked = task.requests(limit=100, seed=0)
+    cells = {request.data["cell"] for request in asked if request.group.startswith("drawing/")}
+    known = {cell.name for tag in GENEVAL_TAGS for cell in evaluation_cells(tag, "few")}
+    assert cells
+    assert cells <= known
+
+
 def test_a_run_has_six_columns_and_goes_on(
     sprites: Sprites, referee: Judge, tmp_path: Path
 ) -> None:

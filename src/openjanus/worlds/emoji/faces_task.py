@@ -22,7 +22,7 @@ from openjanus.eval.stats import bootstrap_interval, bootstrap_statistic
 from openjanus.eval.task import Prediction, Request
 from openjanus.pipeline import Janus
 from openjanus.worlds.emoji.concepts import ALSO_SHOWN, CONCEPTS
-from openjanus.worlds.emoji.indexed import SceneSource
+from openjanus.worlds.emoji.indexed import SceneSource, read_artwork
 from openjanus.worlds.emoji.judge import CHUNK, Judge
 from openjanus.worlds.emoji.judge_network import pixel_values_of
 from openjanus.worlds.emoji.questions import QuestionKind, exam
@@ -30,6 +30,7 @@ from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, Scene, render
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.task import EmojiTask
 from openjanus.worlds.emoji.task_scores import drawing_scores, pope_figures
+from openjanus.worlds.emoji.vocabulary import WorldName
 
 Faces = Literal["both", "und", "gen"]
 
@@ -52,7 +53,10 @@ class FacesTask(EmojiTask):
         questions: Questions a column.
         references: Pictures that the drawings' features are compared with.
         grid: Of these pictures, as in the recipe that the model was trained by; 0 is none.
+        slots: Of these pictures, likewise.
+        one_ground: Of these pictures, likewise.
         vendors: Of these pictures, likewise; None shows all.
+        world: What is asked about and drawn: "v0", or "few", twelve of its concepts.
         guidance_scale: As in the emoji task, like all that follow.
         temperature: As there.
         batch_size: As there.
@@ -75,7 +79,10 @@ class FacesTask(EmojiTask):
         questions: int = 200,
         references: int = 1000,
         grid: int = 12,
+        slots: bool = False,
+        one_ground: bool = False,
         vendors: Sequence[str] | None = ("noto",),
+        world: WorldName = "v0",
         guidance_scale: float | None = None,
         temperature: float | None = None,
         batch_size: int = 20,
@@ -85,6 +92,10 @@ class FacesTask(EmojiTask):
     ) -> None:
         if faces not in ("both", "und", "gen"):
             raise ValueError(f"faces must be both, und or gen, got {faces!r}")
+        if world == "wide":
+            raise ValueError("no judge of the wide world ships: world must be v0 or few, got wide")
+        if folder is not None and sprites is not None:
+            raise ValueError("the task takes a folder or sprites, got both: leave one out")
         if references < 2:
             raise ValueError(f"references must be at least 2, got {references}")
         super().__init__(
@@ -93,13 +104,14 @@ class FacesTask(EmojiTask):
             guidance_scale=guidance_scale,
             temperature=temperature,
             batch_size=batch_size,
-            folder=folder,
-            sprites=sprites,
+            sprites=read_artwork(folder, world) if sprites is None else sprites,
             referee=referee,
         )
         self.faces: Faces = faces
         self.references = references
         self.grid = grid
+        self.slots = slots
+        self.one_ground = one_ground
         self.vendors = None if vendors is None else tuple(vendors)
 
     def settings(self, janus: Janus) -> dict[str, Any]:
@@ -110,7 +122,10 @@ class FacesTask(EmojiTask):
             "faces": self.faces,
             "references": self.references,
             "grid": self.grid,
+            "slots": self.slots,
+            "one_ground": self.one_ground,
             "vendors": None if self.vendors is None else list(self.vendors),
+            "world": self.sprites.world.name,
         }
 
     def requests(self, *, limit: int | None, seed: int) -> list[Request]:
@@ -133,7 +148,8 @@ class FacesTask(EmojiTask):
     def _choice_requests(self, n: int, seed: int) -> list[Request]:
         made = []
         for i, (scene, question) in enumerate(exam("naming", n, seed, self.sprites)):
-            options = four_choices(scene, question.answer, [CHOICE_STREAM, seed, i])
+            names = tuple(self.sprites.world.concepts)
+            options = four_choices(scene, question.answer, [CHOICE_STREAM, seed, i], names)
             made.append(
                 Request(
                     key=f"choice/{i}",
@@ -220,7 +236,10 @@ class FacesTask(EmojiTask):
             size=janus.config.gen_image_size,
             grid=self.grid if self.grid > 0 else None,
             two_sizes=self.grid > 0,
+            slots=self.slots,
+            one_ground=self.one_ground,
             vendors=self.vendors,
+            world=self.sprites.world.name,
         )
         true = [source.picture(index) for index in range(self.references)]
         assert self.referee is not None, "the first world has a judge of its own"
@@ -231,21 +250,24 @@ class FacesTask(EmojiTask):
         return {"value": round(distance, 5), "interval": None, "n": len(pictures)}
 
 
-def four_choices(scene: Scene, answer: str, stream: Sequence[int]) -> dict[str, str]:
+def four_choices(
+    scene: Scene, answer: str, stream: Sequence[int], names: Sequence[str] = tuple(CONCEPTS)
+) -> dict[str, str]:
     """A name among three wrong ones, by letter: none of what the scene shows, in any order.
 
     Args:
         scene: What is shown.
         answer: The right name.
         stream: Names the draw.
+        names: All that there is in the world.
     """
     rng = np.random.default_rng(list(stream))
     shown = {thing.concept for thing in scene.objects}
     shown |= {ALSO_SHOWN[name] for name in shown if name in ALSO_SHOWN}
-    wrong = [name for name in CONCEPTS if name not in shown]
-    names = [wrong[i] for i in rng.choice(len(wrong), CHOICES - 1, replace=False)]
-    names.insert(int(rng.integers(CHOICES)), answer)
-    return dict(zip(LETTERS, names, strict=False))
+    wrong = [name for name in names if name not in shown]
+    offered = [wrong[i] for i in rng.choice(len(wrong), CHOICES - 1, replace=False)]
+    offered.insert(int(rng.integers(CHOICES)), answer)
+    return dict(zip(LETTERS, offered, strict=False))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import Unpack
 import numpy as np
 
 from openjanus.data.indices import checked_index
+from openjanus.worlds.emoji import vocabulary
 from openjanus.worlds.emoji.draws import Weighted
 from openjanus.worlds.emoji.fetch import shipped_folder
 from openjanus.worlds.emoji.fetch_wide import wide_folder
@@ -108,7 +109,9 @@ def read_artwork(
         FileNotFoundError: It was not fetched.
         ValueError: It is of another world, or damaged; or unknown vendors.
     """
-    sprites = _read_sprites(_folder(folder, world), None if vendors is None else tuple(vendors))
+    sprites = _read_sprites(
+        _folder(folder, world), None if vendors is None else tuple(vendors), world
+    )
     _check_world(sprites, world)
     return sprites
 
@@ -127,7 +130,7 @@ def _folder(folder: str | Path | None, world: WorldName) -> Path:
     Raises:
         FileNotFoundError: The wide world's was not fetched.
     """
-    if world == "v0":
+    if world != "wide":
         return shipped_folder() if folder is None else Path(folder)
     place = wide_folder() if folder is None else Path(folder)
     if not (place / "sprites.json").is_file():
@@ -137,9 +140,12 @@ def _folder(folder: str | Path | None, world: WorldName) -> Path:
     return place
 
 
-@lru_cache(maxsize=4)
-def _read_sprites(folder: Path, vendors: tuple[str, ...] | None) -> Sprites:
+@lru_cache(maxsize=8)
+def _read_sprites(folder: Path, vendors: tuple[str, ...] | None, world: WorldName) -> Sprites:
     """Sources of one folder share their sprites, and what is tinted of them."""
-    return (
-        Sprites.load(folder) if vendors is None else _read_sprites(folder, None).by_vendors(vendors)
-    )
+    if vendors is not None:
+        return _read_sprites(folder, None, world).by_vendors(vendors)
+    whole = vocabulary.world(world).part_of
+    if whole is not None:
+        return _read_sprites(folder, None, whole).in_world(world)
+    return Sprites.load(folder)

@@ -65,8 +65,9 @@ class SceneOptions:
     vendors: Sequence[str] | None = None
     """Whose artwork is shown; None shows all."""
     world: WorldName = "v0"
-    """"v0", or "wide": some five hundred concepts, one to six things of many sizes, some in front
-    of others, on plain and on painted grounds. Keeps to a grid in slots alone."""
+    """"v0"; "few", twelve concepts of it, which keeps to a grid in slots alone, as does "wide":
+    some five hundred concepts, one to six things of many sizes, some in front of others, on plain
+    and on painted grounds."""
     mixed: float = 0.0
     """Share of tinted things in a colour between two of the ten, see `sample_scene`."""
     one_ground: bool = False

@@ -158,6 +158,18 @@ class Sprites:
             {key: self._images[key] for key in self._images if key[1] in vendors}, self.world.name
         )
 
+    def in_world(self, name: WorldName) -> Sprites:
+        """The artwork of what a smaller world has of this one.
+
+        Raises:
+            ValueError: That world is no part of this one.
+        """
+        part = world(name)
+        if part.part_of != self.world.name:
+            raise ValueError(f"world {name} is no part of world {self.world.name}")
+        images = {key: self._images[key] for key in self._images if key[0] in part.concepts}
+        return Sprites(images, name)
+
     def vendors_of(self, concept: str) -> tuple[str, ...]:
         """Who draws a concept."""
         return self._vendors_of[concept]

@@ -111,10 +111,11 @@ class EmojiTask:
         self.batch_size = batch_size
         self.sprites = Sprites.load(folder) if sprites is None else sprites
         self.referee = self.default_judge() if referee is None else referee
-        shown = self.sprites.world.name
-        if self.referee is not None and self.referee.network.config.world != shown:
+        shown = self.sprites.world
+        judged = None if self.referee is None else self.referee.network.config.world
+        if judged not in (None, shown.name, shown.part_of):
             raise ValueError(
-                f"a judge of world {self.referee.network.config.world} cannot judge world {shown}: "
+                f"a judge of world {judged} cannot judge world {shown.name}: "
                 "give the judge and the artwork of one world"
             )
 
@@ -181,7 +182,7 @@ class EmojiTask:
 
     def cells(self, tag: Tag) -> Sequence[Cell]:
         """What is drawn in a tag."""
-        return evaluation_cells(tag)
+        return evaluation_cells(tag, self.sprites.world.name)
 
     def _question_requests(self, n: int, seed: int) -> list[Request]:
         """Questions of every kind with their pictures, then the same ones for the blind."""
