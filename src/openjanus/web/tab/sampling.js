@@ -35,11 +35,12 @@ export function cut(logits, { temperature, topK = null, topP = null }) {
 function countWithin(ranked, probability) {
   const weights = ranked.map((value) => Math.exp(value));
   const sum = weights.reduce((a, b) => f32(a + b), 0);
-  let before = 0;
+  let together = 0; // torch, too, adds 32 bits to 64 where it sums along a row
   let count = 0;
-  while (count < ranked.length && (count === 0 || before < probability)) {
-    before = f32(before + f32(weights[count] / sum));
-    count++;
+  for (; count < ranked.length; count++) {
+    const share = f32(weights[count] / sum);
+    together += share;
+    if (count > 0 && f32(f32(together) - share) >= probability) break;
   }
   return count;
 }
