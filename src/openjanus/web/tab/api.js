@@ -1,15 +1,7 @@
 // What the page asks, answered in this tab: the server's own api.js has the same names.
 
 import { MOST_PICTURES } from "../tab/bodies.js";
-
-/** What is wrong; `message` is for people. */
-export class Trouble extends Error {
-  constructor(message, { status = 0, code = null } = {}) {
-    super(message);
-    this.status = status;
-    this.code = code;
-  }
-}
+import { Trouble } from "./trouble.js";
 
 /** Nobody needs one here. */
 export const key = { get: () => null, set: () => {}, forget: () => {} };
@@ -78,7 +70,9 @@ const desk = new Desk();
 
 /** The one model of this page: `{id, drawing: {size, max_partial_images, ...}}`. */
 export async function models() {
-  const answer = await fetch(new URL("../model/model.json", import.meta.url), { cache: "no-store" });
+  const answer = await fetch(new URL("../model/model.json", import.meta.url), { cache: "no-store" }).catch(() => {
+    throw new Trouble("The model cannot be loaded: is the file server still running?");
+  });
   if (!answer.ok) throw new Trouble("model/model.json is missing: export the page again.");
   const { name, sizes, drawing, bands } = await answer.json();
   const size = `${sizes.gen_image_size}x${sizes.gen_image_size}`;
