@@ -258,9 +258,11 @@ def test_an_answer_of_something_else_is_told_and_asked_for_again(open_page, serv
     server.routes["/v1/models"] = {"body": "<html>Sign in!</html>", "content_type": "text/html"}
     page = open_page()
     assert "no server of openjanus" in told(page)
+    assert page.is_hidden("#guidance")  # which nobody knows
     server.routes["/v1/models"] = {"json": {"data": CARDS}}
     draw(page)
     page.locator("#caption").wait_for()
+    assert page.is_visible("#guidance")
 
 
 @pytest.mark.parametrize("script", ["", BLOCKED], ids=["stored", "blocked"])

@@ -221,6 +221,21 @@ def test_what_breaks_does_not_break_what_comes_next(tab: Page):
     assert len(tab.evaluate(DRAW, {"prompt": "a red car", "seed": 1})) == 4
 
 
+def test_how_far_it_is_opened_is_seen_and_not_read_out_each_time(page: Page, address: str):
+    page.add_init_script("""window.said = new Set();
+        window.seen = new Set();
+        new MutationObserver(() => {
+            const place = document.getElementById("tab-state");
+            if (!place?.lastElementChild?.ariaHidden) return;
+            seen.add(place.innerText);
+            said.add(place.firstChild.nodeValue);
+        }).observe(document, { childList: true, subtree: true, characterData: true });""")
+    page.goto(address)
+    page.wait_for_selector("#tab-state", state="hidden", timeout=OPENING_MS)
+    assert page.evaluate("[...said]") == ["Loading the model", ""]
+    assert any("MB" in text for text in page.evaluate("[...seen]"))
+
+
 def test_a_model_at_the_address_of_another_is_not_taken_for_it(
     page: Page, address: str, tab_folder: Path, monkeypatch
 ):
@@ -290,6 +305,22 @@ def test_logits_are_cut_as_in_python(tab: Page, top_k, top_p):
         top_p,
     )
     assert [-np.inf if x is None else x for x in found] == expected.tolist()
+
+
+def test_many_likely_ids_are_cut_at_the_same_place_as_in_python(tab: Page):
+    logits = torch.randn(40, 4096, generator=torch.Generator().manual_seed(0))
+    shares = torch.linspace(0.02, 0.99, 40)
+    kept = apply_temperature_top_k_top_p(logits, torch.ones(40), None, shares).isfinite().sum(-1)
+    found = asked(
+        tab,
+        "sampling",
+        """(s, rows, shares) => rows.map((row, i) => s
+            .cut(Float32Array.from(row), { temperature: 1, topP: shares[i] })
+            .filter((x) => x !== -Infinity).length)""",
+        logits.tolist(),
+        shares.tolist(),
+    )
+    assert found == kept.tolist()
 
 
 TEXTS = [

@@ -17,7 +17,7 @@ class Desk {
     this.#worker.onmessage = ({ data }) => this.#take(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      this.#breakDown(event.message ?? "a file of this page is missing");
+      this.#breakDown(event.message ?? "a file of this page is missing: export it again.");
     };
   }
 
