@@ -259,6 +259,10 @@ def test_an_answer_of_something_else_is_told_and_asked_for_again(open_page, serv
     page = open_page()
     assert "no server of openjanus" in told(page)
     assert page.is_hidden("#guidance")  # which nobody knows
+    page.fill("#question", "what?")
+    page.keyboard.press("Enter")
+    assert "no server of openjanus" in told(page, "#talk-note")  # where the person is
+    assert page.input_value("#question") == "what?"
     server.routes["/v1/models"] = {"json": {"data": CARDS}}
     draw(page)
     page.locator("#caption").wait_for()

@@ -31,13 +31,13 @@ const page = {
 const draw = new Draw(page);
 const talk = new Talk(page);
 
-/** Ask the server what it has; whether it told, and what is wrong is said where it did not. */
-async function meet() {
+/** Ask the server what it has; whether it told. What is wrong is said in the card that asked. */
+async function meet(card = "draw") {
   let cards;
   try {
     cards = await models();
   } catch (error) {
-    tellTrouble(at("draw-note"), error, wantKey);
+    tellTrouble(at(`${card}-note`), error, wantKey);
     return false;
   }
   const before = page.model();
@@ -50,6 +50,7 @@ async function meet() {
   use();
   at("key-open").hidden = key.get() === null;
   note(at("draw-note"), null);
+  note(at("talk-note"), null);
   return true;
 }
 

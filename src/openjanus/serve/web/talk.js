@@ -14,7 +14,7 @@ export class Talk {
   #running = null;
   #taken = 0; // pictures so far, of which the last is meant
 
-  /** @param page what the parts share: `model()`, `meet()`, `wantKey()` */
+  /** @param page what the parts share: `model()`, `meet(card)`, `wantKey()` */
   constructor(page) {
     this.#page = page;
     sendOnEnter(at("question"));
@@ -60,7 +60,7 @@ export class Talk {
 
   /** Ask something more. */
   async ask(question) {
-    if (this.#page.model() === null && !(await this.#page.meet())) return;
+    if (this.#page.model() === null && !(await this.#page.meet("talk"))) return;
     if (this.isRunning) return;
     const running = (this.#running = new AbortController());
     if (at("question").value.trim() === question) at("question").value = ""; // another one was begun
