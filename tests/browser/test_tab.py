@@ -40,6 +40,10 @@ DRAW = """async (body) => {
     for await (const event of draw(body)) events.push(event);
     return events;
 }"""
+TOLD = """async ([kind, body]) => {
+    const ask = (await import(new URL("page/api.js", location.href)))[kind];
+    try { for await (const event of ask(body)); } catch (error) { return error.message; }
+}"""
 CHAT = """async (body) => {
     const { chat } = await import(new URL("page/api.js", location.href));
     let text = "";
@@ -53,6 +57,11 @@ class Quiet(SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (as it is called there)
         """Say nothing."""
+
+    def end_headers(self) -> None:
+        """Let browsers keep what they want to, as they do by themselves with an old file."""
+        self.send_header("Cache-Control", "max-age=3600")
+        super().end_headers()
 
 
 @pytest.fixture(scope="module")
@@ -166,18 +175,93 @@ def test_it_answers_with_the_same_words_as_in_python(tab: Page, janus: Janus, pi
     assert tab.evaluate(CHAT, {"messages": messages, "max_tokens": 24, **options}) == reply.text
 
 
-def test_what_cannot_be_done_is_told(tab: Page):
-    question = """async (body) => {
-        const { chat } = await import(new URL("page/api.js", location.href));
-        try { for await (const piece of chat(body)); } catch (error) { return error.message; }
-    }"""
+def test_what_is_left_out_is_the_models_own(tab: Page, janus: Janus):
+    whole = tab.evaluate(DRAW, {"prompt": "a red car", "seed": 7})[-1]
+    assert whole["image_ids"] == janus.draw("a red car", seed=7).image_ids[0].tolist()
+    messages = [
+        {"role": "system", "content": " Be brief."},
+        {"role": "user", "content": "What is this?"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "And now?"},
+    ]
+    told = [messages[0], messages[1], messages[3]]  # as the server does
+    reply = janus.chat(told, max_new_tokens=9)
+    assert tab.evaluate(CHAT, {"messages": messages, "max_completion_tokens": 9}) == reply.text
 
-    def told(text: str) -> str:
-        return tab.evaluate(question, {"messages": [{"role": "user", "content": text}]})
 
-    assert "take it out" in told("<begin_of_image> hello")
-    assert "use fewer words" in told("word " * 300)
-    assert "question" in told(" ")
+@pytest.mark.parametrize(
+    ("kind", "body", "told"),
+    [
+        ("chat", "<begin_of_image> hello", "take it out"),
+        ("chat", "word " * 300, "use fewer words"),
+        ("chat", " ", "question"),
+        ("chat", {"messages": [{"role": "tool", "content": "x"}]}, "role is system, user or"),
+        ("chat", {"messages": "hello"}, "messages must be a list"),
+        ("draw", {"n": 10}, "n must be a whole number from 1 to 9, got 10"),
+        ("draw", {"seed": 2**53}, "from 0 to 9007199254740991"),
+        ("draw", {"seed": -1}, "seed must be"),
+        ("draw", {"temperature": -0.5}, "temperature must be 0 or more"),
+        ("draw", {"top_k": 0}, "top_k must be"),
+        ("draw", {"guidance_scale": 1, "negative_prompt": "dogs"}, "does nothing at guidance 1"),
+        ("draw", {"guidance": 1}, "guidance is not known in a tab"),
+        ("draw", {"prompt": None}, "prompt must be a text, got null"),
+    ],
+)
+def test_what_cannot_be_done_is_told(tab: Page, kind, body, told):
+    if isinstance(body, str):
+        body = {"messages": [{"role": "user", "content": body}]}
+    elif kind == "draw":
+        body = {"prompt": "a red car", **body}
+    assert told in tab.evaluate(TOLD, [kind, body])
+
+
+def test_what_breaks_does_not_break_what_comes_next(tab: Page):
+    broken = {"messages": [{"role": "user", "content": [None]}]}  # which nobody foresaw
+    assert "Something broke in this tab" in tab.evaluate(TOLD, ["chat", broken])
+    assert len(tab.evaluate(DRAW, {"prompt": "a red car", "seed": 1})) == 4
+
+
+def test_how_far_it_is_opened_is_seen_and_not_read_out_each_time(page: Page, address: str):
+    page.add_init_script("""window.said = new Set();
+        window.seen = new Set();
+        new MutationObserver(() => {
+            const place = document.getElementById("tab-state");
+            if (!place?.lastElementChild?.ariaHidden) return;
+            seen.add(place.innerText);
+            said.add(place.firstChild.nodeValue);
+        }).observe(document, { childList: true, subtree: true, characterData: true });""")
+    page.goto(address)
+    page.wait_for_selector("#tab-state", state="hidden", timeout=OPENING_MS)
+    assert page.evaluate("[...said]") == ["Loading the model", ""]
+    assert any("MB" in text for text in page.evaluate("[...seen]"))
+
+
+def test_a_model_at_the_address_of_another_is_not_taken_for_it(
+    page: Page, address: str, tab_folder: Path, monkeypatch
+):
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(request.url.removeprefix(address)))
+    page.goto(address)
+    page.wait_for_selector("#tab-state", state="hidden", timeout=OPENING_MS)
+    facts = json.loads((tab_folder / "model.json").read_text(encoding="utf-8"))
+    assert {f"model/{name}?{digest}" for name, digest in facts["digests"].items()} <= asked
+    answer = Quiet.do_GET
+
+    def another(handler: Quiet) -> None:
+        if not handler.path.startswith("/model/model.json"):
+            return answer(handler)
+        body = json.dumps(facts | {"name": "another"}).encode()
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+        return None
+
+    monkeypatch.setattr(Quiet, "do_GET", another)
+    page.goto("about:blank")
+    page.goto(address)
+    page.wait_for_selector("#model-name:not(:empty)")
+    assert page.inner_text("#model-name") == "another"
 
 
 def test_noise_is_that_of_python(tab: Page):
@@ -221,6 +305,22 @@ def test_logits_are_cut_as_in_python(tab: Page, top_k, top_p):
         top_p,
     )
     assert [-np.inf if x is None else x for x in found] == expected.tolist()
+
+
+def test_many_likely_ids_are_cut_at_the_same_place_as_in_python(tab: Page):
+    logits = torch.randn(40, 4096, generator=torch.Generator().manual_seed(0))
+    shares = torch.linspace(0.02, 0.99, 40)
+    kept = apply_temperature_top_k_top_p(logits, torch.ones(40), None, shares).isfinite().sum(-1)
+    found = asked(
+        tab,
+        "sampling",
+        """(s, rows, shares) => rows.map((row, i) => s
+            .cut(Float32Array.from(row), { temperature: 1, topP: shares[i] })
+            .filter((x) => x !== -Infinity).length)""",
+        logits.tolist(),
+        shares.tolist(),
+    )
+    assert found == kept.tolist()
 
 
 TEXTS = [
@@ -326,7 +426,7 @@ def test_a_person_draws_asks_stops_and_is_told(page: Page, address: str, tmp_pat
     ],
 )
 def test_a_missing_file_is_told(page: Page, address: str, file, told):
-    page.route(f"**/{file}", lambda route: route.fulfill(status=404))
+    page.route(f"**/{file}*", lambda route: route.fulfill(status=404))
     page.goto(address)
     page.wait_for_selector("#tab-state.error", timeout=OPENING_MS)
     assert told in page.inner_text("#tab-state")

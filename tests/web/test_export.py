@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -77,6 +78,9 @@ def test_the_model_says_what_it_is(tab_folder: Path, janus: Janus):
     on_disk = {path.name: path.stat().st_size for path in tab_folder.iterdir()}
     assert facts["bytes"] == {n: s for n, s in on_disk.items() if n != "model.json"}
     assert {f"{name}.onnx" for name in facts["graphs"]} < set(on_disk)
+    assert facts["digests"].keys() == facts["bytes"].keys()
+    wide = (tab_folder / "weights.f32").read_bytes()
+    assert hashlib.sha256(wide).hexdigest().startswith(facts["digests"]["weights.f32"])
 
 
 def test_a_folder_is_all_that_a_page_needs(

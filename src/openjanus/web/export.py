@@ -8,6 +8,7 @@ runtime/              ONNX Runtime Web
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
@@ -71,8 +72,16 @@ def write_model(janus: Janus, folder: Path) -> None:
     folder.mkdir()
     facts["graphs"] = write_graphs(folder, make_graphs(janus.model))
     facts["weights"] = [NARROW, WIDE]
-    facts["bytes"] = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    files = sorted(folder.iterdir())
+    facts["bytes"] = {path.name: path.stat().st_size for path in files}
+    facts["digests"] = {path.name: _digest(path) for path in files}
     (folder / "model.json").write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    """What tells a file from another of its name."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def write_page(folder: Path, *, licence: str, runtime: str) -> None:

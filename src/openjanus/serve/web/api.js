@@ -1,26 +1,39 @@
 // The server's routes, as any client asks them.
 
+import { Trouble } from "./trouble.js";
+
 const KEY = "openjanus.key";
 
-/** What the server, or the way to it, says is wrong; `message` is for people. */
-export class Trouble extends Error {
-  constructor(message, { status = 0, code = null } = {}) {
-    super(message);
-    this.status = status;
-    this.code = code;
+let ownKey = stored((storage) => storage.getItem(KEY));
+
+/** The key: of this tab; or where the browser lets no page store anything, of this page until it is left. */
+export const key = {
+  get: () => ownKey,
+  set(value) {
+    ownKey = value;
+    stored((storage) => storage.setItem(KEY, value));
+  },
+  forget() {
+    ownKey = null;
+    stored((storage) => storage.removeItem(KEY));
+  },
+};
+
+function stored(what) {
+  try {
+    return what(sessionStorage) ?? null;
+  } catch (error) {
+    if (error instanceof DOMException) return null; // not allowed, or no room
+    throw error;
   }
 }
-
-export const key = {
-  get: () => sessionStorage.getItem(KEY),
-  set: (value) => sessionStorage.setItem(KEY, value),
-  forget: () => sessionStorage.removeItem(KEY),
-};
 
 /** The models that may be asked: `{id, drawing: {size, max_partial_images, ...}}` each. */
 export async function models(signal) {
   const answer = await ask("v1/models", { signal });
-  return (await answer.json()).data;
+  const cards = (await answer.json().catch(() => null))?.data;
+  if (cards?.[0]?.drawing) return cards;
+  throw new Trouble("What answers here is no server of openjanus: is there something between it and this page?");
 }
 
 /**
@@ -35,10 +48,13 @@ export async function* draw(body, signal) {
 
 /** A reply as its pieces of text come. */
 export async function* chat(body, signal) {
+  let isWhole = false;
   for await (const event of events("v1/chat/completions", body, signal)) {
-    const text = event.choices[0]?.delta?.content;
-    if (text) yield text;
+    const [choice] = event.choices;
+    if (choice?.delta?.content) yield choice.delta.content;
+    isWhole ||= Boolean(choice?.finish_reason);
   }
+  if (!isWhole) throw new Trouble("The server left before the reply was whole.", { code: "lost" });
 }
 
 async function* events(path, body, signal) {
@@ -104,8 +120,9 @@ function inWords(status, error, retryAfter) {
   const words = {
     401: "This server wants a key.",
     413: "That is too much to send at once: take a smaller picture.",
-    429: `Too many requests with this key.${wait}`,
+    429: `${told}${wait}`,
     503: `${told}${wait}`,
+    404: code === "model_not_found" ? `${told} Reload this page.` : told,
   };
   return new Trouble(words[status] ?? told, { status, code });
 }

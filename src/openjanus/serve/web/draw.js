@@ -1,7 +1,10 @@
 // The face that draws: words to pictures that grow row by row.
 
-import { draw as ask, Trouble } from "./api.js";
-import { at, fit, make, note, png, sendOnEnter, slug, suggest } from "./dom.js";
+import { draw as ask } from "./api.js";
+import {
+  at, fit, make, note, onPress, png, refuse, sendOnEnter, slug, suggest, swap, tellTrouble,
+} from "./dom.js";
+import { Trouble } from "./trouble.js";
 
 const IDEAS = [
   "a photo of a red car",
@@ -9,6 +12,8 @@ const IDEAS = [
   "a photo of a banana left of a cup",
 ];
 const COUNTS = [1, 2, 4, 6, 9];
+const MOST_SEED = Number.MAX_SAFE_INTEGER; // a script's numbers skip some beyond
+const DECIMALS = { guidance: 1, temperature: 2 };
 const IS_WIDE = "(min-width: 861px)"; // as in style.css
 
 /** The card "Draw". */
@@ -16,10 +21,10 @@ export class Draw {
   #page;
   #facts = null;
   #running = null;
-  #shown = null;
-  #addresses = [];
+  #shown = null; // the last drawing of which something was whole
 
-  /** @param page what the parts share: `model()`, `meet()`, `keep(drawing)`, `talkAbout(blob, name)`, `wantKey()` */
+  /** @param page what the parts share: `model()`, `choose(model)`, `meet()`, `keep(drawing)`,
+   *  `talkAbout(blob, name)`, `wantKey()` */
   constructor(page) {
     this.#page = page;
     suggest(at("ideas"), IDEAS, (text) => {
@@ -33,7 +38,7 @@ export class Draw {
       event.preventDefault();
       this.draw();
     });
-    at("draw-stop").onclick = () => this.stop();
+    onPress(at("draw-stop"), () => this.stop());
     at("seed-clear").onclick = () => { at("seed").value = ""; at("seed").focus(); };
     at("again").onclick = () => {
       this.#fill(this.#shown);
@@ -41,8 +46,8 @@ export class Draw {
       this.draw();
     };
     at("keep-seed").onclick = () => { at("seed").value = this.#shown.seed; at("seed").focus(); };
-    for (const name of ["guidance", "temperature"]) {
-      at(name).addEventListener("input", () => this.#tellNumber(name));
+    for (const name of Object.keys(DECIMALS)) {
+      at(name).addEventListener("input", () => this.#setNumber(name, at(name).valueAsNumber));
     }
   }
 
@@ -54,15 +59,15 @@ export class Draw {
   use(facts) {
     this.#facts = facts;
     at("guidance").max = Math.max(10, Math.ceil(facts.guidance_scale));
-    at("guidance").value = facts.guidance_scale;
-    at("temperature").value = facts.temperature;
-    this.#tellNumber("guidance");
-    this.#tellNumber("temperature");
+    this.#setNumber("guidance", facts.guidance_scale);
+    this.#setNumber("temperature", facts.temperature);
+    const before = this.#count();
     const counts = COUNTS.filter((count) => count <= facts.max_n);
     at("counts").replaceChildren(...counts.map((count) => make("label", {}, [
       make("input", { type: "radio", name: "count", value: count, defaultChecked: count === 1 }),
       make("span", { textContent: count }),
     ])));
+    this.#setCount(before);
   }
 
   stop() {
@@ -73,23 +78,26 @@ export class Draw {
   async draw() {
     const prompt = at("prompt").value.trim();
     if (this.#facts === null && !(await this.#page.meet())) return;
-    if (prompt === "") return note(at("draw-note"), "Say first what to draw.");
+    if (prompt === "") return refuse(at("draw-note"), at("prompt"), "Say first what to draw.");
     const seed = at("seed").value.trim();
-    if (!/^[0-9]*$/.test(seed)) return note(at("draw-note"), "A seed is a whole number, or nothing.");
+    if (!/^[0-9]*$/.test(seed) || Number(seed) > MOST_SEED) {
+      const rule = `A seed is nothing, or a whole number up to ${MOST_SEED}: not “${seed}”.`;
+      return refuse(at("draw-note"), at("seed"), rule);
+    }
     this.stop();
     const running = (this.#running = new AbortController());
     const avoid = at("avoid").value.trim();
+    const count = this.#count();
     const drawing = {
       prompt,
       avoid,
       model: this.#page.model(),
-      guidance: at("guidance").valueAsNumber,
-      temperature: at("temperature").valueAsNumber,
+      guidance: Number(at("guidance").dataset.exact),
+      temperature: Number(at("temperature").dataset.exact),
       seed: null,
       seconds: 0,
-      pictures: [],
+      pictures: new Array(count), // each when it is whole
     };
-    const count = Number(document.querySelector("input[name=count]:checked").value);
     const body = {
       model: drawing.model,
       prompt,
@@ -108,7 +116,7 @@ export class Draw {
       this.#show(drawing);
       await this.#page.keep(drawing);
     } catch (error) {
-      if (running === this.#running) this.#fail(error, before);
+      if (running === this.#running) this.#fail(error, drawing, before);
     } finally {
       if (running === this.#running) this.#end();
     }
@@ -124,6 +132,7 @@ export class Draw {
   #showWhole(drawing) {
     this.#begin(drawing.pictures.length);
     drawing.pictures.forEach((blob, index) => this.#put(index, blob, 1));
+    this.#leaveFrames();
     this.#end();
     this.#show(drawing);
     at("draw-said").textContent = "";
@@ -156,9 +165,7 @@ export class Draw {
 
   #begin(count) {
     note(at("draw-note"), null);
-    this.#addresses.forEach((address) => URL.revokeObjectURL(address));
-    this.#addresses = [];
-    this.#shown = null;
+    for (const image of at("grid").querySelectorAll("img")) URL.revokeObjectURL(image.src);
     at("stage-empty").hidden = at("caption").hidden = true;
     at("grid").hidden = false;
     at("grid").dataset.count = [1, 2, 4].includes(count) ? count : "many";
@@ -168,50 +175,41 @@ export class Draw {
     at("draw-bar").removeAttribute("value");
     at("draw-state").textContent = "Reading your words…";
     at("draw-said").textContent = "Drawing.";
-    at("draw-stop").hidden = false;
-    at("draw-go").hidden = true;
+    swap(at("draw-go"), at("draw-stop"));
     if (!matchMedia(IS_WIDE).matches) at("stage").scrollIntoView({ block: "nearest" });
   }
 
   #end() {
-    const hadFocus = document.activeElement === at("draw-stop");
     this.#running = null;
-    at("draw-progress").hidden = at("draw-stop").hidden = true;
-    at("draw-go").hidden = false;
-    if (hadFocus) at("draw-go").focus();
+    at("draw-progress").hidden = true;
+    swap(at("draw-stop"), at("draw-go"));
   }
 
-  #fail(error, before) {
-    for (const frame of document.querySelectorAll(".frame.growing")) {
-      frame.classList.remove("growing");
-      frame.classList.add("left");
+  #leaveFrames() {
+    for (const frame of at("grid").querySelectorAll(".frame.growing")) {
+      frame.classList.replace("growing", "left");
     }
+  }
+
+  #fail(error, drawing, before) {
+    this.#leaveFrames();
+    if (drawing.pictures.some(Boolean)) this.#show(drawing); // those that are whole
     if (!at("grid").querySelector("img")) {
       // Nothing of it was seen: what was there before is there again.
       if (before !== null) this.#showWhole(before);
       else [at("grid").hidden, at("stage-empty").hidden] = [true, false];
     }
-    if (error.name === "AbortError") {
-      note(at("draw-note"), "Stopped.", false);
-    } else if (error.status === 401) {
-      this.#page.wantKey("This key is not one of the server's.");
-    } else if (error instanceof Trouble) {
-      note(at("draw-note"), error.message);
-    } else {
-      note(at("draw-note"), "This page made a mistake: see the browser's console.");
-      throw error;
-    }
     at("draw-said").textContent = "";
+    tellTrouble(at("draw-note"), error, this.#page.wantKey);
   }
 
   /** Show what there is of a picture: `share` of it, from the top. */
   #put(index, blob, share) {
     const frame = at("grid").children[index].firstChild;
-    const address = URL.createObjectURL(blob);
-    this.#addresses.push(address);
     let image = frame.querySelector("img");
     if (image === null) frame.append((image = make("img", { alt: "" })));
-    image.src = address;
+    else URL.revokeObjectURL(image.src);
+    image.src = URL.createObjectURL(blob);
     image.style.clipPath = share < 1 ? `inset(0 0 ${100 - 100 * share}% 0)` : "";
     frame.style.setProperty("--known", `${100 * share}%`);
     frame.classList.toggle("growing", share < 1);
@@ -240,6 +238,7 @@ export class Draw {
       ]));
     });
     const parts = [`“${drawing.prompt}”`, `seed ${drawing.seed}`, `guidance ${drawing.guidance}`];
+    if (drawing.model !== this.#page.model()) parts.push(`by ${drawing.model}`);
     if (drawing.avoid) parts.push(`without ${drawing.avoid}`);
     parts.push(`${drawing.seconds.toFixed(1)} s`);
     at("caption-text").textContent = parts.join(" · ");
@@ -249,15 +248,29 @@ export class Draw {
   #fill(drawing) {
     at("prompt").value = drawing.prompt;
     at("avoid").value = drawing.avoid;
-    at("guidance").value = drawing.guidance;
-    at("temperature").value = drawing.temperature;
-    this.#tellNumber("guidance");
-    this.#tellNumber("temperature");
+    this.#page.choose(drawing.model);
+    this.#setNumber("guidance", drawing.guidance);
+    this.#setNumber("temperature", drawing.temperature);
+    this.#setCount(drawing.pictures.length);
     fit(at("prompt"));
   }
 
-  #tellNumber(name) {
-    at(`${name}-value`).textContent = at(name).valueAsNumber.toFixed(name === "guidance" ? 1 : 2);
+  /** How many pictures; one until the model is known. */
+  #count() {
+    return Number(document.querySelector("input[name=count]:checked")?.value ?? 1);
+  }
+
+  #setCount(count) {
+    const found = document.querySelector(`input[name=count][value="${count}"]`);
+    if (found !== null) found.checked = true;
+  }
+
+  /** A number beside its slider, which may have no such step: a model's own is kept as it is. */
+  #setNumber(name, value) {
+    at(name).value = value;
+    at(name).dataset.exact = value;
+    const text = value.toFixed(DECIMALS[name]);
+    at(`${name}-value`).textContent = Number(text) === value ? text : value;
   }
 }
 

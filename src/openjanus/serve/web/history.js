@@ -25,6 +25,7 @@ export class History {
         request.onerror = () => reject(request.error);
         request.onblocked = () => reject(new Error("blocked"));
       });
+      this.#database.onclose = () => { this.#database = null; }; // its data were cleared by hand
     } catch {
       this.#database = null; // said on the page: see `lasts`
     }
@@ -58,9 +59,11 @@ export class History {
 
   #run(mode, what) {
     return new Promise((resolve, reject) => {
-      const request = what(this.#database.transaction("drawings", mode).objectStore("drawings"));
-      request.onsuccess = () => resolve(request.result);
-      request.onerror = () => reject(request.error);
+      const transaction = this.#database.transaction("drawings", mode);
+      const request = what(transaction.objectStore("drawings"));
+      // Not the request's own success: that comes before there is known to be room.
+      transaction.oncomplete = () => resolve(request.result);
+      transaction.onabort = () => reject(transaction.error ?? request.error);
     });
   }
 }

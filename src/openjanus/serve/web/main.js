@@ -1,7 +1,7 @@
 // The page: a face that draws, a face that looks, and what was drawn before.
 
-import { key, models, Trouble } from "./api.js";
-import { at, make, note } from "./dom.js";
+import { key, models } from "./api.js";
+import { at, make, note, onPress, tellTrouble } from "./dom.js";
 import { Draw } from "./draw.js";
 import { History } from "./history.js";
 import { Talk } from "./talk.js";
@@ -11,13 +11,15 @@ let thumbnails = [];
 
 const page = {
   model: () => at("model").value || null,
+  choose,
   meet,
   wantKey,
   async keep(drawing) {
     try {
       await history.add(drawing);
-    } catch {
-      note(at("draw-note"), "The browser has no room to keep this drawing: save it, or clear what was drawn before.");
+    } catch (error) {
+      const why = error.name === "QuotaExceededError" ? "has no room to keep" : `cannot keep (${error.message})`;
+      note(at("draw-note"), `The browser ${why} this drawing: save it, or clear what was drawn before.`);
     }
     await showHistory();
   },
@@ -29,39 +31,57 @@ const page = {
 const draw = new Draw(page);
 const talk = new Talk(page);
 
-/** Ask the server what it has; whether it told, and what is wrong is said where it did not. */
-async function meet() {
+/** Ask the server what it has; whether it told. What is wrong is said in the card that asked. */
+async function meet(card = "draw") {
   let cards;
   try {
     cards = await models();
   } catch (error) {
-    if (!(error instanceof Trouble)) throw error;
-    if (error.status === 401) wantKey(key.get() === null ? null : "This key is not one of the server's.");
-    else note(at("draw-note"), error.message);
+    tellTrouble(at(`${card}-note`), error, wantKey);
     return false;
   }
+  const before = page.model();
   at("model").replaceChildren(...cards.map((card) => make("option", { value: card.id, textContent: card.id })));
   at("model-label").hidden = cards.length < 2;
   at("model-name").textContent = cards.length < 2 ? cards[0].id : "";
-  at("model").onchange = () => draw.use(cards.find((card) => card.id === page.model()).drawing);
-  draw.use(cards[0].drawing);
+  choose(before);
+  const use = () => draw.use(cards.find((card) => card.id === page.model()).drawing);
+  at("model").onchange = use;
+  use();
   at("key-open").hidden = key.get() === null;
   note(at("draw-note"), null);
+  note(at("talk-note"), null);
   return true;
 }
 
-function wantKey(reason = null) {
+/** Take a model, where the server has it. */
+function choose(id) {
+  if (Array.from(at("model").options).some((option) => option.value === id)) at("model").value = id;
+}
+
+/** Ask for a key, or for another one. */
+function wantKey() {
+  askKey(key.get() === null ? null : "This key is not one of the server's.");
+}
+
+function askKey(reason = null) {
   note(at("key-note"), reason);
   at("key-forget").hidden = key.get() === null;
   if (!at("key-dialog").open) at("key-dialog").showModal();
 }
 
-at("key-form").addEventListener("submit", () => {
-  key.set(at("key").value.trim());
+at("key-form").addEventListener("submit", (event) => {
+  const given = at("key").value.trim();
+  if (!/^[\x21-\x7e]+$/.test(given)) {
+    event.preventDefault();
+    note(at("key-note"), "A key is made of plain letters, digits and signs, without spaces: copy it once more.");
+    return;
+  }
+  key.set(given);
   at("key").value = "";
   meet();
 });
-at("key-open").onclick = () => wantKey();
+at("key-open").onclick = () => askKey();
 at("key-cancel").onclick = () => at("key-dialog").close();
 at("key-forget").onclick = () => {
   key.forget();
@@ -69,7 +89,14 @@ at("key-forget").onclick = () => {
 };
 
 async function showHistory() {
-  const drawings = await history.all();
+  let drawings;
+  try {
+    drawings = await history.all();
+  } catch (error) {
+    at("history").hidden = at("tab-history").hidden = false;
+    at("history-where").textContent = `The browser cannot read what was drawn before (${error.message}): clear it.`;
+    return;
+  }
   thumbnails.forEach((address) => URL.revokeObjectURL(address));
   thumbnails = drawings.map((drawing) => URL.createObjectURL(drawing.pictures[0]));
   at("strip").replaceChildren(...drawings.map((drawing, index) => {
@@ -95,7 +122,7 @@ async function showHistory() {
 }
 
 let isAskedTwice = false;
-at("history-clear").onclick = async () => {
+onPress(at("history-clear"), async () => {
   if (!isAskedTwice) {
     isAskedTwice = true;
     at("history-clear").textContent = "Really clear all?";
@@ -110,10 +137,10 @@ at("history-clear").onclick = async () => {
   await history.clear();
   await showHistory();
   at("prompt").focus();
-};
+});
 
 addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || at("key-dialog").open) return;
+  if (event.key !== "Escape" || event.isComposing || at("key-dialog").open) return;
   if (draw.isRunning || talk.isRunning) event.preventDefault();
   draw.stop();
   talk.stop();

@@ -39,5 +39,8 @@ function drawnAnew(image, scale) {
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+  return new Promise((resolve, reject) => {
+    const take = (blob) => (blob ? resolve(blob) : reject(new Error("The browser cannot make this picture smaller.")));
+    canvas.toBlob(take, "image/jpeg", 0.92);
+  });
 }

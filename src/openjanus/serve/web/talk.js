@@ -1,7 +1,7 @@
 // The face that looks: several turns of talk about one picture, or about none.
 
-import { chat, Trouble } from "./api.js";
-import { at, fit, make, note, sendOnEnter, suggest } from "./dom.js";
+import { chat } from "./api.js";
+import { at, fit, make, note, onPress, refuse, sendOnEnter, suggest, swap, tellTrouble } from "./dom.js";
 import { dataAddress } from "./picture.js";
 
 const QUESTIONS = ["What is in the picture?", "What colour is it?", "Describe the picture."];
@@ -12,16 +12,19 @@ export class Talk {
   #picture = null; // a data address
   #turns = [];
   #running = null;
+  #taken = 0; // pictures so far, of which the last is meant
 
-  /** @param page what the parts share: `model()`, `meet()`, `wantKey()` */
+  /** @param page what the parts share: `model()`, `meet(card)`, `wantKey()` */
   constructor(page) {
     this.#page = page;
     sendOnEnter(at("question"));
     at("talk-form").addEventListener("submit", (event) => {
       event.preventDefault();
-      this.ask(at("question").value.trim());
+      const question = at("question").value.trim();
+      if (question === "") refuse(at("talk-note"), at("question"), "Write a question first.");
+      else this.ask(question);
     });
-    at("talk-stop").onclick = () => this.stop();
+    onPress(at("talk-stop"), () => this.stop());
     at("talk-new").onclick = () => { this.#forget(); at("question").focus(); };
     at("picture-remove").onclick = () => { this.#lookAt(null, ""); at("picture-choose").focus(); };
     at("picture-choose").onclick = () => at("picture-file").click();
@@ -44,21 +47,23 @@ export class Talk {
 
   /** Talk about a picture from now on. @param {Blob} file @param {string} name */
   async take(file, name) {
+    const number = ++this.#taken;
     try {
-      this.#lookAt(await dataAddress(file), name);
+      const address = await dataAddress(file);
+      if (number !== this.#taken) return; // a small one may be read before a large one
+      this.#lookAt(address, name);
       at("question").focus();
     } catch (error) {
-      note(at("talk-note"), error.message);
+      if (number === this.#taken) note(at("talk-note"), error.message);
     }
   }
 
   /** Ask something more. */
   async ask(question) {
-    if (this.#page.model() === null && !(await this.#page.meet())) return;
-    if (question === "") return note(at("talk-note"), "Write a question first.");
+    if (this.#page.model() === null && !(await this.#page.meet("talk"))) return;
     if (this.isRunning) return;
     const running = (this.#running = new AbortController());
-    at("question").value = "";
+    if (at("question").value.trim() === question) at("question").value = ""; // another one was begun
     fit(at("question"));
     note(at("talk-note"), null);
     this.#turns.push({ role: "user", content: question });
@@ -69,8 +74,10 @@ export class Talk {
     try {
       const body = { model: this.#page.model(), messages: this.#messages() };
       for await (const text of chat(body, running.signal)) {
+        const log = at("log");
+        const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40; // or somebody reads above
         bubble.textContent += text;
-        at("log").scrollTop = at("log").scrollHeight;
+        if (isAtEnd) log.scrollTop = log.scrollHeight;
       }
       this.#turns.push({ role: "assistant", content: bubble.textContent });
       if (bubble.textContent === "") bubble.textContent = "(nothing)";
@@ -95,37 +102,27 @@ export class Talk {
   }
 
   #fail(error, bubble, question) {
-    if (error.name === "AbortError" && bubble.isConnected && bubble.textContent !== "") {
+    if (!bubble.isConnected) return; // another conversation has begun
+    if (bubble.textContent !== "") {
       bubble.classList.add("stopped"); // what there is stays, and may be talked about
       this.#turns.push({ role: "assistant", content: bubble.textContent });
+      if (error.name !== "AbortError") tellTrouble(at("talk-note"), error, this.#page.wantKey);
       return;
     }
-    if (!bubble.isConnected) return; // another conversation has begun
     this.#turns.pop();
     bubble.previousSibling.remove();
     bubble.remove();
     at("log").hidden = at("talk-new").hidden = this.#turns.length === 0;
     if (at("question").value === "") at("question").value = question;
     fit(at("question"));
-    if (error.name === "AbortError") {
-      note(at("talk-note"), "Stopped.", false);
-    } else if (error.status === 401) {
-      this.#page.wantKey("This key is not one of the server's.");
-    } else if (error instanceof Trouble) {
-      note(at("talk-note"), error.message);
-    } else {
-      note(at("talk-note"), "This page made a mistake: see the browser's console.");
-      throw error;
-    }
+    tellTrouble(at("talk-note"), error, this.#page.wantKey);
   }
 
   #busy(isBusy) {
-    const hadFocus = document.activeElement === at("talk-stop");
     if (!isBusy) this.#running = null;
     at("log").setAttribute("aria-busy", isBusy);
-    at("talk-stop").hidden = !isBusy;
-    at("talk-go").hidden = isBusy;
-    if (hadFocus) at("question").focus();
+    if (isBusy) swap(at("talk-go"), at("talk-stop"));
+    else swap(at("talk-stop"), at("talk-go"));
   }
 
   #say(role, text) {
@@ -138,6 +135,7 @@ export class Talk {
 
   #lookAt(address, name) {
     this.#picture = address;
+    this.#taken++;
     this.#forget();
     const has = address !== null;
     at("looked").hidden = !has;

@@ -1,16 +1,7 @@
 // What the page asks, answered in this tab: the server's own api.js has the same names.
 
-const MOST_PICTURES = 9;
-const MAX_SEED = 2n ** 64n - 1n;
-
-/** What is wrong; `message` is for people. */
-export class Trouble extends Error {
-  constructor(message, { status = 0, code = null } = {}) {
-    super(message);
-    this.status = status;
-    this.code = code;
-  }
-}
+import { MOST_PICTURES } from "../tab/bodies.js";
+import { Trouble } from "./trouble.js";
 
 /** Nobody needs one here. */
 export const key = { get: () => null, set: () => {}, forget: () => {} };
@@ -26,7 +17,7 @@ class Desk {
     this.#worker.onmessage = ({ data }) => this.#take(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      this.#breakDown(event.message ?? "a file of this page is missing");
+      this.#breakDown(event.message ?? "a file of this page is missing: export it again.");
     };
   }
 
@@ -51,7 +42,7 @@ class Desk {
         const { event, done, error } = said.shift();
         isOver = done || error !== undefined;
         if (done) return;
-        if (error) throw new Trouble(error.isMistake ? error.message : `Something broke in this tab: ${error.message}`);
+        if (error) throw new Trouble(error.isMistake ? error.message : `Something broke in this tab: ${error.message}. Reload the page.`);
         yield event;
       }
     } finally {
@@ -63,14 +54,14 @@ class Desk {
 
   #take(data) {
     if (data.id !== undefined) this.#waiting.get(data.id)?.(data);
-    else if (data.opened !== undefined) tell(`Loading the model: ${megabytes(data.opened)} of ${megabytes(data.of)} MB`);
+    else if (data.opened !== undefined) tell("Loading the model", { detail: `: ${megabytes(data.opened)} of ${megabytes(data.of)} MB` });
     else if (data.ready) tell(null);
     else this.#breakDown(data.broken);
   }
 
   #breakDown(message) {
     this.#broken ??= `The model cannot run in this tab: ${message}`;
-    tell(this.#broken, true);
+    tell(this.#broken, { isError: true });
     for (const hear of this.#waiting.values()) hear({ error: { message: this.#broken, isMistake: true } });
   }
 }
@@ -79,7 +70,9 @@ const desk = new Desk();
 
 /** The one model of this page: `{id, drawing: {size, max_partial_images, ...}}`. */
 export async function models() {
-  const answer = await fetch(new URL("../model/model.json", import.meta.url));
+  const answer = await fetch(new URL("../model/model.json", import.meta.url), { cache: "no-store" }).catch(() => {
+    throw new Trouble("The model cannot be loaded: is the file server still running?");
+  });
   if (!answer.ok) throw new Trouble("model/model.json is missing: export the page again.");
   const { name, sizes, drawing, bands } = await answer.json();
   const size = `${sizes.gen_image_size}x${sizes.gen_image_size}`;
@@ -88,54 +81,26 @@ export async function models() {
 
 /** Draw; each state of each picture is an event, and the last of each has its `image_ids`. */
 export async function* draw(body, signal) {
-  yield* desk.ask("draw", {
-    prompt: body.prompt,
-    negative: body.negative_prompt ?? null,
-    n: body.n ?? 1,
-    seed: seedOf(body.seed),
-    guidance: body.guidance_scale,
-    temperature: body.temperature,
-    topK: body.top_k ?? null,
-    topP: body.top_p ?? null,
-  }, signal);
+  yield* desk.ask("draw", body, signal);
 }
 
 /** A reply as its pieces of text come. */
 export async function* chat(body, signal) {
-  const pictures = [];
-  const turns = [];
-  for (const { role, content } of body.messages) {
-    const parts = typeof content === "string" ? [{ type: "text", text: content }] : content;
-    const shown = parts.filter((part) => part.type === "image_url");
-    for (const part of shown) pictures.push(await (await fetch(part.image_url.url)).blob());
-    const text = parts.filter((part) => part.type === "text").map((part) => part.text).join("\n");
-    turns.push({ role, text, pictures: shown.length });
-  }
-  yield* desk.ask("chat", {
-    turns,
-    pictures,
-    seed: seedOf(body.seed),
-    maxTokens: body.max_tokens ?? 512,
-    temperature: body.temperature ?? 0,
-    topK: body.top_k ?? null,
-    topP: body.top_p ?? null,
-  }, signal);
+  yield* desk.ask("chat", body, signal);
 }
 
-function seedOf(seed) {
-  if (seed === undefined || seed === null) return BigInt(crypto.getRandomValues(new Uint32Array(1))[0]);
-  const whole = BigInt(seed);
-  if (whole < 0n || whole > MAX_SEED) throw new Trouble("A seed is a whole number below 2 to the power of 64.");
-  return whole;
-}
-
-/** Say how the model is doing, above the page; null when there is nothing to say. */
-function tell(text, isError = false) {
+/** Say how the model is doing, above the page; null when there is nothing to say. A detail, which
+ *  changes all the time, is for who looks: read out each time it would never end. */
+function tell(text, { detail = "", isError = false } = {}) {
   const place = document.getElementById("tab-state");
   if (place === null) return;
   place.hidden = text === null;
-  place.textContent = text ?? "";
   place.classList.toggle("error", isError);
+  if (place.firstChild?.nodeValue !== text) {
+    const seen = Object.assign(document.createElement("span"), { ariaHidden: "true" });
+    place.replaceChildren(text ?? "", seen);
+  }
+  place.lastChild.textContent = detail;
 }
 
 const megabytes = (count) => (count / 1e6).toFixed(0);

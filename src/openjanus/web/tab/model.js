@@ -114,11 +114,12 @@ export class Model {
    * Answer; text as it comes.
    *
    * @param {{turns: {role: string, text: string, pictures: number}[], pictures: Blob[],
-   *   seed: bigint, maxTokens: number, temperature: number, topP: number | null}} options
+   *   system: string | null, seed: bigint, maxTokens: number, temperature: number,
+   *   topK: number | null, topP: number | null}} options
    */
-  async *chat({ turns, pictures, seed, maxTokens, ...sampling }) {
+  async *chat({ turns, pictures, system, seed, maxTokens, ...sampling }) {
     const { context, text_vocab_size: size } = this.sizes;
-    const ids = this.prompts.chat(turns);
+    const ids = this.prompts.chat(turns, system);
     const most = Math.min(maxTokens, Math.max(context - ids.length, 1));
     const cache = this.#cache(1, ids.length, most, 1);
     const embeds = await this.#embed("embed_text", "input_ids", [ids]);

@@ -33,12 +33,15 @@ export class Prompts {
    *
    * @param {{role: string, text: string, pictures: number}[]} turns end with a question; a turn's
    *   pictures stand before its text
+   * @param {string | null} system what to say before them; null is the model's own, "" is nothing
    */
-  chat(turns) {
-    const { special, num_und_image_tokens: slots, system } = this.#data;
-    if (!strip(turns[turns.length - 1].text)) throw new Mistake("Write a question first.");
+  chat(turns, system) {
+    const { special, num_und_image_tokens: slots, system: own } = this.#data;
+    const last = turns[turns.length - 1];
+    if (last?.role !== "user" || !strip(last.text)) throw new Mistake("Write a question first.");
     const picture = [special.boi, ...Array(slots).fill(special.image_pad), special.eoi];
-    const ids = this.#tokenizer.encode(this.#render(turns, system));
+    const said = system === null ? own : strip(this.#checked(system));
+    const ids = this.#tokenizer.encode(this.#render(turns, said));
     return [special.bos, ...ids.flatMap((id) => (id === special.image_pad ? picture : [id]))];
   }
 

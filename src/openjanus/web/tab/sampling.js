@@ -34,12 +34,14 @@ export function cut(logits, { temperature, topK = null, topP = null }) {
 /** How many of the likeliest reach a probability together; the first stays whatever it is. */
 function countWithin(ranked, probability) {
   const weights = ranked.map((value) => Math.exp(value));
-  const sum = weights.reduce((a, b) => f32(a + b), 0);
-  let before = 0;
+  // Sums have 64 bits: torch's along a row, too, and what it adds up in many lanes errs as little.
+  const sum = f32(weights.reduce((a, b) => a + b, 0));
+  let together = 0;
   let count = 0;
-  while (count < ranked.length && (count === 0 || before < probability)) {
-    before = f32(before + f32(weights[count] / sum));
-    count++;
+  for (; count < ranked.length; count++) {
+    const share = f32(weights[count] / sum);
+    together += share;
+    if (count > 0 && f32(f32(together) - share) >= probability) break;
   }
   return count;
 }

@@ -68,18 +68,16 @@ export class Tokenizer {
   /** The bytes of a word, joined as was learned: each time the neighbours that were learned first. */
   #merged(word) {
     const symbols = Array.from(new TextEncoder().encode(word), (byte) => this.#symbols[byte]);
+    const rankAt = (i) => this.#ranks.get(`${symbols[i]} ${symbols[i + 1]}`) ?? Infinity;
+    const ranks = Array.from({ length: symbols.length - 1 }, (_, i) => rankAt(i));
     for (;;) {
-      let best = -1;
-      let least = Infinity;
-      for (let i = 0; i + 1 < symbols.length; i++) {
-        const rank = this.#ranks.get(`${symbols[i]} ${symbols[i + 1]}`) ?? Infinity;
-        if (rank < least) {
-          best = i;
-          least = rank;
-        }
-      }
-      if (best < 0) return symbols;
+      let best = 0;
+      for (let i = 1; i < ranks.length; i++) if (ranks[i] < ranks[best]) best = i;
+      if (!(ranks[best] < Infinity)) return symbols;
       symbols.splice(best, 2, symbols[best] + symbols[best + 1]);
+      ranks.splice(best, 1);
+      if (best > 0) ranks[best - 1] = rankAt(best - 1);
+      if (best < ranks.length) ranks[best] = rankAt(best);
     }
   }
 

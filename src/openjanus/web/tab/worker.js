@@ -3,30 +3,38 @@
 // It is sent {id, kind: "draw" | "chat", body} and {stop: id}, and says {id, event}, {id, done: true}
 // or {id, error: {message, isMistake}}; of its opening {opened: bytes, of: bytes}, {ready: true} or
 // {broken: message}.
+//
+// A file is asked for by name and digest: a browser may keep it for ever, and never takes one of
+// another model, which lay at this address before, in its place.
 
+import { drawingOf, talkOf } from "./bodies.js";
 import { Model } from "./model.js";
 import { Mistake } from "./prompts.js";
 
 const FOLDER = new URL("../model/", import.meta.url);
 const GREY = "rgb(127 127 127)";
 
-const stopped = new Set();
+const asked = new Map(); // by id, whether it is to be stopped
 let facts;
 const opening = open();
-let last = opening.catch(() => {}); // what is being done
+let last = opening.catch(() => {}); // what is being done: it never fails, or the next would not begin
 
 addEventListener("message", ({ data }) => {
-  if (data.stop !== undefined) stopped.add(data.stop);
-  else last = last.then(() => work(data));
+  if (data.stop === undefined) {
+    asked.set(data.id, false);
+    last = last.then(() => work(data));
+  } else if (asked.has(data.stop)) {
+    asked.set(data.stop, true);
+  }
 });
 
 async function open() {
   try {
-    facts = JSON.parse(new TextDecoder().decode(await read("model.json")));
+    facts = JSON.parse(new TextDecoder().decode(await read("model.json", { cache: "no-store" })));
     const total = Object.values(facts.bytes).reduce((a, b) => a + b);
     let opened = 0;
     const model = await Model.open(facts, (name) =>
-      read(name, (count) => postMessage({ opened: (opened += count), of: total })));
+      read(`${name}?${facts.digests[name]}`, {}, (count) => postMessage({ opened: (opened += count), of: total })));
     postMessage({ ready: true });
     return model;
   } catch (error) {
@@ -35,12 +43,15 @@ async function open() {
   }
 }
 
-async function read(name, tell = () => {}) {
-  const answer = await fetch(new URL(name, FOLDER));
+async function read(path, how, tell = () => {}) {
+  const [name] = path.split("?");
+  const answer = await fetch(new URL(path, FOLDER), how);
   if (!answer.ok) throw new Error(`model/${name} is missing (status ${answer.status}): export the page again.`);
   const parts = [];
   for (const reader = answer.body.getReader(); ; ) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(() => {
+      throw new Error(`model/${name} did not come whole: reload the page.`);
+    });
     if (done) break;
     parts.push(value);
     tell(value.length);
@@ -51,17 +62,20 @@ async function read(name, tell = () => {}) {
 async function work({ id, kind, body }) {
   try {
     const model = await opening;
-    for await (const event of kind === "draw" ? draw(model, body) : model.chat(body)) {
-      if (event) postMessage({ id, event });
+    const events = kind === "draw" ? draw(model, drawingOf(body, facts.drawing)) : model.chat(await talkOf(body));
+    while (!asked.get(id)) {
+      const { done, value } = await events.next();
+      if (done) break;
+      if (value) postMessage({ id, event: value });
       await breath();
-      if (stopped.has(id)) break;
     }
     postMessage({ id, done: true });
   } catch (error) {
-    postMessage({ id, error: { message: error.message, isMistake: error instanceof Mistake } });
-    if (!(error instanceof Mistake)) throw error;
+    const isMistake = error instanceof Mistake;
+    if (!isMistake) console.error(error);
+    postMessage({ id, error: { message: error.message, isMistake } });
   } finally {
-    stopped.delete(id);
+    asked.delete(id);
   }
 }
 
