@@ -206,6 +206,14 @@ def test_wrong_layouts_of_seed(seed_bench, tmp_path):
         load(seed_bench)
 
 
+@pytest.mark.parametrize("kinds", [[1], None, "Scene"])
+def test_kinds_of_seed_are_a_mapping(seed_bench, kinds):
+    path = seed_bench / "SEED-Bench.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"question_type": kinds}))
+    with pytest.raises(ValueError, match="a question_type that is no mapping: expected SEED"):
+        build_task("seed", {"data": str(seed_bench)}).requests(limit=None, seed=0)
+
+
 def test_an_answer_that_is_no_choice_is_refused(seed_bench):
     path = seed_bench / "SEED-Bench.json"
     path.write_text(path.read_text().replace('"answer": "D"', '"answer": "d"'))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from openjanus.eval.benchmark import Asked, Benchmark, headline
-from openjanus.eval.layouts import WrongLayout, need_folder
+from openjanus.eval.layouts import WrongLayout, need_folder, read_text
 from openjanus.eval.rules.mme import (
     COGNITION,
     PERCEPTION,
@@ -25,6 +25,7 @@ EXPECTED: Final = (
     "questions_answers_YN/"
 )
 SUFFIXES: Final = (".jpg", ".jpeg", ".png")
+SAID: Final = {"yes": True, "no": False}
 
 
 class Mme(Benchmark):
@@ -48,15 +49,16 @@ class Mme(Benchmark):
         texts, pictures = folder / "questions_answers_YN", folder / "images"
         if not (texts.is_dir() and pictures.is_dir()):
             texts = pictures = folder
-        files = sorted(texts.glob("*.txt"))
+        # Archives made on a Mac bring along ._NAME.txt.
+        files = sorted(p for p in texts.glob("*.txt") if not p.name.startswith("."))
         if not files:
             raise WrongLayout(texts, "has no text files", EXPECTED)
         self.files += files
         made = []
         for file in files:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = read_text(file, EXPECTED).splitlines()
             pairs = [line.rpartition("\t") for line in lines if line.strip()]
-            if len(pairs) != 2 or any(end.strip() not in ("Yes", "No") for _, _, end in pairs):
+            if len(pairs) != 2 or any(end.strip().lower() not in SAID for _, _, end in pairs):
                 raise WrongLayout(file, "does not hold two questions with Yes or No", EXPECTED)
             places = [pictures / f"{file.stem}{suffix}" for suffix in SUFFIXES]
             picture = next((place for place in places if place.is_file()), places[0])
@@ -68,7 +70,7 @@ class Mme(Benchmark):
                     part=task,
                     unit=name,
                     cluster=name,
-                    record={"answer": answer.strip() == "Yes"},
+                    record={"answer": SAID[answer.strip().lower()]},
                 )
                 for number, (question, _, answer) in enumerate(pairs)
             ]
