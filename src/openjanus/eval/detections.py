@@ -8,7 +8,8 @@ may stand there, whether overlapping or not: thresholds are the rules' business.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from openjanus.eval.geneval import COLOURS, TAGS, Detection, check_metadata, jud
 from openjanus.eval.geneval import tag_scores as mean_by_tag
 from openjanus.eval.layouts import WrongLayout, files_hash, need_file, need_folder, read_json_lines
 from openjanus.eval.record import prompts_hash
-from openjanus.eval.runner import SETTINGS_NAME
+from openjanus.eval.runner import SETTINGS_NAME, read_settings
 from openjanus.eval.stats import bootstrap_interval, bootstrap_macro_interval
 
 FORMAT_VERSION: Final = 1
@@ -57,6 +58,8 @@ def _detection(thing: Mapping[str, Any]) -> Detection:
     unknown = set(thing) - {"class", "score", "box", "color"}
     if unknown:
         raise ValueError(f"unknown keys {sorted(unknown)}")
+    if not isinstance(thing["class"], str):
+        raise ValueError(f"class must be a name, got {thing['class']!r}")
     score, box = float(thing["score"]), tuple(float(edge) for edge in thing["box"])
     if not 0 <= score <= 1:
         raise ValueError(f"score must be in [0, 1], got {score}")
@@ -65,7 +68,7 @@ def _detection(thing: Mapping[str, Any]) -> Detection:
     colour = thing.get("color")
     if colour is not None and colour not in COLOURS:
         raise ValueError(f"color must be one of {', '.join(COLOURS)}, got {colour!r}")
-    return Detection(class_name=str(thing["class"]), score=score, box=box, colour=colour)
+    return Detection(class_name=thing["class"], score=score, box=box, colour=colour)
 
 
 def read_drawings(folder: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
@@ -84,13 +87,44 @@ def read_drawings(folder: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
             check_metadata(lines[0])
         except (TypeError, ValueError) as error:
             raise WrongLayout(place / "metadata.jsonl", f"is wrong ({error})", FOLDER) from error
-        pictures = sorted((place / "samples").glob("*.png"))
+        # As GenEval's program: a sheet of them that somebody put there is none.
+        samples = (place / "samples").glob("*.png")
+        pictures = sorted(path for path in samples if path.stem.isdecimal())
         if not pictures:
             raise WrongLayout(place / "samples", "has no pictures", FOLDER)
         prompts[place.name] = (lines[0], [p.relative_to(folder).as_posix() for p in pictures])
     if not prompts:
         raise WrongLayout(folder, "has no folder 00000", FOLDER)
     return prompts
+
+
+def _warn_of_files(
+    file: Path,
+    prompts: Mapping[str, tuple[Mapping[str, Any], Sequence[str]]],
+    found: Mapping[str, Sequence[Detection]],
+) -> None:
+    """Warn of what is legal in a detector's file and seldom meant."""
+    known = {name for _, names in prompts.values() for name in names}
+    idle = [name for name in found if name not in known]
+    if idle:
+        warnings.warn(
+            f"{file}: {len(idle)} lines are about no picture of the folder and do not count, the "
+            f"first one {idle[0]}",
+            stacklevel=3,
+        )
+    coloured = [
+        name
+        for metadata, names in prompts.values()
+        if any("color" in entry for entry in metadata["include"])
+        for name in names
+    ]
+    things = [thing for name in coloured for thing in found[name]]
+    if things and all(thing.colour is None for thing in things):
+        warnings.warn(
+            f"{file}: nothing has a color in the {len(coloured)} pictures whose prompts name one, "
+            "so that all of these are wrong: give color",
+            stacklevel=3,
+        )
 
 
 def is_whole(summary: Mapping[str, Any]) -> bool:
@@ -125,6 +159,7 @@ def score_drawings(
             f"{file} has no line for {missing[0]} and {len(missing) - 1} others: write one with "
             "empty detections where nothing was found"
         )
+    _warn_of_files(file, prompts, found)
     groups: dict[str, tuple[list[float], list[str]]] = {}
     for prompt, (metadata, names) in prompts.items():
         values, clusters = groups.setdefault(metadata["tag"], ([], []))
@@ -152,5 +187,5 @@ def score_drawings(
             json.dumps(metadata, sort_keys=True) for metadata, _ in prompts.values()
         ),
         "detections_sha256": files_hash([file]),
-        "drawings": json.loads(own.read_text(encoding="utf-8")) if own.is_file() else None,
+        "drawings": read_settings(own) if own.is_file() else None,
     }

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from openjanus.eval.drawing_set import read_settings
-from openjanus.eval.layouts import WrongLayout, files_hash, need_file, need_keys, read_json_lines
+from openjanus.eval.layouts import (
+    TEXT,
+    WrongLayout,
+    files_hash,
+    need_file,
+    need_keys,
+    read_json_lines,
+    readable,
+)
 from openjanus.eval.rules.dpg import (
     NO_PARENT,
     Question,
@@ -46,7 +54,7 @@ def read_questions(path: Path) -> dict[str, list[Question]]:
         WrongLayout: No such table, a broken row or graph.
     """
     items: dict[str, list[Question]] = {}
-    with need_file(path, TABLE).open(encoding="utf-8", newline="") as file:
+    with readable(path, TABLE), need_file(path, TABLE).open(encoding=TEXT, newline="") as file:
         rows = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
         if missing:
@@ -63,7 +71,7 @@ def read_questions(path: Path) -> dict[str, list[Question]]:
                     ),
                     category=row["category_broad"],
                 )
-            except (ValueError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError) as error:
                 raise WrongLayout(path, f"has a broken row {number} ({error})", TABLE) from error
             items.setdefault(row["item_id"], []).append(question)
     for item, questions in items.items():
@@ -84,7 +92,7 @@ def read_answers(path: Path) -> Answers:
     answers: Answers = {}
     for record in need_keys(read_json_lines(path, LINES), keys, path, LINES):
         item, tile, number = str(record["item_id"]), record["tile"], record["proposition_id"]
-        if not (isinstance(tile, int) and isinstance(number, int)):
+        if not (type(tile) is int and type(number) is int):  # True is none
             raise WrongLayout(path, f"has a tile or question of {item} that is no number", LINES)
         if not 0 <= tile < TILES:
             said = f"has tile {tile} of {item}: a prompt's tiles are 0 to {TILES - 1}"
@@ -132,8 +140,11 @@ def score_answers(
     table, file = Path(data), Path(answers)
     questions, told = read_questions(table), read_answers(file)
     unknown = [item for item in told if item not in questions]
-    if unknown or not told:
-        raise ValueError(f"{file} answers about {unknown or 'nothing'}: no such item in {table}")
+    if not told:
+        raise ValueError(f"{file} answers about nothing: expected {LINES}")
+    if unknown:
+        others = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
+        raise ValueError(f"{file} answers about {unknown[0]!r}{others}: no such item in {table}")
     values: list[float] = []
     categories: dict[str, list[bool]] = {}
     tiles, unread = 0, []
@@ -142,6 +153,11 @@ def score_answers(
         for tile, said in by_tile.items():
             yes = {number: is_yes(answer) for number, answer in said.items()}
             unread += [not is_read(answer) for answer in said.values()]
+            strange = sorted(set(said) - {question.number for question in questions[item]})
+            if strange:
+                raise ValueError(
+                    f"{file}: item {item}, tile {tile}: no question {strange[0]} in {table}"
+                )
             try:
                 scores.append(picture_score(questions[item], yes))
             except ValueError as error:

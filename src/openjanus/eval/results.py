@@ -132,7 +132,7 @@ def _why_no_summary(folder: Path) -> str:
         return f"no {runner.SUMMARY_NAME} in {folder}: give a folder that openjanus eval wrote"
     done = runner.PREDICTIONS_NAME
     lines = (folder / done).read_bytes().count(b"\n") if (folder / done).is_file() else 0
-    asked = json.loads(settings.read_text(encoding="utf-8")).get("prompts", "?")
+    asked = runner.read_settings(settings).get("prompts", "?")
     return (
         f"the result in {folder} is not complete ({lines} of {asked} answers): give its "
         "openjanus eval command again, which goes on from there"
