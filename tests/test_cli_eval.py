@@ -160,6 +160,12 @@ def test_from_prompts_to_a_geneval_score(tmp_path, capsys):
     assert result == json.loads((tmp_path / "score" / "summary.json").read_text())
     assert result["tags"] == {"counting": 0.5}
     assert (result["drawings"]["seed"], result["detector"]) == (4, "OWLv2")
+    # A result of its own kind is written anew; what drawings or another task say is not lost.
+    assert main([*score, "--output", str(tmp_path / "score")]) == 0
+    capsys.readouterr()
+    assert "holds another result than one of geneval" in refused(capsys, *score, "--output", out)
+    (tmp_path / "score" / "summary.json").write_text('{"task": "gqa"}')
+    assert "holds another result" in refused(capsys, *score, "--output", tmp_path / "score")
 
 
 def test_dpg_and_frechet(tmp_path, capsys):

@@ -150,6 +150,24 @@ def _names(args: argparse.Namespace) -> dict[str, str]:
     return told
 
 
+def _require_free(folder: Path, task: str) -> None:
+    """Refuse a folder that holds another result, or drawings: their summary would be lost."""
+    from openjanus.eval.results import is_result
+    from openjanus.eval.runner import SUMMARY_NAME
+
+    path = folder / SUMMARY_NAME
+    if not is_result(folder):
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:  # cut off, or none of ours
+        found = {}
+    if not isinstance(found, dict) or found.get("task") != task:
+        raise ValueError(
+            f"--output {folder} holds another result than one of {task}: give another folder"
+        )
+
+
 def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     from openjanus.eval.detections import score_drawings
     from openjanus.eval.frechet import score_features
@@ -175,6 +193,8 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
         "dpg": lambda: score_answers(args.data, args.answers, seed=args.seed, drawings=drawings),
         "frechet": lambda: score_features(args.data, args.reference, drawings=drawings, **named),
     }
+    if args.output is not None:
+        _require_free(args.output, args.task)
     summary = how[args.task]()
     if args.output is not None:
         args.output.mkdir(parents=True, exist_ok=True)

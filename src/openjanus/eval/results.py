@@ -96,7 +96,7 @@ def read_result(folder: Path) -> Result:
         raise FileNotFoundError(_why_no_summary(folder))
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text
         raise ValueError(f"{path} is not JSON ({error}): run openjanus eval again") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("format_version"), int):
         raise ValueError(f"{path} has no format_version: give a folder that openjanus eval wrote")
@@ -114,7 +114,9 @@ def read_result(folder: Path) -> Result:
         )
     try:
         blocks = _blocks(summary)
-    except (KeyError, TypeError, AttributeError) as error:
+        for block in blocks:
+            _check(block)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{path} is no whole summary ({error!r}): run openjanus eval again"
         ) from error
@@ -151,6 +153,21 @@ def _blocks(summary: Mapping[str, Any]) -> list[Block]:
     if "frechet_distance" in summary:
         return [_frechet_block(summary)]
     return [_benchmark_block(summary)] if "score" in summary else []
+
+
+def _check(block: Block) -> None:
+    """See that words are words and figures numbers, which nobody else's summary must keep.
+
+    Raises:
+        TypeError: One is not.
+    """
+    for name in ("task", "title", "rules", "unit"):
+        if not isinstance(getattr(block, name), str):
+            raise TypeError(f"{name} is {getattr(block, name)!r}")
+    figures = dict(block.parts) if block.main is None else {"score": block.main, **block.parts}
+    for name, figure in figures.items():
+        if not isinstance(figure.value, int | float | None):
+            raise TypeError(f"{name} is {figure.value!r}")
 
 
 def _benchmark_block(summary: Mapping[str, Any]) -> Block:

@@ -63,6 +63,8 @@ def test_circular_wants_every_rotation(rows, scripted, tmp_path):
     vanilla = {"data": str(table)}
     once = run_task(scripted(say), "mmbench", output=tmp_path / "other", options=vanilla)
     assert (once["score"]["value"], summary["score"]["value"]) == (100.0, 50.0)
+    # Both stand beside each other, labelled: the first rotation is the question itself.
+    assert summary["vanilla"] == once["score"] and "vanilla" not in once
 
 
 def test_published_rotations_are_taken_as_they_are(rows, scripted, tmp_path):
@@ -97,6 +99,7 @@ def test_a_question_with_a_broken_rotation_does_not_count(rows, scripted, tmp_pa
         )
     assert summary["categories"] == {"colours": 1.0}
     assert summary["broken"]["n"] == 1
+    assert summary["vanilla"]["value"] == 100.0  # of the same questions
 
 
 def test_the_test_split_becomes_a_workbook(rows, scripted, tmp_path):

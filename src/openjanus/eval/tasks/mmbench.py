@@ -104,11 +104,17 @@ class MMBench(Benchmark):
             counted = _circular(predictions, Counter(one.unit for one in self.asked.values()))
         if not counted:
             raise ValueError("every question of MMBench has a broken rotation: mend the table")
-        return {
+        summary = {
             "score": mean_score(f"MMBench accuracy, {self.rule}", counted, seed),
             "categories": by("category", counted),
             "questions": len(counted),
         }
+        if self.rule == "circular":  # the first of its rotations is the question itself
+            kept = {one["unit"] for one in counted}
+            first = {p["unit"]: p for p in reversed(predictions) if p["unit"] in kept}
+            told = [*first.values()]
+            summary["vanilla"] = mean_score("MMBench accuracy, vanilla", told, seed)
+        return summary
 
     def _submit(self, predictions: Sequence[Prediction], path: Path) -> None:
         columns = ["index", "question", *_letters(self._rows.values()), "prediction"]
