@@ -130,6 +130,15 @@ def test_what_is_seldom_meant_is_said(drawings, tmp_path):
         assert score_drawings(drawings, path)["tags"]["colors"] == 1
 
 
+def test_files_may_be_told_with_the_folder(drawings, tmp_path, monkeypatch):
+    path = write_detections(tmp_path / "found.jsonl", drawings, {})
+    lines = path.read_text().replace('"file": "', f'"file": "{drawings}/')
+    path.write_text(lines)
+    assert score_drawings(drawings, path)["n"] == 24
+    monkeypatch.chdir(drawings.parent)  # and the folder otherwise than the files
+    assert score_drawings(drawings.name, path)["n"] == 24
+
+
 def test_only_numbered_pictures_are_drawings(drawings, tmp_path, make_picture):
     # GenEval's program passes over whatever else lies there.
     path = write_detections(tmp_path / "found.jsonl", drawings, {})
@@ -168,7 +177,11 @@ TOLD = [
 
 
 def test_dpg_from_answers(table, tmp_path):
-    result = score_answers(table, write_answers(tmp_path / "told.jsonl", TOLD))
+    lines = tmp_path / "new" / "predictions.jsonl"
+    answers = write_answers(tmp_path / "told.jsonl", TOLD)
+    result = score_answers(table, answers, predictions=lines)
+    tile = {"key": "a/0", "item_id": "a", "tile": 0, "score": pytest.approx(1 / 3)}
+    assert json.loads(lines.read_text().splitlines()[0]) == tile | {"yes": [1, 3], "fallen": [3]}
     # a: tile 0 loses the mat with the colour, 1/3; tile 1 has all. b: half. c is not drawn.
     assert result["score"]["value"] == round(100 * ((1 / 3 + 1) / 2 + 1 / 2) / 2, 2)
     assert result["categories"] == {"attribute": 50.0, "entity": 75.0, "relation": 100.0}
@@ -217,7 +230,7 @@ def test_wrong_questions_and_answers(table, tmp_path):
     for strange in ("0", True):
         with pytest.raises(ValueError, match="that is no number"):
             score([("a", strange, 1, "yes")])  # type: ignore[list-item] - refused when run
-    with pytest.raises(ValueError, match=r"item b, tile 0: no question 7 in .*dpg_bench\.csv"):
+    with pytest.raises(ValueError, match="item b, tile 0: there is no question 7"):
         score([*TOLD, ("b", 0, 7, "yes")])
     with pytest.raises(ValueError, match="has no answer in record 1"):
         score([("b", 0, 1, None)])  # type: ignore[list-item] - refused when run

@@ -173,7 +173,7 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     from openjanus.eval.frechet import score_features
     from openjanus.eval.graph_answers import score_answers
     from openjanus.eval.record import write_json
-    from openjanus.eval.runner import SUMMARY_NAME
+    from openjanus.eval.runner import PREDICTIONS_NAME, SUMMARY_NAME
 
     other = SCORED_FROM[args.task]
     idle = [name for name in SCORED_FROM.values() if name != other]
@@ -186,15 +186,17 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     if args.task == "geneval":
         _refuse(args, "--task geneval", "drawings")  # --data is that folder
     _refuse(args, f"--task {args.task}", *DEFAULT, "revision", "adapter")
-    how: dict[str, Callable[[], dict[str, Any]]] = {
-        "geneval": lambda: score_drawings(
-            args.data, args.detections, seed=args.seed, detector=named.get("detector")
-        ),
-        "dpg": lambda: score_answers(args.data, args.answers, seed=args.seed, drawings=drawings),
-        "frechet": lambda: score_features(args.data, args.reference, drawings=drawings, **named),
-    }
     if args.output is not None:
         _require_free(args.output, args.task)
+    lines = None if args.output is None else args.output / PREDICTIONS_NAME
+    common = {"seed": args.seed, "predictions": lines}
+    how: dict[str, Callable[[], dict[str, Any]]] = {
+        "geneval": lambda: score_drawings(
+            args.data, args.detections, detector=named.get("detector"), **common
+        ),
+        "dpg": lambda: score_answers(args.data, args.answers, drawings=drawings, **common),
+        "frechet": lambda: score_features(args.data, args.reference, drawings=drawings, **named),
+    }
     summary = how[args.task]()
     if args.output is not None:
         args.output.mkdir(parents=True, exist_ok=True)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from openjanus.eval.geneval import COLOURS, TAGS, Detection, check_metadata, judge, overall
 from openjanus.eval.geneval import tag_scores as mean_by_tag
 from openjanus.eval.layouts import WrongLayout, files_hash, need_file, need_folder, read_json_lines
-from openjanus.eval.record import prompts_hash
+from openjanus.eval.record import prompts_hash, write_json_lines
 from openjanus.eval.runner import SETTINGS_NAME, read_settings
 from openjanus.eval.stats import bootstrap_interval, bootstrap_macro_interval
 
@@ -35,16 +36,23 @@ SAMPLES: Final = 4
 """Pictures of each prompt."""
 
 
-def read_detections(path: Path) -> dict[str, list[Detection]]:
+def read_detections(path: Path, folder: Path | None = None) -> dict[str, list[Detection]]:
     """Detections by file.
+
+    Args:
+        path: The detector's file.
+        folder: Of the drawings; files that are told with it are told without.
 
     Raises:
         WrongLayout: No such file, or a line against the format.
     """
+    bases = [] if folder is None else [folder, folder.resolve()]
     found: dict[str, list[Detection]] = {}
     for number, line in enumerate(read_json_lines(path, LINES), start=1):
         try:
-            name = Path(line["file"]).as_posix()
+            told = Path(line["file"])
+            base = next((base for base in bases if told.is_relative_to(base)), None)
+            name = (told if base is None else told.relative_to(base)).as_posix()
             things = [_detection(thing) for thing in line["detections"]]
         except (TypeError, KeyError, ValueError) as error:
             raise WrongLayout(path, f"record {number} is wrong ({error})", LINES) from error
@@ -133,7 +141,12 @@ def is_whole(summary: Mapping[str, Any]) -> bool:
 
 
 def score_drawings(
-    data: str | Path, detections: str | Path, *, seed: int = 0, detector: str | None = None
+    data: str | Path,
+    detections: str | Path,
+    *,
+    seed: int = 0,
+    detector: str | None = None,
+    predictions: str | Path | None = None,
 ) -> dict[str, Any]:
     """Apply GenEval's rules to a folder of drawings.
 
@@ -142,6 +155,7 @@ def score_drawings(
         detections: The detector's file.
         seed: Of the intervals, which resample whole prompts.
         detector: What it is called; scores of two detectors are not comparable.
+        predictions: File that each picture's verdict is written to, a JSON line each.
 
     Returns:
         Scores 0 to 1 a tag and over all, intervals, numbers, and how the drawings were made where
@@ -152,7 +166,8 @@ def score_drawings(
         ValueError: A picture without a line of detections.
     """
     folder, file = Path(data), Path(detections)
-    prompts, found = read_drawings(folder), read_detections(need_file(file, LINES))
+    prompts = read_drawings(folder)
+    found = read_detections(need_file(file, LINES), folder)
     missing = [name for _, names in prompts.values() for name in names if name not in found]
     if missing:
         raise ValueError(
@@ -161,10 +176,15 @@ def score_drawings(
         )
     _warn_of_files(file, prompts, found)
     groups: dict[str, tuple[list[float], list[str]]] = {}
+    lines: list[dict[str, Any]] = []
     for prompt, (metadata, names) in prompts.items():
         values, clusters = groups.setdefault(metadata["tag"], ([], []))
-        values += [float(judge(found[name], metadata).correct) for name in names]
-        clusters += [prompt] * len(names)
+        for name in names:
+            verdict = judge(found[name], metadata)
+            values.append(float(verdict.correct))
+            clusters.append(prompt)
+            asked = {"tag": metadata["tag"], "prompt": metadata.get("prompt")}
+            lines.append({"key": name, **asked, **asdict(verdict)})
     groups = {tag: groups[tag] for tag in TAGS if tag in groups}
     scores = mean_by_tag({tag: [v > 0 for v in values] for tag, (values, _) in groups.items()})
     ci = {tag: bootstrap_interval(*group, seed=seed) for tag, group in groups.items()}
@@ -172,7 +192,7 @@ def score_drawings(
     if whole:
         ci["overall"] = bootstrap_macro_interval(groups, seed=seed)
     own = folder / SETTINGS_NAME
-    return {
+    summary = {
         "format_version": FORMAT_VERSION,
         "task": "geneval",
         "rules": RULES,
@@ -189,3 +209,6 @@ def score_drawings(
         "detections_sha256": files_hash([file]),
         "drawings": read_settings(own) if own.is_file() else None,
     }
+    if predictions is not None:
+        write_json_lines(Path(predictions), lines)
+    return summary

@@ -7,7 +7,7 @@ picture's number among the four of a prompt, from 0.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,13 +21,15 @@ from openjanus.eval.layouts import (
     read_json_lines,
     readable,
 )
+from openjanus.eval.record import write_json_lines
 from openjanus.eval.rules.dpg import (
     NO_PARENT,
     Question,
     check_graph,
     is_read,
     is_yes,
-    picture_score,
+    mean_score,
+    question_scores,
 )
 from openjanus.eval.stats import bootstrap_interval
 
@@ -119,6 +121,7 @@ def score_answers(
     *,
     seed: int = 0,
     drawings: str | Path | None = None,
+    predictions: str | Path | None = None,
 ) -> dict[str, Any]:
     """Apply DPG-Bench's rules.
 
@@ -127,6 +130,7 @@ def score_answers(
         answers: The answers' file; prompts without any answer are left out and counted.
         seed: Of the interval, which resamples whole prompts.
         drawings: Folder that the pictures were drawn into; None is not known.
+        predictions: File that each tile's scores are written to, a JSON line each.
 
     Returns:
         `score`, 0 to 100, with its interval; `categories` from the answers before any falls with
@@ -145,29 +149,21 @@ def score_answers(
     if unknown:
         others = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
         raise ValueError(f"{file} answers about {unknown[0]!r}{others}: no such item in {table}")
-    values: list[float] = []
+    tiles = [
+        _judged(questions[item], said, item, tile, file)
+        for item, by_tile in told.items()
+        for tile, said in by_tile.items()
+    ]
+    scores: dict[str, list[float]] = {}
     categories: dict[str, list[bool]] = {}
-    tiles, unread = 0, []
-    for item, by_tile in told.items():
-        scores = []
-        for tile, said in by_tile.items():
-            yes = {number: is_yes(answer) for number, answer in said.items()}
-            unread += [not is_read(answer) for answer in said.values()]
-            strange = sorted(set(said) - {question.number for question in questions[item]})
-            if strange:
-                raise ValueError(
-                    f"{file}: item {item}, tile {tile}: no question {strange[0]} in {table}"
-                )
-            try:
-                scores.append(picture_score(questions[item], yes))
-            except ValueError as error:
-                raise ValueError(f"{file}: item {item}, tile {tile}: {error}") from error
-            for question in questions[item]:
-                categories.setdefault(question.category, []).append(yes[question.number])
-        tiles += len(scores)
-        values.append(100 * sum(scores) / len(scores))
+    for one in tiles:
+        scores.setdefault(one["item_id"], []).append(one["score"])
+        for question in questions[one["item_id"]]:
+            categories.setdefault(question.category, []).append(question.number in one["yes"])
+    values = [100 * sum(of_item) / len(of_item) for of_item in scores.values()]
+    unread = [not is_read(a) for of in told.values() for said in of.values() for a in said.values()]
     low, high = bootstrap_interval(values, range(len(values)), seed=seed)
-    return {
+    summary = {
         "format_version": FORMAT_VERSION,
         "task": "dpg",
         "rules": RULES,
@@ -180,11 +176,36 @@ def score_answers(
         "categories": {
             name: round(100 * sum(yes) / len(yes), 2) for name, yes in sorted(categories.items())
         },
-        "n": tiles,
+        "n": len(tiles),
         "parse_failure_rate": round(sum(unread) / len(unread), 4),
         "prompts": len(values),
         "prompts_without_answers": len(questions) - len(values),
         "questions_sha256": files_hash([table]),
         "answers_sha256": files_hash([file]),
         "drawings": None if drawings is None else read_settings(Path(drawings)),
+    }
+    if predictions is not None:
+        write_json_lines(Path(predictions), tiles)
+    return summary
+
+
+def _judged(
+    questions: Sequence[Question], said: Mapping[int, str], item: str, tile: int, file: Path
+) -> dict[str, Any]:
+    """Score of a tile: which questions were answered with yes, and which of these fell."""
+    strange = sorted(set(said) - {question.number for question in questions})
+    if strange:
+        raise ValueError(f"{file}: item {item}, tile {tile}: there is no question {strange[0]}")
+    yes = {number: is_yes(answer) for number, answer in said.items()}
+    try:
+        scores = question_scores(questions, yes)
+    except ValueError as error:
+        raise ValueError(f"{file}: item {item}, tile {tile}: {error}") from error
+    return {
+        "key": f"{item}/{tile}",
+        "item_id": item,
+        "tile": tile,
+        "score": mean_score(scores),
+        "yes": [number for number, is_so in yes.items() if is_so],
+        "fallen": [number for number, is_so in yes.items() if is_so and not scores[number]],
     }

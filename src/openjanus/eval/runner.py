@@ -19,7 +19,13 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from openjanus.eval.record import prompts_hash, template_hash, weights_hash, write_json
+from openjanus.eval.record import (
+    prompts_hash,
+    template_hash,
+    weights_hash,
+    write_json,
+    write_json_lines,
+)
 from openjanus.eval.task import Prediction, Request, Task, build_task
 from openjanus.folders import held, require_no_file
 from openjanus.pipeline import Janus
@@ -286,10 +292,7 @@ def _forget_broken(path: Path, done: Mapping[str, Prediction]) -> dict[str, Pred
     """Take the broken items out of the file of predictions; whole or not at all."""
     kept = {key: prediction for key, prediction in done.items() if "error" not in prediction}
     if len(kept) < len(done):
-        draft = path.with_name(f"{path.name}.part")
-        lines = (f"{json.dumps(prediction)}\n" for prediction in kept.values())
-        draft.write_text("".join(lines), encoding="utf-8")
-        draft.replace(path)
+        write_json_lines(path, kept.values())
     return kept
 
 
