@@ -236,6 +236,16 @@ def test_what_a_server_or_another_model_judges_is_said(tmp_path: Path) -> None:
     assert cells(table, "Janus-Pro-7B") == [50.0]
 
 
+def test_tasks_of_mme_stand_by_themselves_where_the_sum_is_not_known(tmp_path: Path) -> None:
+    summary = benchmark("mme", "MME's reading, v1", "official", 0.0, score=None)
+    summary |= {"tasks": {"count": 125.0, "OCR": 50.0}, "tasks_ci": {"count": [50.0, 200.0]}}
+    _, parts, *_ = compare([read_result(write(tmp_path / "run", summary))])
+    assert [(c.title, c.unit) for c in parts.columns] == [("count", "points"), ("OCR", "points")]
+    count, ocr = (parts.rows[0].figures[column.key] for column in parts.columns)
+    assert (count.value, count.interval) == (125.0, (50.0, 200.0))
+    assert (ocr.value, ocr.interval) == (50.0, None)  # as the first summaries were
+
+
 def test_every_paper_figure_is_of_a_task_and_a_rule_that_there_are() -> None:
     for paper in PAPERS:
         if paper.task in ("geneval", "dpg"):

@@ -177,7 +177,7 @@ def _benchmark_block(summary: Mapping[str, Any]) -> Block:
     files = tuple(options.get("files", ()))
     marks = {"files": options.get("files_sha256", summary.get("questions_sha256", ""))}
     main = Figure(value=None, n=summary["n"], broken=broken, note=summary.get("submission", "-"))
-    unit, title = "percent", summary["task"]
+    unit, title = "points" if summary["task"] == "mme" else "percent", summary["task"]
     if score is not None:
         unit, title = score["unit"], score["name"]
         interval = _pair(score["interval"])
@@ -188,6 +188,9 @@ def _benchmark_block(summary: Mapping[str, Any]) -> Block:
     for name, figures in summary.get("splits", {}).items():
         edges = [100 * edge for edge in summary["f1_ci"][name]]
         parts[name] = Figure(value=100 * figures["f1"], interval=_pair(edges))
+    for name, value in summary.get("tasks", {}).items() if summary["task"] == "mme" else ():
+        # The first summaries had no intervals of tasks.
+        parts[name] = Figure(value=value, interval=_edges(summary.get("tasks_ci", {}), name))
     if "cognition_ci" in summary:
         parts["cognition"] = Figure(
             value=summary["cognition"], interval=_pair(summary["cognition_ci"])

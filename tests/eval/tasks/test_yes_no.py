@@ -172,6 +172,7 @@ def test_mme_counts_pictures_with_both_answers_right(mme, scripted, tmp_path):
     assert summary["tasks"] == {"existence": 125.0, "landmark": 50.0}
     assert summary["pictures"] == {"existence": 2, "landmark": 1}
     assert summary["score"] is None and "perception" not in summary
+    assert summary["tasks_ci"] == {"existence": [50.0, 200.0], "landmark": [50.0, 50.0]}
     assert summary["parse_failure_rate"] == round(1 / 6, 4)
 
 

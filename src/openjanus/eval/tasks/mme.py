@@ -16,7 +16,7 @@ from openjanus.eval.rules.mme import (
     task_score,
     totals,
 )
-from openjanus.eval.stats import Interval, bootstrap_macro_interval
+from openjanus.eval.stats import Interval, bootstrap_interval, bootstrap_macro_interval
 from openjanus.eval.task import Prediction
 
 EXPECTED: Final = (
@@ -104,6 +104,7 @@ class Mme(Benchmark):
             "score": None,
             **{name: round(value, 2) for name, value in sums.items()},
             "tasks": {task: round(score, 2) for task, score in scores.items()},
+            "tasks_ci": {task: _task_interval(units, seed) for task, units in points.items()},
             "pictures": {task: len(units) for task, units in points.items()},
         }
         if "perception" in sums:
@@ -115,6 +116,12 @@ class Mme(Benchmark):
             edges = _sum_interval({task: points[task] for task in COGNITION}, seed)
             summary["cognition_ci"] = [round(edge, 2) for edge in edges]
         return summary
+
+
+def _task_interval(units: Mapping[str, float], seed: int) -> list[float]:
+    """Interval of one task's points, pictures resampled."""
+    edges = bootstrap_interval([*units.values()], [*units], seed=seed)
+    return [round(edge, 2) for edge in edges]
 
 
 def _sum_interval(points: dict[str, dict[str, float]], seed: int) -> Interval:
