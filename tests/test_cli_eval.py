@@ -159,7 +159,24 @@ def test_from_prompts_to_a_geneval_score(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "score" / "summary.json").read_text())
     assert result["tags"] == {"counting": 0.5}
+    lines = (tmp_path / "score" / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {
+            "key": f"00000/samples/000{i}.png",
+            "tag": "counting",
+            "prompt": "a dog",
+            "correct": bool(i),
+            "reasons": [] if i else ["expected 1 dog, found 0"],
+        }
+        for i in (0, 1)
+    ]
     assert (result["drawings"]["seed"], result["detector"]) == (4, "OWLv2")
+    # A result of its own kind is written anew; what drawings or another task say is not lost.
+    assert main([*score, "--output", str(tmp_path / "score")]) == 0
+    capsys.readouterr()
+    assert "holds another result than one of geneval" in refused(capsys, *score, "--output", out)
+    (tmp_path / "score" / "summary.json").write_text('{"task": "gqa"}')
+    assert "holds another result" in refused(capsys, *score, "--output", tmp_path / "score")
 
 
 def test_dpg_and_frechet(tmp_path, capsys):

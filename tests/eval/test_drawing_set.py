@@ -83,10 +83,14 @@ def test_a_file_is_no_folder_of_a_set(prompts, tiny_janus):
 def test_what_cannot_be_drawn_is_named_and_left_out(prompts, tiny_janus, tmp_path):
     lines = prompts.read_text().splitlines()
     long = json.dumps(METADATA[0] | {"prompt": "dog " * 2000})
-    prompts.write_text("\n".join([lines[0], "{", long, json.dumps({"tag": "x"}), lines[1]]) + "\n")
-    summary = DrawingSet(prompts=prompts, layout="geneval", n=1).draw(tiny_janus, tmp_path / "out")
-    assert (summary["prompts"], summary["drawn"], summary["broken"]["n"]) == (5, 2, 3)
-    assert list(summary["broken"]["items"]) == ["00001", "00003", "00002"]
+    null = json.dumps(METADATA[0] | {"prompt": None})
+    bad = [json.dumps({"tag": "x"}), lines[1], null]
+    prompts.write_text("\n".join([lines[0], "{", long, *bad]) + "\n")
+    one = DrawingSet(prompts=prompts, layout="geneval", n=1)
+    with pytest.warns(UserWarning, match="00005 cannot be drawn and is left out: line 6: prompt"):
+        summary = one.draw(tiny_janus, tmp_path / "out")
+    assert (summary["prompts"], summary["drawn"], summary["broken"]["n"]) == (6, 2, 4)
+    assert sorted(summary["broken"]["items"]) == ["00001", "00002", "00003", "00005"]
     assert summary["broken"]["items"]["00001"].startswith("line 2: ")
     assert list(pictures(tmp_path / "out")) == ["00000/samples/0000.png", "00004/samples/0000.png"]
 
@@ -139,7 +143,7 @@ def test_prompts_are_a_stream(tmp_path):
     stream = read_prompts(path, "flat")
     # What is not text stands far behind, where nothing has read yet.
     assert [next(stream).name for _ in range(3)] == ["000000", "000001", "000002"]
-    with pytest.raises(UnicodeDecodeError):
+    with pytest.raises(ValueError, match=r"captions\.txt is no UTF-8 text"):
         list(stream)
 
 

@@ -101,6 +101,14 @@ def test_wrong_features(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
     with pytest.raises(ValueError, match=r"must hold features, or mu and sigma, got \['x'\]"):
         read_features(tmp_path / "a.npz")
+    whole = (tmp_path / "a.npz").read_bytes()
+    for name, content in (("e.npy", b""), ("f.npy", b"xx"), ("g.npz", whole[:-9]), ("h.npz", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is no whole file of numpy's arrays"):
+            read_features(tmp_path / name)
+    np.save(tmp_path / "i.npy", np.array([["a"], ["b"]]))
+    with pytest.raises(ValueError, match=r"i\.npy: features must be numbers, got <U1"):
+        read_features(tmp_path / "i.npy")
     np.savez(tmp_path / "b.npz", mu=np.zeros(3), sigma=np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"sigma \(d, d\)"):
         read_features(tmp_path / "b.npz")

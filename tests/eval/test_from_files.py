@@ -53,6 +53,14 @@ def test_geneval_from_detections(drawings, tmp_path):
     assert (result["format_version"], result["drawings"]) == (1, {"seed": 5})
 
 
+def test_settings_that_are_none_are_named(drawings, tmp_path):
+    path = write_detections(tmp_path / "found.jsonl", drawings, {})
+    for text, says in (("{", "is not JSON"), ("[]", "holds no settings")):
+        (drawings / "settings.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"settings\.json {says}"):
+            score_drawings(drawings, path)
+
+
 def test_the_plain_mean_needs_all_six_tags(drawings, tmp_path):
     for index in (0, 6):
         (drawings / f"{index:05d}").rename(tmp_path / f"x{index}")
@@ -74,6 +82,7 @@ def test_wrong_drawings_and_detections(drawings, tmp_path):
         ({"file": "a", "detections": [DOG | {"score": 2}]}, r"score must be in \[0, 1\], got 2"),
         ({"file": "a", "detections": [DOG | {"box": [5, 0, 1, 1]}]}, "box must be x0 <= x1"),
         ({"file": "a", "detections": [DOG | {"color": "grey"}]}, "color must be one of red"),
+        ({"file": "a", "detections": [DOG | {"class": None}]}, "class must be a name, got None"),
     ]:
         path.write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match=says):
@@ -91,6 +100,9 @@ def test_wrong_drawings_and_detections(drawings, tmp_path):
     (drawings / "00003" / "metadata.jsonl").write_text('{"tag": "x", "include": []}')
     with pytest.raises(ValueError, match=r"is wrong \(tag must be one of"):
         score_drawings(drawings, path)
+    (drawings / "00003" / "metadata.jsonl").write_text("5")
+    with pytest.raises(ValueError, match=r"is wrong \(GenEval metadata are mappings"):
+        score_drawings(drawings, path)
     (drawings / "00003" / "metadata.jsonl").write_text("")
     with pytest.raises(ValueError, match="has 0 lines, not 1"):
         score_drawings(drawings, path)
@@ -98,6 +110,40 @@ def test_wrong_drawings_and_detections(drawings, tmp_path):
     (drawings / "00002" / "samples" / "0001.png").unlink()
     with pytest.raises(ValueError, match="has no pictures"):
         score_drawings(drawings, path)
+
+
+def test_what_is_seldom_meant_is_said(drawings, tmp_path):
+    path = tmp_path / "found.jsonl"
+    for index in (3, 9):
+        include = [{"class": "dog", "count": 1, "color": "red"}]
+        metadata = {"tag": "colors", "include": include, "prompt": "a red dog"}
+        (drawings / f"{index:05d}" / "metadata.jsonl").write_text(json.dumps(metadata))
+    plain = {key: value for key, value in DOG.items() if key != "color"}
+    names = [p.relative_to(drawings).as_posix() for p in drawings.rglob("*.png")]
+    write_detections(path, drawings, {name: [plain] for name in names})
+    with pytest.warns(UserWarning, match="nothing has a color in the 4 pictures"):
+        assert score_drawings(drawings, path)["tags"]["colors"] == 0
+    write_detections(path, drawings, {name: [DOG] for name in names})
+    with path.open("a") as file:
+        file.write(json.dumps({"file": "b/0.png", "detections": []}) + "\n")
+    with pytest.warns(UserWarning, match=r"1 lines are about no picture .* first one b/0\.png"):
+        assert score_drawings(drawings, path)["tags"]["colors"] == 1
+
+
+def test_files_may_be_told_with_the_folder(drawings, tmp_path, monkeypatch):
+    path = write_detections(tmp_path / "found.jsonl", drawings, {})
+    lines = path.read_text().replace('"file": "', f'"file": "{drawings}/')
+    path.write_text(lines)
+    assert score_drawings(drawings, path)["n"] == 24
+    monkeypatch.chdir(drawings.parent)  # and the folder otherwise than the files
+    assert score_drawings(drawings.name, path)["n"] == 24
+
+
+def test_only_numbered_pictures_are_drawings(drawings, tmp_path, make_picture):
+    # GenEval's program passes over whatever else lies there.
+    path = write_detections(tmp_path / "found.jsonl", drawings, {})
+    make_picture(drawings / "00000" / "samples" / "grid.png")
+    assert score_drawings(drawings, path)["n"] == 24
 
 
 HEADER = "item_id,text,proposition_id,dependency,category_broad,question_natural_language\n"
@@ -131,7 +177,11 @@ TOLD = [
 
 
 def test_dpg_from_answers(table, tmp_path):
-    result = score_answers(table, write_answers(tmp_path / "told.jsonl", TOLD))
+    lines = tmp_path / "new" / "predictions.jsonl"
+    answers = write_answers(tmp_path / "told.jsonl", TOLD)
+    result = score_answers(table, answers, predictions=lines)
+    tile = {"key": "a/0", "item_id": "a", "tile": 0, "score": pytest.approx(1 / 3)}
+    assert json.loads(lines.read_text().splitlines()[0]) == tile | {"yes": [1, 3], "fallen": [3]}
     # a: tile 0 loses the mat with the colour, 1/3; tile 1 has all. b: half. c is not drawn.
     assert result["score"]["value"] == round(100 * ((1 / 3 + 1) / 2 + 1 / 2) / 2, 2)
     assert result["categories"] == {"attribute": 50.0, "entity": 75.0, "relation": 100.0}
@@ -170,21 +220,32 @@ def test_wrong_questions_and_answers(table, tmp_path):
         score([t for t in TOLD if t[:3] != ("a", 1, 3)])
     with pytest.raises(ValueError, match="answers a, tile 0, question 1 twice"):
         score([*TOLD, TOLD[0]])
-    with pytest.raises(ValueError, match=r"answers about \['z'\]: no such item"):
+    with pytest.raises(ValueError, match="answers about 'z': no such item"):
         score([("z", 0, 1, "yes")])
     with pytest.raises(ValueError, match="answers about nothing"):
         score([])
     for tile in (-1, 4):
         with pytest.raises(ValueError, match=f"has tile {tile} of a: a prompt's tiles are 0 to 3"):
             score([*TOLD, ("a", tile, 1, "yes")])
-    with pytest.raises(ValueError, match="that is no number"):
-        score([("a", "0", 1, "yes")])  # type: ignore[list-item] - refused when run
+    for strange in ("0", True):
+        with pytest.raises(ValueError, match="that is no number"):
+            score([("a", strange, 1, "yes")])  # type: ignore[list-item] - refused when run
+    with pytest.raises(ValueError, match="item b, tile 0: there is no question 7"):
+        score([*TOLD, ("b", 0, 7, "yes")])
+    with pytest.raises(ValueError, match="has no answer in record 1"):
+        score([("b", 0, 1, None)])  # type: ignore[list-item] - refused when run
     path = tmp_path / "told.jsonl"
     table.write_text(HEADER + "a,t,1,7,entity,?\n")
     with pytest.raises(ValueError, match=r"has a broken item a .*depends on \[7\]"):
         score_answers(table, path)
     table.write_text(HEADER + "a,t,x,0,entity,?\n")
     with pytest.raises(ValueError, match="has a broken row 1"):
+        score_answers(table, path)
+    table.write_text(HEADER + "a,t\n")
+    with pytest.raises(ValueError, match="has a broken row 1"):
+        score_answers(table, path)
+    table.write_bytes(HEADER.encode() + b"\xff\n")
+    with pytest.raises(ValueError, match=r"dpg_bench\.csv is no UTF-8 text"):
         score_answers(table, path)
     table.write_text("item_id,text\n")
     with pytest.raises(ValueError, match="has no column proposition_id, dependency"):

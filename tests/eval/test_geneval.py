@@ -178,6 +178,13 @@ def test_at_most_sixteen_of_a_class_are_kept_the_surest_first() -> None:
         (line("counting", ONE_CAT | {"colour": "red"}), "mend the line"),
         (line("counting", ONE_CAT, exclude=[ONE_CAT | {"color": "red"}]), "mend the line"),
         ({"include": [ONE_CAT]}, "mend the line"),
+        ([ONE_CAT], "GenEval metadata are mappings"),
+        ({"tag": "counting", "include": "cat"}, "include must be a list"),
+        ({"tag": "counting", "include": None}, "include must be a list"),
+        ({"tag": "counting", "include": ["cat"]}, "GenEval metadata are mappings"),
+        (line("counting", {"class": "cat", "count": "2"}), "count must be at least 1, a whole"),
+        (line("position", ONE_DOG, ONE_CAT | {"position": "left of"}), "position must be"),
+        (line("position", ONE_DOG, ONE_CAT | {"position": ["left of", "0"]}), "position must be"),
     ],
 )
 def test_metadata_that_break_the_format_are_refused(bad: dict[str, Any], message: str) -> None:

@@ -236,6 +236,16 @@ def test_what_a_server_or_another_model_judges_is_said(tmp_path: Path) -> None:
     assert cells(table, "Janus-Pro-7B") == [50.0]
 
 
+def test_tasks_of_mme_stand_by_themselves_where_the_sum_is_not_known(tmp_path: Path) -> None:
+    summary = benchmark("mme", "MME's reading, v1", "official", 0.0, score=None)
+    summary |= {"tasks": {"count": 125.0, "OCR": 50.0}, "tasks_ci": {"count": [50.0, 200.0]}}
+    _, parts, *_ = compare([read_result(write(tmp_path / "run", summary))])
+    assert [(c.title, c.unit) for c in parts.columns] == [("count", "points"), ("OCR", "points")]
+    count, ocr = (parts.rows[0].figures[column.key] for column in parts.columns)
+    assert (count.value, count.interval) == (125.0, (50.0, 200.0))
+    assert (ocr.value, ocr.interval) == (50.0, None)  # as the first summaries were
+
+
 def test_every_paper_figure_is_of_a_task_and_a_rule_that_there_are() -> None:
     for paper in PAPERS:
         if paper.task in ("geneval", "dpg"):
@@ -264,6 +274,13 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return line
 
 
+def test_a_picture_is_called_what_is_printed(tmp_path: Path, capsys) -> None:
+    good = write(tmp_path / "good", benchmark("gqa", "exact, v1", "exact", 1.0))
+    assert main(["report", str(good), "--output", str(tmp_path / "compared")]) == 0
+    (name,) = [line for line in capsys.readouterr().out.splitlines() if "compared" in line]
+    assert name == str(tmp_path / "compared.png") and Path(name).is_file()
+
+
 def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     empty = tmp_path / "empty"
@@ -288,6 +305,21 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys, monkeypatch) -> N
     assert "task 'echo' states no figure that a report knows" in refused(capsys, "report", other)
     cut = write(tmp_path / "cut", {"format_version": 3, "task": "gqa", "score": {}})
     assert "is no whole summary" in refused(capsys, "report", cut)
+    odd = benchmark("gqa", "exact, v1", "exact", 1.0)
+    score = odd["score"]
+    for number, wrong in enumerate(
+        [
+            {"rules": None},
+            {"task": 5},
+            {"score": score | {"value": "x"}},
+            {"score": score | {"interval": [1]}},
+        ]
+    ):
+        folder = write(tmp_path / f"odd{number}", odd | wrong)
+        assert "is no whole summary" in refused(capsys, "report", folder)
+    (cut / "summary.json").write_bytes(b"\xff")
+    assert "summary.json is not JSON" in refused(capsys, "report", cut)
     good = write(tmp_path / "good", emoji(0.5))
+    assert "--output is a picture, " in refused(capsys, "report", good, "--output", tmp_path)
     assert "--spikes is about runs of train" in refused(capsys, "report", good, "--spikes")
     assert not list(tmp_path.glob("*.png"))

@@ -150,12 +150,30 @@ def _names(args: argparse.Namespace) -> dict[str, str]:
     return told
 
 
+def _require_free(folder: Path, task: str) -> None:
+    """Refuse a folder that holds another result, or drawings: their summary would be lost."""
+    from openjanus.eval.results import is_result
+    from openjanus.eval.runner import SUMMARY_NAME
+
+    path = folder / SUMMARY_NAME
+    if not is_result(folder):
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:  # cut off, or none of ours
+        found = {}
+    if not isinstance(found, dict) or found.get("task") != task:
+        raise ValueError(
+            f"--output {folder} holds another result than one of {task}: give another folder"
+        )
+
+
 def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     from openjanus.eval.detections import score_drawings
     from openjanus.eval.frechet import score_features
     from openjanus.eval.graph_answers import score_answers
     from openjanus.eval.record import write_json
-    from openjanus.eval.runner import SUMMARY_NAME
+    from openjanus.eval.runner import PREDICTIONS_NAME, SUMMARY_NAME
 
     other = SCORED_FROM[args.task]
     idle = [name for name in SCORED_FROM.values() if name != other]
@@ -168,11 +186,15 @@ def _score_files(args: argparse.Namespace) -> dict[str, Any]:
     if args.task == "geneval":
         _refuse(args, "--task geneval", "drawings")  # --data is that folder
     _refuse(args, f"--task {args.task}", *DEFAULT, "revision", "adapter")
+    if args.output is not None:
+        _require_free(args.output, args.task)
+    lines = None if args.output is None else args.output / PREDICTIONS_NAME
+    common = {"seed": args.seed, "predictions": lines}
     how: dict[str, Callable[[], dict[str, Any]]] = {
         "geneval": lambda: score_drawings(
-            args.data, args.detections, seed=args.seed, detector=named.get("detector")
+            args.data, args.detections, detector=named.get("detector"), **common
         ),
-        "dpg": lambda: score_answers(args.data, args.answers, seed=args.seed, drawings=drawings),
+        "dpg": lambda: score_answers(args.data, args.answers, drawings=drawings, **common),
         "frechet": lambda: score_features(args.data, args.reference, drawings=drawings, **named),
     }
     summary = how[args.task]()

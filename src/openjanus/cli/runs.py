@@ -111,6 +111,10 @@ def _report(args: argparse.Namespace) -> None:
     from openjanus.train.report import draw_curves, is_run, report_spikes, summarise
     from openjanus.train.result_bars import draw_results
 
+    if args.output is not None and args.output.is_dir():
+        raise ValueError(
+            f"--output is a picture, {args.output} is a folder: give {args.output / 'compared.png'}"
+        )
     folders = list(dict.fromkeys(args.runs))
     trained = [folder for folder in folders if is_run(folder)]
     judged = [folder for folder in folders if is_result(folder)]
@@ -146,6 +150,8 @@ def _pictures(output: Path | None, *, both: bool) -> tuple[Path, Path]:
     """Where curves go, and where bars do."""
     if output is None:
         return Path("curves.png"), Path("results.png")
+    if not output.suffix:  # as the picture is written, and so as it is called
+        output = output.with_suffix(".png")
     if not both:
         return output, output
     return (

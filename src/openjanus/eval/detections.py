@@ -8,15 +8,17 @@ may stand there, whether overlapping or not: thresholds are the rules' business.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from openjanus.eval.geneval import COLOURS, TAGS, Detection, check_metadata, judge, overall
 from openjanus.eval.geneval import tag_scores as mean_by_tag
 from openjanus.eval.layouts import WrongLayout, files_hash, need_file, need_folder, read_json_lines
-from openjanus.eval.record import prompts_hash
-from openjanus.eval.runner import SETTINGS_NAME
+from openjanus.eval.record import prompts_hash, write_json_lines
+from openjanus.eval.runner import SETTINGS_NAME, read_settings
 from openjanus.eval.stats import bootstrap_interval, bootstrap_macro_interval
 
 FORMAT_VERSION: Final = 1
@@ -34,16 +36,23 @@ SAMPLES: Final = 4
 """Pictures of each prompt."""
 
 
-def read_detections(path: Path) -> dict[str, list[Detection]]:
+def read_detections(path: Path, folder: Path | None = None) -> dict[str, list[Detection]]:
     """Detections by file.
+
+    Args:
+        path: The detector's file.
+        folder: Of the drawings; files that are told with it are told without.
 
     Raises:
         WrongLayout: No such file, or a line against the format.
     """
+    bases = [] if folder is None else [folder, folder.resolve()]
     found: dict[str, list[Detection]] = {}
     for number, line in enumerate(read_json_lines(path, LINES), start=1):
         try:
-            name = Path(line["file"]).as_posix()
+            told = Path(line["file"])
+            base = next((base for base in bases if told.is_relative_to(base)), None)
+            name = (told if base is None else told.relative_to(base)).as_posix()
             things = [_detection(thing) for thing in line["detections"]]
         except (TypeError, KeyError, ValueError) as error:
             raise WrongLayout(path, f"record {number} is wrong ({error})", LINES) from error
@@ -57,6 +66,8 @@ def _detection(thing: Mapping[str, Any]) -> Detection:
     unknown = set(thing) - {"class", "score", "box", "color"}
     if unknown:
         raise ValueError(f"unknown keys {sorted(unknown)}")
+    if not isinstance(thing["class"], str):
+        raise ValueError(f"class must be a name, got {thing['class']!r}")
     score, box = float(thing["score"]), tuple(float(edge) for edge in thing["box"])
     if not 0 <= score <= 1:
         raise ValueError(f"score must be in [0, 1], got {score}")
@@ -65,7 +76,7 @@ def _detection(thing: Mapping[str, Any]) -> Detection:
     colour = thing.get("color")
     if colour is not None and colour not in COLOURS:
         raise ValueError(f"color must be one of {', '.join(COLOURS)}, got {colour!r}")
-    return Detection(class_name=str(thing["class"]), score=score, box=box, colour=colour)
+    return Detection(class_name=thing["class"], score=score, box=box, colour=colour)
 
 
 def read_drawings(folder: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
@@ -84,7 +95,9 @@ def read_drawings(folder: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
             check_metadata(lines[0])
         except (TypeError, ValueError) as error:
             raise WrongLayout(place / "metadata.jsonl", f"is wrong ({error})", FOLDER) from error
-        pictures = sorted((place / "samples").glob("*.png"))
+        # As GenEval's program: a sheet of them that somebody put there is none.
+        samples = (place / "samples").glob("*.png")
+        pictures = sorted(path for path in samples if path.stem.isdecimal())
         if not pictures:
             raise WrongLayout(place / "samples", "has no pictures", FOLDER)
         prompts[place.name] = (lines[0], [p.relative_to(folder).as_posix() for p in pictures])
@@ -93,13 +106,47 @@ def read_drawings(folder: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
     return prompts
 
 
+def _warn_of_files(
+    file: Path,
+    prompts: Mapping[str, tuple[Mapping[str, Any], Sequence[str]]],
+    found: Mapping[str, Sequence[Detection]],
+) -> None:
+    """Warn of what is legal in a detector's file and seldom meant."""
+    known = {name for _, names in prompts.values() for name in names}
+    idle = [name for name in found if name not in known]
+    if idle:
+        warnings.warn(
+            f"{file}: {len(idle)} lines are about no picture of the folder and do not count, the "
+            f"first one {idle[0]}",
+            stacklevel=3,
+        )
+    coloured = [
+        name
+        for metadata, names in prompts.values()
+        if any("color" in entry for entry in metadata["include"])
+        for name in names
+    ]
+    things = [thing for name in coloured for thing in found[name]]
+    if things and all(thing.colour is None for thing in things):
+        warnings.warn(
+            f"{file}: nothing has a color in the {len(coloured)} pictures whose prompts name one, "
+            "so that all of these are wrong: give color",
+            stacklevel=3,
+        )
+
+
 def is_whole(summary: Mapping[str, Any]) -> bool:
     """Whether a summary is of four pictures of each of the benchmark's prompts."""
     return summary["prompts"] == PROMPTS and summary["samples"] == [SAMPLES]
 
 
 def score_drawings(
-    data: str | Path, detections: str | Path, *, seed: int = 0, detector: str | None = None
+    data: str | Path,
+    detections: str | Path,
+    *,
+    seed: int = 0,
+    detector: str | None = None,
+    predictions: str | Path | None = None,
 ) -> dict[str, Any]:
     """Apply GenEval's rules to a folder of drawings.
 
@@ -108,6 +155,7 @@ def score_drawings(
         detections: The detector's file.
         seed: Of the intervals, which resample whole prompts.
         detector: What it is called; scores of two detectors are not comparable.
+        predictions: File that each picture's verdict is written to, a JSON line each.
 
     Returns:
         Scores 0 to 1 a tag and over all, intervals, numbers, and how the drawings were made where
@@ -118,18 +166,25 @@ def score_drawings(
         ValueError: A picture without a line of detections.
     """
     folder, file = Path(data), Path(detections)
-    prompts, found = read_drawings(folder), read_detections(need_file(file, LINES))
+    prompts = read_drawings(folder)
+    found = read_detections(need_file(file, LINES), folder)
     missing = [name for _, names in prompts.values() for name in names if name not in found]
     if missing:
         raise ValueError(
             f"{file} has no line for {missing[0]} and {len(missing) - 1} others: write one with "
             "empty detections where nothing was found"
         )
+    _warn_of_files(file, prompts, found)
     groups: dict[str, tuple[list[float], list[str]]] = {}
+    lines: list[dict[str, Any]] = []
     for prompt, (metadata, names) in prompts.items():
         values, clusters = groups.setdefault(metadata["tag"], ([], []))
-        values += [float(judge(found[name], metadata).correct) for name in names]
-        clusters += [prompt] * len(names)
+        for name in names:
+            verdict = judge(found[name], metadata)
+            values.append(float(verdict.correct))
+            clusters.append(prompt)
+            asked = {"tag": metadata["tag"], "prompt": metadata.get("prompt")}
+            lines.append({"key": name, **asked, **asdict(verdict)})
     groups = {tag: groups[tag] for tag in TAGS if tag in groups}
     scores = mean_by_tag({tag: [v > 0 for v in values] for tag, (values, _) in groups.items()})
     ci = {tag: bootstrap_interval(*group, seed=seed) for tag, group in groups.items()}
@@ -137,7 +192,7 @@ def score_drawings(
     if whole:
         ci["overall"] = bootstrap_macro_interval(groups, seed=seed)
     own = folder / SETTINGS_NAME
-    return {
+    summary = {
         "format_version": FORMAT_VERSION,
         "task": "geneval",
         "rules": RULES,
@@ -152,5 +207,8 @@ def score_drawings(
             json.dumps(metadata, sort_keys=True) for metadata, _ in prompts.values()
         ),
         "detections_sha256": files_hash([file]),
-        "drawings": json.loads(own.read_text(encoding="utf-8")) if own.is_file() else None,
+        "drawings": read_settings(own) if own.is_file() else None,
     }
+    if predictions is not None:
+        write_json_lines(Path(predictions), lines)
+    return summary

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -21,7 +22,15 @@ from tqdm import tqdm
 from openjanus.config import DrawingConfig
 from openjanus.engine.request import check_sampling
 from openjanus.eval.geneval import check_metadata
-from openjanus.eval.layouts import WrongLayout, files_hash, need_file, read_json
+from openjanus.eval.layouts import (
+    TEXT,
+    WrongLayout,
+    files_hash,
+    need_file,
+    read_json,
+    read_text,
+    readable,
+)
 from openjanus.eval.record import template_hash, weights_hash, write_json
 from openjanus.eval.runner import NAMED_BROKEN, SETTINGS_NAME, claimed
 from openjanus.folders import require_no_file
@@ -65,7 +74,8 @@ def read_prompts(path: Path, layout: str) -> Iterator[Job]:
     if layout == "dpg":
         yield from _dpg_prompts(path)
         return
-    with need_file(path, EXPECTED[layout]).open(encoding="utf-8") as lines:
+    expected = EXPECTED[layout]
+    with readable(path, expected), need_file(path, expected).open(encoding=TEXT) as lines:
         for index, line in enumerate(lines):
             text = line.rstrip("\n")
             if layout == "geneval":
@@ -80,8 +90,10 @@ def _geneval_job(index: int, line: str) -> Job:
     try:
         metadata = json.loads(line)
         check_metadata(metadata)
+        if not isinstance(metadata.get("prompt"), str):
+            raise TypeError(f"prompt must be words, got {metadata.get('prompt')!r}")
         return Job(name=name, prompt=metadata["prompt"], line=line)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError) as error:
         return Job(name=name, prompt="", line=line, error=f"line {index + 1}: {error}")
 
 
@@ -91,10 +103,14 @@ def _dpg_prompts(path: Path) -> Iterator[Job]:
         if not files:
             raise WrongLayout(path, "has no .txt files", EXPECTED["dpg"])
         for file in files:
-            text = file.read_text(encoding="utf-8").strip()
+            text = read_text(file, EXPECTED["dpg"]).strip()
             yield Job(name=file.stem, prompt=text, line=text, error=None if text else "is empty")
         return
-    with need_file(path, EXPECTED["dpg"]).open(encoding="utf-8", newline="") as file:
+    expected = EXPECTED["dpg"]
+    with (
+        readable(path, expected),
+        need_file(path, expected).open(encoding=TEXT, newline="") as file,
+    ):
         rows = csv.DictReader(file)
         if not {"item_id", "text"} <= set(rows.fieldnames or ()):
             raise WrongLayout(path, "has no columns item_id and text", EXPECTED["dpg"])
@@ -244,6 +260,8 @@ class DrawingSet:
         with claimed(folder, settings):
             counts, broken = self._draw_all(janus, folder, seed, limit)
             named = dict(list(broken.items())[:NAMED_BROKEN])
+            for name, error in named.items():
+                warnings.warn(f"{name} cannot be drawn and is left out: {error}", stacklevel=2)
             summary = settings | counts | {"broken": {"n": len(broken), "items": named}}
             write_json(folder / SUMMARY_NAME, summary)
         return summary

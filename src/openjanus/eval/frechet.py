@@ -6,6 +6,8 @@ the number means: name all three beside it.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -100,17 +102,30 @@ def read_features(path: str | Path) -> Gaussian:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no features at {path}: give a .npy or .npz file")
-    if path.suffix == ".npy":
-        return gaussian_of(np.load(path, allow_pickle=False))
-    if path.suffix != ".npz":
+    if path.suffix not in (".npy", ".npz"):
         raise ValueError(f"features lie in a .npy or .npz file, got {path}")
-    with np.load(path, allow_pickle=False) as arrays:
-        names = set(arrays.files)
-        if "features" in names:
-            return gaussian_of(arrays["features"])
-        if {"mu", "sigma"} <= names:
-            return _checked(arrays["mu"], arrays["sigma"], path)
-    raise ValueError(f"{path} must hold features, or mu and sigma, got {sorted(names)}")
+    arrays = _arrays(path)
+    strange = [name for name, array in arrays.items() if array.dtype.kind not in "fiu"]
+    if strange:
+        raise ValueError(f"{path}: {strange[0]} must be numbers, got {arrays[strange[0]].dtype}")
+    if "features" in arrays:
+        return gaussian_of(arrays["features"])
+    if {"mu", "sigma"} <= set(arrays):
+        return _checked(arrays["mu"], arrays["sigma"], path)
+    raise ValueError(f"{path} must hold features, or mu and sigma, got {sorted(arrays)}")
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """What a file holds of what is read here; a lone array is `features`."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return {"features": found}
+        with found:
+            wanted = [name for name in ("features", "mu", "sigma") if name in found.files]
+            return {name: found[name] for name in (wanted if wanted else found.files)}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is no whole file of numpy's arrays: write it again") from error
 
 
 def _checked(mean: np.ndarray, covariance: np.ndarray, path: Path) -> Gaussian:

@@ -164,30 +164,42 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
     _check_keys(metadata, required={"tag", "include"}, allowed={"exclude", "prompt"})
     if metadata["tag"] not in TAGS:
         raise ValueError(f"tag must be one of {', '.join(TAGS)}, got {metadata['tag']!r}")
+    for name in ("include", "exclude"):
+        entries = metadata.get(name, ())
+        if isinstance(entries, str) or not isinstance(entries, Sequence):
+            raise ValueError(f"{name} must be a list of what is asked for, got {entries!r}")
     for index, entry in enumerate(metadata["include"]):
         _check_keys(entry, required={"class", "count"}, allowed={"color", "position"})
         if "color" in entry and entry["color"] not in COLOURS:
             raise ValueError(f"color must be one of {', '.join(COLOURS)}, got {entry['color']!r}")
-        if "position" in entry:
-            relation, target = entry["position"]
-            if relation not in RELATIONS or not 0 <= target < index:
-                raise ValueError(
-                    f"position must be [one of {', '.join(RELATIONS)}; the index of an earlier "
-                    f"entry], got {entry['position']}"
-                )
+        if "position" in entry and not _is_position(entry["position"], index):
+            raise ValueError(
+                f"position must be [one of {', '.join(RELATIONS)}; the index of an earlier "
+                f"entry], got {entry['position']}"
+            )
     for entry in metadata.get("exclude", ()):
         _check_keys(entry, required={"class", "count"}, allowed=set())
 
 
-def _check_keys(entry: Mapping[str, Any], *, required: set[str], allowed: set[str]) -> None:
+def _is_position(position: Any, index: int) -> bool:
+    """Whether it is [relation, index of an entry before this one]."""
+    if isinstance(position, str) or not isinstance(position, Sequence) or len(position) != 2:
+        return False
+    relation, target = position
+    return relation in RELATIONS and type(target) is int and 0 <= target < index
+
+
+def _check_keys(entry: Any, *, required: set[str], allowed: set[str]) -> None:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"GenEval metadata are mappings of {sorted(required)}, got {entry!r}")
     keys = set(entry)
     if not required <= keys or keys - required - allowed:
         raise ValueError(
             f"a line of GenEval metadata has {sorted(required)} and may have {sorted(allowed)} "
             f"here, got {sorted(keys)}: mend the line"
         )
-    if "count" in required and entry["count"] < 1:
-        raise ValueError(f"count must be at least 1, got {entry['count']}")
+    if "count" in required and not (type(entry["count"]) is int and entry["count"] >= 1):
+        raise ValueError(f"count must be at least 1, a whole number, got {entry['count']!r}")
 
 
 def tag_scores(correct: Mapping[str, Sequence[bool]]) -> dict[str, float]:

@@ -7,19 +7,29 @@ picture's number among the four of a prompt, from 0.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from openjanus.eval.drawing_set import read_settings
-from openjanus.eval.layouts import WrongLayout, files_hash, need_file, need_keys, read_json_lines
+from openjanus.eval.layouts import (
+    TEXT,
+    WrongLayout,
+    files_hash,
+    need_file,
+    need_keys,
+    read_json_lines,
+    readable,
+)
+from openjanus.eval.record import write_json_lines
 from openjanus.eval.rules.dpg import (
     NO_PARENT,
     Question,
     check_graph,
     is_read,
     is_yes,
-    picture_score,
+    mean_score,
+    question_scores,
 )
 from openjanus.eval.stats import bootstrap_interval
 
@@ -46,7 +56,7 @@ def read_questions(path: Path) -> dict[str, list[Question]]:
         WrongLayout: No such table, a broken row or graph.
     """
     items: dict[str, list[Question]] = {}
-    with need_file(path, TABLE).open(encoding="utf-8", newline="") as file:
+    with readable(path, TABLE), need_file(path, TABLE).open(encoding=TEXT, newline="") as file:
         rows = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
         if missing:
@@ -63,7 +73,7 @@ def read_questions(path: Path) -> dict[str, list[Question]]:
                     ),
                     category=row["category_broad"],
                 )
-            except (ValueError, AttributeError) as error:
+            except (ValueError, TypeError, AttributeError) as error:
                 raise WrongLayout(path, f"has a broken row {number} ({error})", TABLE) from error
             items.setdefault(row["item_id"], []).append(question)
     for item, questions in items.items():
@@ -84,7 +94,7 @@ def read_answers(path: Path) -> Answers:
     answers: Answers = {}
     for record in need_keys(read_json_lines(path, LINES), keys, path, LINES):
         item, tile, number = str(record["item_id"]), record["tile"], record["proposition_id"]
-        if not (isinstance(tile, int) and isinstance(number, int)):
+        if not (type(tile) is int and type(number) is int):  # True is none
             raise WrongLayout(path, f"has a tile or question of {item} that is no number", LINES)
         if not 0 <= tile < TILES:
             said = f"has tile {tile} of {item}: a prompt's tiles are 0 to {TILES - 1}"
@@ -111,6 +121,7 @@ def score_answers(
     *,
     seed: int = 0,
     drawings: str | Path | None = None,
+    predictions: str | Path | None = None,
 ) -> dict[str, Any]:
     """Apply DPG-Bench's rules.
 
@@ -119,6 +130,7 @@ def score_answers(
         answers: The answers' file; prompts without any answer are left out and counted.
         seed: Of the interval, which resamples whole prompts.
         drawings: Folder that the pictures were drawn into; None is not known.
+        predictions: File that each tile's scores are written to, a JSON line each.
 
     Returns:
         `score`, 0 to 100, with its interval; `categories` from the answers before any falls with
@@ -132,26 +144,26 @@ def score_answers(
     table, file = Path(data), Path(answers)
     questions, told = read_questions(table), read_answers(file)
     unknown = [item for item in told if item not in questions]
-    if unknown or not told:
-        raise ValueError(f"{file} answers about {unknown or 'nothing'}: no such item in {table}")
-    values: list[float] = []
+    if not told:
+        raise ValueError(f"{file} answers about nothing: expected {LINES}")
+    if unknown:
+        others = f" and {len(unknown) - 1} others" if len(unknown) > 1 else ""
+        raise ValueError(f"{file} answers about {unknown[0]!r}{others}: no such item in {table}")
+    tiles = [
+        _judged(questions[item], said, item, tile, file)
+        for item, by_tile in told.items()
+        for tile, said in by_tile.items()
+    ]
+    scores: dict[str, list[float]] = {}
     categories: dict[str, list[bool]] = {}
-    tiles, unread = 0, []
-    for item, by_tile in told.items():
-        scores = []
-        for tile, said in by_tile.items():
-            yes = {number: is_yes(answer) for number, answer in said.items()}
-            unread += [not is_read(answer) for answer in said.values()]
-            try:
-                scores.append(picture_score(questions[item], yes))
-            except ValueError as error:
-                raise ValueError(f"{file}: item {item}, tile {tile}: {error}") from error
-            for question in questions[item]:
-                categories.setdefault(question.category, []).append(yes[question.number])
-        tiles += len(scores)
-        values.append(100 * sum(scores) / len(scores))
+    for one in tiles:
+        scores.setdefault(one["item_id"], []).append(one["score"])
+        for question in questions[one["item_id"]]:
+            categories.setdefault(question.category, []).append(question.number in one["yes"])
+    values = [100 * sum(of_item) / len(of_item) for of_item in scores.values()]
+    unread = [not is_read(a) for of in told.values() for said in of.values() for a in said.values()]
     low, high = bootstrap_interval(values, range(len(values)), seed=seed)
-    return {
+    summary = {
         "format_version": FORMAT_VERSION,
         "task": "dpg",
         "rules": RULES,
@@ -164,11 +176,36 @@ def score_answers(
         "categories": {
             name: round(100 * sum(yes) / len(yes), 2) for name, yes in sorted(categories.items())
         },
-        "n": tiles,
+        "n": len(tiles),
         "parse_failure_rate": round(sum(unread) / len(unread), 4),
         "prompts": len(values),
         "prompts_without_answers": len(questions) - len(values),
         "questions_sha256": files_hash([table]),
         "answers_sha256": files_hash([file]),
         "drawings": None if drawings is None else read_settings(Path(drawings)),
+    }
+    if predictions is not None:
+        write_json_lines(Path(predictions), tiles)
+    return summary
+
+
+def _judged(
+    questions: Sequence[Question], said: Mapping[int, str], item: str, tile: int, file: Path
+) -> dict[str, Any]:
+    """Score of a tile: which questions were answered with yes, and which of these fell."""
+    strange = sorted(set(said) - {question.number for question in questions})
+    if strange:
+        raise ValueError(f"{file}: item {item}, tile {tile}: there is no question {strange[0]}")
+    yes = {number: is_yes(answer) for number, answer in said.items()}
+    try:
+        scores = question_scores(questions, yes)
+    except ValueError as error:
+        raise ValueError(f"{file}: item {item}, tile {tile}: {error}") from error
+    return {
+        "key": f"{item}/{tile}",
+        "item_id": item,
+        "tile": tile,
+        "score": mean_score(scores),
+        "yes": [number for number, is_so in yes.items() if is_so],
+        "fallen": [number for number, is_so in yes.items() if is_so and not scores[number]],
     }

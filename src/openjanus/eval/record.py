@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,16 @@ def template_hash(processor: ProcessorConfig) -> str:
 
 def write_json(path: Path, data: dict[str, Any] | list[Any]) -> None:
     """Write a file whole or not at all."""
+    _write_whole(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write a record a line, all of them or none, and the folder for them if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_whole(path, "".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def _write_whole(path: Path, text: str) -> None:
     draft = path.with_name(f"{path.name}.part")
-    draft.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.write_text(text, encoding="utf-8")
     draft.replace(path)

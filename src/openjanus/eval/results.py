@@ -96,7 +96,7 @@ def read_result(folder: Path) -> Result:
         raise FileNotFoundError(_why_no_summary(folder))
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text
         raise ValueError(f"{path} is not JSON ({error}): run openjanus eval again") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("format_version"), int):
         raise ValueError(f"{path} has no format_version: give a folder that openjanus eval wrote")
@@ -114,7 +114,9 @@ def read_result(folder: Path) -> Result:
         )
     try:
         blocks = _blocks(summary)
-    except (KeyError, TypeError, AttributeError) as error:
+        for block in blocks:
+            _check(block)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{path} is no whole summary ({error!r}): run openjanus eval again"
         ) from error
@@ -132,7 +134,7 @@ def _why_no_summary(folder: Path) -> str:
         return f"no {runner.SUMMARY_NAME} in {folder}: give a folder that openjanus eval wrote"
     done = runner.PREDICTIONS_NAME
     lines = (folder / done).read_bytes().count(b"\n") if (folder / done).is_file() else 0
-    asked = json.loads(settings.read_text(encoding="utf-8")).get("prompts", "?")
+    asked = runner.read_settings(settings).get("prompts", "?")
     return (
         f"the result in {folder} is not complete ({lines} of {asked} answers): give its "
         "openjanus eval command again, which goes on from there"
@@ -153,6 +155,21 @@ def _blocks(summary: Mapping[str, Any]) -> list[Block]:
     return [_benchmark_block(summary)] if "score" in summary else []
 
 
+def _check(block: Block) -> None:
+    """See that words are words and figures numbers, which nobody else's summary must keep.
+
+    Raises:
+        TypeError: One is not.
+    """
+    for name in ("task", "title", "rules", "unit"):
+        if not isinstance(getattr(block, name), str):
+            raise TypeError(f"{name} is {getattr(block, name)!r}")
+    figures = dict(block.parts) if block.main is None else {"score": block.main, **block.parts}
+    for name, figure in figures.items():
+        if not isinstance(figure.value, int | float | None):
+            raise TypeError(f"{name} is {figure.value!r}")
+
+
 def _benchmark_block(summary: Mapping[str, Any]) -> Block:
     """A benchmark of questions, or DPG-Bench: a headline, or a file for a server."""
     options = summary.get("options", {})
@@ -160,7 +177,7 @@ def _benchmark_block(summary: Mapping[str, Any]) -> Block:
     files = tuple(options.get("files", ()))
     marks = {"files": options.get("files_sha256", summary.get("questions_sha256", ""))}
     main = Figure(value=None, n=summary["n"], broken=broken, note=summary.get("submission", "-"))
-    unit, title = "percent", summary["task"]
+    unit, title = "points" if summary["task"] == "mme" else "percent", summary["task"]
     if score is not None:
         unit, title = score["unit"], score["name"]
         interval = _pair(score["interval"])
@@ -171,6 +188,9 @@ def _benchmark_block(summary: Mapping[str, Any]) -> Block:
     for name, figures in summary.get("splits", {}).items():
         edges = [100 * edge for edge in summary["f1_ci"][name]]
         parts[name] = Figure(value=100 * figures["f1"], interval=_pair(edges))
+    for name, value in summary.get("tasks", {}).items() if summary["task"] == "mme" else ():
+        # The first summaries had no intervals of tasks.
+        parts[name] = Figure(value=value, interval=_edges(summary.get("tasks_ci", {}), name))
     if "cognition_ci" in summary:
         parts["cognition"] = Figure(
             value=summary["cognition"], interval=_pair(summary["cognition_ci"])

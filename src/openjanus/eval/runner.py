@@ -19,7 +19,13 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from openjanus.eval.record import prompts_hash, template_hash, weights_hash, write_json
+from openjanus.eval.record import (
+    prompts_hash,
+    template_hash,
+    weights_hash,
+    write_json,
+    write_json_lines,
+)
 from openjanus.eval.task import Prediction, Request, Task, build_task
 from openjanus.folders import held, require_no_file
 from openjanus.pipeline import Janus
@@ -79,6 +85,8 @@ def run_task(
         _check_pictures(folder, requests, done)
         if retry_broken:
             done = _forget_broken(folder / PREDICTIONS_NAME, done)
+        else:
+            _say_broken(done)
         _ask(janus, task, requests, done, folder)
         predictions = [done[request.key] for request in requests]
         summary = _summary(janus, task, predictions, folder, settings)
@@ -102,7 +110,10 @@ def _summary(
     broken = {p["key"]: p["error"] for p in predictions if "error" in p}
     if not whole:
         key, error = next(iter(broken.items()))
-        raise ValueError(f"every item of {settings['task']} is broken; {key}: {error}")
+        raise ValueError(
+            f"every item of {settings['task']} is broken; {key}: {error}; once they are mended "
+            "retry_broken (--retry-broken) asks them again"
+        )
     began = time.perf_counter()
     summary = dict(settings) | task.summarise(janus, whole, folder, seed=settings["seed"])
     named = dict(list(broken.items())[:NAMED_BROKEN])
@@ -170,8 +181,25 @@ def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
     write_json(path, dict(settings))
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a folder's `settings.json` says.
+
+    Raises:
+        ValueError: It is no JSON, or no settings.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}): put it back, or give another output folder"
+        ) from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no settings: put them back, or give another output folder")
+    return found
+
+
 def _differing(path: Path, settings: Mapping[str, Any]) -> list[str]:
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_settings(path)
     return sorted(k for k in {*found, *settings} if found.get(k) != settings.get(k))
 
 
@@ -227,7 +255,7 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
             prediction = json.loads(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no text
             raise ValueError(f"{path} line {number} is not JSON ({error}): delete it") from error
         if not isinstance(prediction, dict) or not isinstance(prediction.get("key"), str):
             raise ValueError(f"{path} line {number} is no prediction with its key: delete it")
@@ -248,14 +276,23 @@ def _check_pictures(
             )
 
 
+def _say_broken(done: Mapping[str, Prediction]) -> None:
+    """Warn of what an earlier session left out, and this one does too."""
+    left = [key for key, prediction in done.items() if "error" in prediction]
+    if left:
+        others = f" and {len(left) - 1} others" if len(left) > 1 else ""
+        warnings.warn(
+            f"{left[0]}{others} were broken before and stay left out: retry_broken "
+            "(--retry-broken) asks them again",
+            stacklevel=3,
+        )
+
+
 def _forget_broken(path: Path, done: Mapping[str, Prediction]) -> dict[str, Prediction]:
     """Take the broken items out of the file of predictions; whole or not at all."""
     kept = {key: prediction for key, prediction in done.items() if "error" not in prediction}
     if len(kept) < len(done):
-        draft = path.with_name(f"{path.name}.part")
-        lines = (f"{json.dumps(prediction)}\n" for prediction in kept.values())
-        draft.write_text("".join(lines), encoding="utf-8")
-        draft.replace(path)
+        write_json_lines(path, kept.values())
     return kept
 
 

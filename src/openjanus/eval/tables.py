@@ -12,6 +12,8 @@ from openjanus.eval.results import Block, Figure, Result, headers, run_labels
 FORMAT_VERSION: Final = 1
 """Of the tables as plain data."""
 NOTHING: Final = "-"
+MAIN: Final = "Main figures"
+"""Title of the table that has a column a benchmark."""
 Key = tuple[Any, ...]
 
 
@@ -110,7 +112,7 @@ def _main_table(
         }
         rows.append(Row(name=name, paper=True, figures=figures))
     return Table(
-        title="Main figures",
+        title=MAIN,
         columns=tuple(columns.values()),
         rows=tuple(row for row in rows if row.figures),
         sources=_sources(paper for paper, _ in papers.values()),

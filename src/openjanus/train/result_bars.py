@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openjanus.eval.results import Figure
-from openjanus.eval.tables import Table
+from openjanus.eval.tables import MAIN, Table
 
 PAPER_COLOUR = "0.75"
 BAR = 0.8
@@ -35,14 +35,11 @@ def draw_results(tables: Sequence[Table], output: Path) -> None:
             error
         )
     panels = [
-        (table, [column])
-        for table in tables
-        if table.title == "Main figures"
-        for column in table.columns
+        (table, [column]) for table in tables if table.title == MAIN for column in table.columns
     ]
     for table in tables:
         rows = tuple(row for row in table.rows if not row.paper)
-        if table.title != "Main figures" and rows:
+        if table.title != MAIN and rows:
             panels.append((replace(table, rows=rows), [*table.columns]))
     colours = _colours(tables)
     heights = [0.8 + 0.3 * max(3, _bars(table, columns)) for table, columns in panels]
@@ -52,11 +49,17 @@ def draw_results(tables: Sequence[Table], output: Path) -> None:
         len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights}
     ).flatten()
     for axes, (table, columns) in zip(grid, panels, strict=True):
-        title = columns[0].title if len(columns) == 1 else table.title
-        axes.set_title(title, fontsize="small", loc="left", wrap=True)
+        axes.set_title(_title(table, columns), fontsize="small", loc="left", wrap=True)
         _draw_panel(axes, table, columns, colours)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
+
+
+def _title(table: Table, columns: Sequence[Any]) -> str:
+    """What a panel is about; a lone part says of what it is one."""
+    if table.title == MAIN:
+        return columns[0].title
+    return f"{table.title}: {columns[0].title}" if len(columns) == 1 else table.title
 
 
 def _colours(tables: Sequence[Table]) -> dict[str, str]:

@@ -59,7 +59,17 @@ def test_circular_wants_every_rotation_right():
 
 @pytest.mark.parametrize(
     ("answer", "read"),
-    [("A", "A"), (" b) a dog", "B"), ("(C)", "C"), ("D", None), ("the A", None), ("", None)],
+    [
+        ("A", "A"),
+        (" b) a dog", "B"),
+        ("b", "B"),
+        ("(C)", "C"),
+        ("Cats", "C"),  # the first character, whatever follows
+        ("car", None),  # but a small one is a letter only by itself
+        ("D", None),
+        ("the A", None),
+        ("", None),
+    ],
 )
 def test_seed_reads_the_first_character(answer, read):
     assert read_letter(answer, OPTIONS) == read

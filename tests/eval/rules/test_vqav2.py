@@ -65,6 +65,13 @@ def test_the_reply_is_normalised_where_all_agree_too():
         accuracy("2", ["2"])
 
 
+def test_both_sides_may_be_normalised_alike():
+    for human in (["two"] * 10, ["The Two."] * 9 + ["cat"], ["2"] * 10):
+        assert accuracy("Two", human, both_sides=True) == 1
+    assert accuracy("t-shirt", ["t-shirt"] * 10, both_sides=True) == 1
+    assert accuracy("3", ["two"] * 10, both_sides=True) == 0
+
+
 def test_of_the_annotators_answers_only_punctuation_is_normalised():
     # Nine say "two", which no reply can say any more: one annotator's "2" is left.
     assert accuracy("2", ["two"] * 9 + ["2"]) == pytest.approx(0.3)

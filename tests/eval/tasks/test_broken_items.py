@@ -50,7 +50,8 @@ def test_broken_items_are_named_counted_and_left_out(scripted, tmp_path):
     assert len(janus.asked) == 3
     # A broken item is not asked again, unless that is wanted, and then it alone.
     (data / "images" / "3.jpg").write_bytes(whole)
-    again = run_task(janus, "gqa", output=tmp_path / "run", options=options)
+    with pytest.warns(UserWarning, match="q1 and 2 others were broken before and stay left out"):
+        again = run_task(janus, "gqa", output=tmp_path / "run", options=options)
     assert (again["n"], len(janus.asked)) == (3, 3)
     with pytest.warns(UserWarning, match="q[14] is broken"):
         mended = run_task(janus, "gqa", output=tmp_path / "run", options=options, retry_broken=True)

@@ -63,6 +63,8 @@ def test_circular_wants_every_rotation(rows, scripted, tmp_path):
     vanilla = {"data": str(table)}
     once = run_task(scripted(say), "mmbench", output=tmp_path / "other", options=vanilla)
     assert (once["score"]["value"], summary["score"]["value"]) == (100.0, 50.0)
+    # Both stand beside each other, labelled: the first rotation is the question itself.
+    assert summary["vanilla"] == once["score"] and "vanilla" not in once
 
 
 def test_published_rotations_are_taken_as_they_are(rows, scripted, tmp_path):
@@ -97,6 +99,7 @@ def test_a_question_with_a_broken_rotation_does_not_count(rows, scripted, tmp_pa
         )
     assert summary["categories"] == {"colours": 1.0}
     assert summary["broken"]["n"] == 1
+    assert summary["vanilla"]["value"] == 100.0  # of the same questions
 
 
 def test_the_test_split_becomes_a_workbook(rows, scripted, tmp_path):
@@ -204,6 +207,14 @@ def test_wrong_layouts_of_seed(seed_bench, tmp_path):
     (seed_bench / "SEED-Bench.json").write_text('{"questions": [{"question_id": 1}]}')
     with pytest.raises(ValueError, match="has no question, choice_a"):
         load(seed_bench)
+
+
+@pytest.mark.parametrize("kinds", [[1], None, "Scene"])
+def test_kinds_of_seed_are_a_mapping(seed_bench, kinds):
+    path = seed_bench / "SEED-Bench.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"question_type": kinds}))
+    with pytest.raises(ValueError, match="a question_type that is no mapping: expected SEED"):
+        build_task("seed", {"data": str(seed_bench)}).requests(limit=None, seed=0)
 
 
 def test_an_answer_that_is_no_choice_is_refused(seed_bench):

@@ -88,6 +88,27 @@ def test_vqa_accuracy(vqa, scripted, tmp_path):
     ]
 
 
+def test_both_sides_may_be_normalised(vqa, scripted, tmp_path):
+    file = vqa / "v2_mscoco_val2014_annotations.json"
+    file.write_text(file.read_text().replace('"answer": "2"', '"answer": "The Two"'))
+    for rule, score in (("official", 0.0), ("both-sides", 1.0)):
+        options = {"data": str(vqa), "split": "val2014", "rule": rule}
+        janus = scripted(lambda words: "2")
+        summary = run_task(janus, "vqav2", output=tmp_path / rule, options=options)
+        assert summary["kinds"]["number"] == score
+
+
+@pytest.mark.parametrize("name", ["question_id", "image_id"])
+def test_ids_of_vqa_are_numbers(vqa, name):
+    # The server's file and the pictures' names are made of them.
+    path = vqa / "v2_OpenEnded_mscoco_test-dev2015_questions.json"
+    content = json.loads(path.read_text())
+    content["questions"][1][name] = "x"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"has the {name} 'x', which is no whole number"):
+        requests_of("vqav2", vqa, split="test-dev2015")
+
+
 def test_test_dev_becomes_a_file_for_the_server(vqa, scripted, tmp_path):
     (vqa / "test2015" / "COCO_test2015_000000000002.jpg").unlink()
     options = {"data": str(vqa), "split": "test-dev2015"}
@@ -109,6 +130,15 @@ def test_wrong_layouts_of_vqa(vqa):
     file = vqa / "v2_mscoco_val2014_annotations.json"
     file.write_text('{"annotations": [{"question_id": 10, "answers": []}]}')
     with pytest.raises(ValueError, match="has no answers to question 11"):
+        requests_of("vqav2", vqa, split="val2014")
+    told = [{"question_id": i, "answers": [{"answer": "yes"}] * 10} for i in (10, 11)]
+    for wrong in (["yes"] * 10, [{"x": 1}] * 10, [{"answer": "yes"}], {}):
+        annotations = [told[0] | {"answers": wrong}, told[1]]
+        file.write_text(json.dumps({"annotations": annotations}))
+        with pytest.raises(ValueError, match="no answers of 2 annotators or more to question 10"):
+            requests_of("vqav2", vqa, split="val2014")
+    file.write_text(json.dumps({"annotations": [*told, told[0]]}))
+    with pytest.raises(ValueError, match="answers question 10 twice"):
         requests_of("vqav2", vqa, split="val2014")
     file.write_text('{"annotation": []}')
     with pytest.raises(ValueError, match="has no list of annotations"):
@@ -215,6 +245,22 @@ def test_wrong_layouts_of_mmmu(mmmu, tmp_path):
         requests_of("mmmu", tmp_path)
     with pytest.raises(ValueError, match="has no files"):
         requests_of("mmmu", mmmu, split="dev")
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = mmmu / "Art" / "validation-00000-of-00001.parquet"
+    whole = parquet.read_table(file).to_pylist()
+    for change, says in [
+        ({"options": "[]"}, r"has the options '\[\]' of validation_Art_1: expected a list"),
+        ({"options": "a, b"}, "has the options 'a, b' of validation_Art_1"),
+        ({"question": None}, "has a row without question"),
+        ({"answer": "?"}, "has no answer to validation_Art_1, unlike 1 others"),
+        ({"answer": None}, "has no answer to validation_Art_1, unlike 1 others"),
+    ]:
+        # The file of the same name is read anew.
+        rows = [whole[0] | change, whole[1]]
+        parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+        with pytest.raises(ValueError, match=says):
+            requests_of("mmmu", mmmu)
     (mmmu / "Art" / "validation-00001-of-00002.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match="is broken"):
         requests_of("mmmu", mmmu)

@@ -74,6 +74,13 @@ def test_a_limit_is_of_each_split(pope, scripted, tmp_path):
     assert [json.loads(line)["key"] for line in lines] == ["random/1", "popular/1", "adversarial/1"]
 
 
+def test_the_random_split_may_be_given_itself(pope):
+    file = pope / "coco_pope_random.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())  # a mark of byte order is no text
+    requests = build_task("pope", {"data": str(file)}).requests(limit=None, seed=0)
+    assert [request.key for request in requests] == [f"random/{i}" for i in (1, 2, 3, 4)]
+
+
 def test_a_label_is_yes_or_no(pope):
     path = pope / "coco_pope_random.json"
     path.write_text(path.read_text().replace('"no"', '"maybe"', 1))
@@ -95,8 +102,19 @@ def test_wrong_layouts_of_pope(pope, tmp_path):
 
     with pytest.raises(ValueError, match=r"has 0 files \*pope_random.json: expected a folder with"):
         load(tmp_path)
-    with pytest.raises(ValueError, match="is a file: expected"):
-        load(pope / "coco_pope_random.json")
+    with pytest.raises(ValueError, match="none does not exist: expected"):
+        load(tmp_path / "none")
+    popular = pope / "coco_pope_popular.json"
+    with pytest.raises(ValueError, match=r"is the popular split of POPE, and rule 'authors' asks"):
+        load(popular)
+    with pytest.raises(ValueError, match="is the popular split of POPE, and rule 'splits' asks"):
+        load(popular, rule="splits")
+    with pytest.raises(ValueError, match=r"a\.jpg is no file of POPE"):
+        load(pope / "val2014" / "a.jpg")
+    (pope / "gqa_pope_random.json").write_text("")
+    with pytest.raises(ValueError, match=r"has 2 files .*coco_pope_random\.json, gqa_pope_random"):
+        load(pope)
+    (pope / "gqa_pope_random.json").unlink()
     with pytest.raises(ValueError, match=r"POPE has no rule 'author'; did you mean 'authors'"):
         load(pope, rule="author")
     with pytest.raises(ValueError, match="max_new_tokens and batch_size must be at least 1"):
@@ -108,6 +126,12 @@ def test_wrong_layouts_of_pope(pope, tmp_path):
         load(pope)
     file.write_text('{"question_id": 1, "image": "a.jpg", "label": "yes"}\n')
     with pytest.raises(ValueError, match="has no text in record 1"):
+        load(pope)
+    file.write_text('{"question_id": 1, "image": "a.jpg", "text": null, "label": "yes"}\n')
+    with pytest.raises(ValueError, match="has no text in record 1"):
+        load(pope)
+    file.write_bytes(b"\xff\n")
+    with pytest.raises(ValueError, match=r"coco_pope_random\.json is no UTF-8 text"):
         load(pope)
     file.write_text("[1]\n")
     with pytest.raises(ValueError, match="has no mapping as record 1"):
@@ -127,7 +151,7 @@ def mme(tmp_path, make_picture) -> Path:
     for name in ("one", "two"):
         make_picture(folder / "existence" / f"{name}.jpg")
         (folder / "existence" / f"{name}.txt").write_text(
-            f"Is {name} here? Please answer yes or no.\tYes\nIs it not {name}?\tNo\n"
+            f"Is {name} here? Please answer yes or no.\tYes\nIs it not {name}?\tno\n"
         )
     make_picture(folder / "landmark" / "images" / "x.png")
     texts = folder / "landmark" / "questions_answers_YN"
@@ -148,6 +172,7 @@ def test_mme_counts_pictures_with_both_answers_right(mme, scripted, tmp_path):
     assert summary["tasks"] == {"existence": 125.0, "landmark": 50.0}
     assert summary["pictures"] == {"existence": 2, "landmark": 1}
     assert summary["score"] is None and "perception" not in summary
+    assert summary["tasks_ci"] == {"existence": [50.0, 200.0], "landmark": [50.0, 50.0]}
     assert summary["parse_failure_rate"] == round(1 / 6, 4)
 
 
@@ -175,6 +200,11 @@ def test_wrong_layouts_of_mme(mme, tmp_path):
         load(tmp_path / "none")
     with pytest.raises(ValueError, match="has no folder of a task of MME"):
         load(tmp_path)
+    (mme / "existence" / "._one.txt").write_bytes(b"\xff")  # a Mac's, and no question
+    load(mme)
+    (mme / "existence" / "one.txt").write_bytes(b"\xff\tYes\nb\tNo")
+    with pytest.raises(ValueError, match=r"one\.txt is no UTF-8 text"):
+        load(mme)
     (mme / "existence" / "one.txt").write_text("Is it?\tYes\n")
     with pytest.raises(ValueError, match=r"one.txt does not hold two questions"):
         load(mme)

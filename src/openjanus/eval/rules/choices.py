@@ -82,8 +82,14 @@ def circular_correct(right: Sequence[bool]) -> bool:
 
 
 def read_letter(answer: str, options: Mapping[str, str]) -> str | None:
-    """SEED's reading: the first character, where it is an option's letter; brackets aside."""
-    start = answer.strip().lstrip("(")[:1].upper()
+    """SEED's reading: the first character, where it is an option's letter; brackets aside.
+
+    A small letter counts too where no word goes on behind it: "b)", not "both".
+    """
+    said = answer.strip().lstrip("(")
+    start = said[:1]
+    if start.islower() and not said[1:2].isalnum():
+        start = start.upper()
     return start if start in options else None
 
 

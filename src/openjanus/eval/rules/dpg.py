@@ -80,5 +80,9 @@ def question_scores(questions: Sequence[Question], yes: Mapping[int, bool]) -> d
 
 def picture_score(questions: Sequence[Question], yes: Mapping[int, bool]) -> float:
     """Mean of `question_scores`, 0 to 1."""
-    scores = question_scores(questions, yes)
+    return mean_score(question_scores(questions, yes))
+
+
+def mean_score(scores: Mapping[int, float]) -> float:
+    """A picture's score from its questions', 0 to 1."""
     return sum(scores.values()) / len(scores)

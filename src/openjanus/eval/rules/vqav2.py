@@ -102,16 +102,16 @@ def _one_line(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
-def accuracy(answer: str, human: Sequence[str]) -> float:
+def accuracy(answer: str, human: Sequence[str], *, both_sides: bool = False) -> float:
     """Mean over the annotators of min(1, matches among the others / 3); 0 to 1.
 
     So does the authors' program: the reply is always normalised; of the annotators' answers only
-    the punctuation is, and that only where they differ. (Copies of it that normalise both sides,
-    or neither where all agree, count otherwise.)
+    the punctuation is, and that only where they differ. Copies of it normalise both sides alike.
 
     Args:
         answer: The model's.
         human: The annotators', ten of them.
+        both_sides: Normalise the annotators' answers as the reply is.
 
     Raises:
         ValueError: Fewer than two annotators.
@@ -119,7 +119,9 @@ def accuracy(answer: str, human: Sequence[str]) -> float:
     if len(human) < 2:
         raise ValueError(f"VQAv2 compares with the other annotators, got {len(human)} of them")
     told, said = [_one_line(one) for one in human], normalise(answer)
-    if len(set(told)) > 1:
+    if both_sides:
+        told = [normalise(one) for one in told]
+    elif len(set(told)) > 1:
         told = [strip_punctuation(one) for one in told]
     agreeing = sum(one == said for one in told)
     return sum(min(1.0, (agreeing - (one == said)) / 3) for one in told) / len(told)

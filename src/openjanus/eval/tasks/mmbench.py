@@ -19,7 +19,7 @@ from openjanus.eval.benchmark import (
     mean_score,
     option_lines,
 )
-from openjanus.eval.layouts import WrongLayout, need_file
+from openjanus.eval.layouts import TEXT, WrongLayout, need_file, readable
 from openjanus.eval.rules.choices import LETTERS, circular_correct, read_option, rotations
 from openjanus.eval.submissions import write_xlsx
 from openjanus.eval.task import Prediction
@@ -104,11 +104,17 @@ class MMBench(Benchmark):
             counted = _circular(predictions, Counter(one.unit for one in self.asked.values()))
         if not counted:
             raise ValueError("every question of MMBench has a broken rotation: mend the table")
-        return {
+        summary = {
             "score": mean_score(f"MMBench accuracy, {self.rule}", counted, seed),
             "categories": by("category", counted),
             "questions": len(counted),
         }
+        if self.rule == "circular":  # the first of its rotations is the question itself
+            kept = {one["unit"] for one in counted}
+            first = {p["unit"]: p for p in reversed(predictions) if p["unit"] in kept}
+            told = [*first.values()]
+            summary["vanilla"] = mean_score("MMBench accuracy, vanilla", told, seed)
+        return summary
 
     def _submit(self, predictions: Sequence[Prediction], path: Path) -> None:
         columns = ["index", "question", *_letters(self._rows.values()), "prediction"]
@@ -123,12 +129,13 @@ def _read(path: Path) -> list[dict[str, str]]:
     if path.suffix.lower() != ".tsv":
         need_file(path, EXPECTED)
         raise WrongLayout(path, "is no .tsv", EXPECTED)
-    with need_file(path, EXPECTED).open(encoding="utf-8", newline="") as file:
+    with (
+        readable(path, EXPECTED),
+        need_file(path, EXPECTED).open(encoding=TEXT, newline="") as file,
+    ):
         before = csv.field_size_limit(CELL)  # pictures are longer than the module allows
         try:
             rows = list(csv.DictReader(file, delimiter="\t"))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise WrongLayout(path, f"is no table ({error})", EXPECTED) from error
         finally:
             csv.field_size_limit(before)
     missing = [

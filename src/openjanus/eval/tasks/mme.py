@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from openjanus.eval.benchmark import Asked, Benchmark, headline
-from openjanus.eval.layouts import WrongLayout, need_folder
+from openjanus.eval.layouts import WrongLayout, need_folder, read_text
 from openjanus.eval.rules.mme import (
     COGNITION,
     PERCEPTION,
@@ -16,7 +16,7 @@ from openjanus.eval.rules.mme import (
     task_score,
     totals,
 )
-from openjanus.eval.stats import Interval, bootstrap_macro_interval
+from openjanus.eval.stats import Interval, bootstrap_interval, bootstrap_macro_interval
 from openjanus.eval.task import Prediction
 
 EXPECTED: Final = (
@@ -25,6 +25,7 @@ EXPECTED: Final = (
     "questions_answers_YN/"
 )
 SUFFIXES: Final = (".jpg", ".jpeg", ".png")
+SAID: Final = {"yes": True, "no": False}
 
 
 class Mme(Benchmark):
@@ -48,15 +49,16 @@ class Mme(Benchmark):
         texts, pictures = folder / "questions_answers_YN", folder / "images"
         if not (texts.is_dir() and pictures.is_dir()):
             texts = pictures = folder
-        files = sorted(texts.glob("*.txt"))
+        # Archives made on a Mac bring along ._NAME.txt.
+        files = sorted(p for p in texts.glob("*.txt") if not p.name.startswith("."))
         if not files:
             raise WrongLayout(texts, "has no text files", EXPECTED)
         self.files += files
         made = []
         for file in files:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = read_text(file, EXPECTED).splitlines()
             pairs = [line.rpartition("\t") for line in lines if line.strip()]
-            if len(pairs) != 2 or any(end.strip() not in ("Yes", "No") for _, _, end in pairs):
+            if len(pairs) != 2 or any(end.strip().lower() not in SAID for _, _, end in pairs):
                 raise WrongLayout(file, "does not hold two questions with Yes or No", EXPECTED)
             places = [pictures / f"{file.stem}{suffix}" for suffix in SUFFIXES]
             picture = next((place for place in places if place.is_file()), places[0])
@@ -68,7 +70,7 @@ class Mme(Benchmark):
                     part=task,
                     unit=name,
                     cluster=name,
-                    record={"answer": answer.strip() == "Yes"},
+                    record={"answer": SAID[answer.strip().lower()]},
                 )
                 for number, (question, _, answer) in enumerate(pairs)
             ]
@@ -102,6 +104,7 @@ class Mme(Benchmark):
             "score": None,
             **{name: round(value, 2) for name, value in sums.items()},
             "tasks": {task: round(score, 2) for task, score in scores.items()},
+            "tasks_ci": {task: _task_interval(units, seed) for task, units in points.items()},
             "pictures": {task: len(units) for task, units in points.items()},
         }
         if "perception" in sums:
@@ -113,6 +116,12 @@ class Mme(Benchmark):
             edges = _sum_interval({task: points[task] for task in COGNITION}, seed)
             summary["cognition_ci"] = [round(edge, 2) for edge in edges]
         return summary
+
+
+def _task_interval(units: Mapping[str, float], seed: int) -> list[float]:
+    """Interval of one task's points, pictures resampled."""
+    edges = bootstrap_interval([*units.values()], [*units], seed=seed)
+    return [round(edge, 2) for edge in edges]
 
 
 def _sum_interval(points: dict[str, dict[str, float]], seed: int) -> Interval:

@@ -87,7 +87,11 @@ class Mmmu(Benchmark):
             said = f"has no files */{self._split}-*.parquet"
             raise WrongLayout(self.data, said, EXPECTED)
         asked = [one for file in self.files for one in self._subject(file)]
-        self._has_answers = all(one.record["answer"] not in ("", "?") for one in asked)
+        without = [one.key for one in asked if one.record["answer"] in ("", "?")]
+        self._has_answers = not without
+        if 0 < len(without) < len(asked):
+            said = f"has no answer to {without[0]}, unlike {len(asked) - len(without)} others"
+            raise WrongLayout(self.data, said, "answers to all questions, or to none")
         return asked
 
     def _subject(self, file: Path) -> list[Asked]:
@@ -113,8 +117,14 @@ class Mmmu(Benchmark):
     def _asked(
         self, record: Mapping[str, Any], file: Path, pictures: Mapping[int, PictureSource]
     ) -> Asked:
-        options = _listed(record["options"])
+        empty = [name for name in ("id", "question") if record[name] is None]
+        if empty:
+            raise WrongLayout(file, f"has a row without {empty[0]}", EXPECTED)
         is_choice = record["question_type"] == "multiple-choice"
+        options = _listed(record["options"]) if is_choice else []
+        if is_choice and not options:
+            said = f"has the options {record['options']!r} of {record['id']}"
+            raise WrongLayout(file, said, "a list of options, or the text of one")
         words = str(record["question"])
         if is_choice:
             lines = [f"({letter}) {text}" for letter, text in zip(LETTERS, options, strict=False)]
@@ -164,23 +174,29 @@ class Mmmu(Benchmark):
 
 
 def _listed(options: Any) -> list[str]:
-    """Options, which the files hold as the text of a Python list."""
+    """Options, which the files hold as the text of a Python list; none where it is no list."""
     if isinstance(options, str):
         try:
             options = ast.literal_eval(options)
         except (ValueError, SyntaxError):
-            return [options]
-    return [str(option) for option in options]
+            return []
+    return [str(option) for option in options] if isinstance(options, list | tuple) else []
 
 
 def _right(answer: Any) -> str | list[str]:
     """The answer; the files hold several as the text of a Python list."""
-    text = str(answer)
-    return _listed(text) if text.startswith("[") else text
+    text = "" if answer is None else str(answer)
+    several = _listed(text) if text.startswith("[") else []
+    return several if several else text
+
+
+def _read(file: Path) -> Any:
+    """A table; one that was written anew since is read anew."""
+    return _read_once(file, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=KEPT_FILES)
-def _read(file: Path) -> Any:
+def _read_once(file: Path, written_ns: int) -> Any:
     try:
         import pyarrow
         import pyarrow.parquet

@@ -11,7 +11,7 @@ import numpy as np
 
 from openjanus.eval.answers import read_yes_no, yes_no_scores
 from openjanus.eval.benchmark import ONE_WORD, Asked, FolderBenchmark, headline
-from openjanus.eval.layouts import WrongLayout, need_keys, read_json_lines
+from openjanus.eval.layouts import WrongLayout, need_folder, need_keys, read_json_lines
 from openjanus.eval.stats import Interval, bootstrap_statistic
 from openjanus.eval.task import Prediction
 
@@ -37,14 +37,18 @@ class Pope(FolderBenchmark):
         """Questions of the random split, or of all three."""
         wanted = ("random",) if self.rule == "authors" else SPLITS
         if self.data.is_file():
-            raise WrongLayout(self.data, "is a file", EXPECTED)
-        found = {split: sorted(self.data.glob(f"*pope_{split}.json*")) for split in wanted}
+            folder, found = self.data.parent, {self._split_of(self.data, wanted): [self.data]}
+        else:
+            folder = need_folder(self.data, EXPECTED)
+            found = {split: sorted(folder.glob(f"*pope_{split}.json*")) for split in wanted}
         for split, files in found.items():
             if len(files) != 1:
                 said = f"has {len(files)} files *pope_{split}.json"
+                if files:
+                    said += f" ({', '.join(path.name for path in files)}; data may be one of them)"
                 raise WrongLayout(self.data, said, EXPECTED)
             self.files += files
-        pictures = self.image_folder(self.data, EXPECTED)
+        pictures = self.image_folder(folder, EXPECTED)
         return [
             _asked(split, record, pictures, file)
             for split, (file,) in found.items()
@@ -55,6 +59,16 @@ class Pope(FolderBenchmark):
                 EXPECTED,
             )
         ]
+
+    def _split_of(self, file: Path, wanted: Sequence[str]) -> str:
+        """Which split a file is of, by its name; it must be all that the rule asks."""
+        split = next((split for split in SPLITS if f"pope_{split}" in file.name), None)
+        if split is None or [split] != list(wanted):
+            said = f"is {'no file' if split is None else f'the {split} split'} of POPE"
+            raise WrongLayout(
+                file, f"{said}, and rule {self.rule!r} asks for {', '.join(wanted)}", EXPECTED
+            )
+        return split
 
     def judge(self, reply: str, asked: Asked) -> dict[str, Any]:
         """POPE's reading, by which whatever says neither yes nor no is a yes."""

@@ -31,7 +31,7 @@ class Seed(FolderBenchmark):
 
     name = "SEED-Bench"
     rule_texts: ClassVar[Mapping[str, str]] = {
-        "letter": "first character, image part (the authors' setting), v1",
+        "letter": "first character, image part (the authors' setting), v2",
         "ranked": "lowest mean loss of the choices' tokens, image part, v1",
     }
     own_suffix = ONE_LETTER
@@ -45,9 +45,10 @@ class Seed(FolderBenchmark):
         if not isinstance(content, Mapping) or not isinstance(content.get("questions"), list):
             raise WrongLayout(file, "has no list of questions", EXPECTED)
         self.files = [file]
-        self._kinds = {
-            number: name for name, number in dict(content.get("question_type", {})).items()
-        }
+        kinds = content.get("question_type", {})
+        if not isinstance(kinds, Mapping):
+            raise WrongLayout(file, "has a question_type that is no mapping", EXPECTED)
+        self._kinds = {str(number): str(name) for name, number in kinds.items()}
         records = need_keys(content["questions"], KEYS, file, EXPECTED)
         pictures = self.image_folder(file.parent, EXPECTED)
         return [self._asked(r, pictures) for r in records if r["data_type"] == "image"]
@@ -61,10 +62,11 @@ class Seed(FolderBenchmark):
         words = str(record["question"])
         if self.rule == "letter":
             words += "\n" + option_lines(options)
-        if record["answer"] not in options:
+        answer = str(record["answer"])
+        if answer not in options:
             said = f"has the answer {record['answer']!r} to question {record['question_id']}"
             raise WrongLayout(self.files[0], said, f"one of its choices, {', '.join(options)}")
-        kind = record.get("question_type_id")
+        kind = str(record.get("question_type_id"))
         return Asked(
             key=str(record["question_id"]),
             parts=(pictures / str(record["data_id"]), words),
@@ -73,8 +75,8 @@ class Seed(FolderBenchmark):
             cluster=str(record["data_id"]),
             record={
                 "options": options,
-                "answer": record["answer"],
-                "kind": self._kinds.get(kind, str(kind)),
+                "answer": answer,
+                "kind": self._kinds.get(kind, kind),
             },
         )
 

@@ -18,6 +18,8 @@ EXPECTED: Final = (
     "them, or in images="
 )
 SUBMISSION: Final = "submission.json"
+FEWEST: Final = 2
+"""Annotators of a question: each is compared with the others."""
 
 
 class VQAv2(FolderBenchmark):
@@ -30,7 +32,8 @@ class VQAv2(FolderBenchmark):
 
     name = "VQAv2"
     rule_texts: ClassVar[Mapping[str, str]] = {
-        "official": "VQA accuracy with the official normalisation, v2"
+        "official": "VQA accuracy with the official normalisation, v2",
+        "both-sides": "VQA accuracy, annotators' answers normalised as replies are, v1",
     }
     own_suffix = ONE_WORD
 
@@ -69,26 +72,24 @@ class VQAv2(FolderBenchmark):
         answers = self.data / f"v2_mscoco_{split}_annotations.json"
         self.files = [found[0], answers] if answers.is_file() else found
         asked = _list(found[0], "questions", ("question_id", "image_id", "question"))
-        told = {}
-        if answers.is_file():
-            keys = ("question_id", "answers")
-            told = {a["question_id"]: a for a in _list(answers, "annotations", keys)}
-            missing = [q["question_id"] for q in asked if q["question_id"] not in told]
-            if missing:
-                raise WrongLayout(answers, f"has no answers to question {missing[0]}", EXPECTED)
+        _need_numbers(asked, ("question_id", "image_id"), found[0])
+        keys = [_key(question) for question in asked]
+        told = _annotations(answers, keys) if answers.is_file() else {}
         self._has_answers = bool(told)
         # The questions of test-dev are about pictures of test.
         pictures_of = f"test{split[-4:]}" if split.startswith("test") else split
         pictures = self.image_folder(self.data, EXPECTED, pictures_of)
         return [
-            _asked(question, told.get(question["question_id"]), pictures, pictures_of)
+            _asked(question, told.get(_key(question), {}), pictures, pictures_of)
             for question in asked
         ]
 
     def judge(self, reply: str, asked: Asked) -> dict[str, Any]:
         """VQA accuracy; every answer that is not empty can be read."""
         human = asked.record.get("answers")
-        score = None if human is None else round(accuracy(reply, human), 6)
+        score = None
+        if human is not None:
+            score = round(accuracy(reply, human, both_sides=self.rule == "both-sides"), 6)
         return {"score": score, "parsed": bool(reply.strip())}
 
     def score(self, predictions: Sequence[Prediction], folder: Path, seed: int) -> dict[str, Any]:
@@ -113,21 +114,53 @@ def _list(path: Path, name: str, keys: Sequence[str]) -> list[Mapping[str, Any]]
     return need_keys(content[name], keys, path, EXPECTED)
 
 
-def _asked(
-    question: Mapping[str, Any], told: Mapping[str, Any] | None, pictures: Path, subtype: str
-) -> Asked:
-    record: dict[str, Any] = {}
-    if told is not None:
-        record = {
-            "answers": [str(one["answer"]) for one in told["answers"]],
-            "kind": told.get("answer_type", ""),
+def _need_numbers(records: Sequence[Mapping[str, Any]], keys: Sequence[str], path: Path) -> None:
+    for record in records:
+        for key in keys:
+            if not str(record[key]).isdecimal():
+                said = f"has the {key} {record[key]!r}, which is no whole number"
+                raise WrongLayout(path, said, EXPECTED)
+
+
+def _annotations(path: Path, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What a prediction keeps of each question's annotators, by the question's id."""
+    records = _list(path, "annotations", ("question_id", "answers"))
+    there = {_key(record) for record in records}
+    missing = [key for key in keys if key not in there]
+    if missing:
+        raise WrongLayout(path, f"has no answers to question {missing[0]}", EXPECTED)
+    told: dict[str, dict[str, Any]] = {}
+    for record in records:
+        key, answers = _key(record), record["answers"]
+        if key in told:
+            raise WrongLayout(path, f"answers question {key} twice", EXPECTED)
+        if (
+            not isinstance(answers, list)
+            or not all(isinstance(one, Mapping) and "answer" in one for one in answers)
+            or len(answers) < FEWEST
+        ):
+            said = f"has no answers of {FEWEST} annotators or more to question {key}"
+            raise WrongLayout(path, said, 'a list of {"answer": WORDS}, ten as a rule')
+        told[key] = {
+            "answers": [str(one["answer"]) for one in answers],
+            "kind": record.get("answer_type", ""),
         }
+    return told
+
+
+def _key(record: Mapping[str, Any]) -> str:
+    return str(record["question_id"])
+
+
+def _asked(
+    question: Mapping[str, Any], record: Mapping[str, Any], pictures: Path, subtype: str
+) -> Asked:
     image = int(question["image_id"])
     return Asked(
-        key=str(question["question_id"]),
+        key=_key(question),
         parts=(pictures / f"COCO_{subtype}_{image:012d}.jpg", str(question["question"])),
         part="",
-        unit=str(question["question_id"]),
+        unit=_key(question),
         cluster=str(image),
         record=record,
     )
