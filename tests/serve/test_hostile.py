@@ -16,7 +16,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from openjanus.pipeline.artist import Artist
 from openjanus.serve import pictures
+from openjanus.serve.room import MAX_PAINTING
 
 CHAT = "/v1/chat/completions"
 DRAW = "/v1/images/generations"
@@ -211,6 +213,48 @@ def test_words_do_not_wait_behind_pictures(serve, held, until):
         assert len(begun) == 2  # the third waits
         may_go_on.set()
         assert [one.result().status_code for one in looking] == [200] * 3
+
+
+def test_pictures_are_made_by_few_threads(serve, monkeypatch):
+    """Libraries beneath torch keep memory for each thread that has asked them."""
+    decode, seen = Artist.decode, []
+
+    def noted(self, image_ids):
+        seen.append(threading.current_thread().name)
+        return decode(self, image_ids)
+
+    monkeypatch.setattr(Artist, "decode", noted)
+    with serve() as server, concurrent.futures.ThreadPoolExecutor(6) as pool:
+        drawn = [pool.submit(server.post, DRAW, {"prompt": "x", "seed": i}) for i in range(6)]
+        assert [one.result().status_code for one in drawn] == [200] * 6
+    assert len(seen) == 6
+    assert len(set(seen)) <= MAX_PAINTING
+    assert all(name.startswith("painting") for name in seen)
+
+
+def test_who_leaves_does_not_wait_for_his_picture(serve, monkeypatch, until):
+    may_go_on, begun, decode = threading.Event(), [], Artist.decode
+
+    def slow(self, image_ids):
+        begun.append(1)
+        assert may_go_on.wait(20)
+        return decode(self, image_ids)
+
+    monkeypatch.setattr(Artist, "decode", slow)
+    body = {"prompt": "x", "seed": 0}
+    with serve(max_requests=3) as server:
+        clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+        for client in clients:
+            client.sendall(raw(DRAW, body))
+        until(lambda: len(begun) == MAX_PAINTING and not server.engine.has_work)
+        for client in clients:
+            client.close()
+        # The one that was not begun is not begun; the others keep their places until they end.
+        until(lambda: "openjanus_requests_inside 2.0" in server.get("/metrics").text)
+        may_go_on.set()
+        until(lambda: "openjanus_requests_inside 0.0" in server.get("/metrics").text)
+        assert len(begun) == MAX_PAINTING
+        assert server.post(DRAW, body).status_code == 200
 
 
 def test_pictures_of_a_request_share_their_pixels(serve, monkeypatch):

@@ -300,9 +300,7 @@ def _add_image_routes(app: FastAPI, server: Server) -> None:
         visit: Visit = request.state.visit
         name = server.check_model(body.model)
         engine = server.room.engine_name(name)
-        work = ImagesWork(
-            janus=server.room.model(engine), body=body, text_limit=server.room.text_limit
-        )
+        work = ImagesWork(room=server.room, janus=server.room.model(engine), body=body)
         if server.options.log_prompts:
             visit.facts["prompt"] = body.prompt
         job: Job[DrawnState] = server.begin(visit, work, body.n, engine)

@@ -180,9 +180,14 @@ class JobDriver(EngineDriver):
         self._left.discard(self._indices[request_id])
         self._thread.cancel(request_id)
 
+    @property
+    def has_left(self) -> bool:
+        """Whether nobody waits for the work any more."""
+        return self._inbox.has_left
+
     def stop_if_left(self) -> None:
         """End the work here where nobody waits for it any more."""
-        if self._inbox.has_left:
+        if self.has_left:
             raise Left
 
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
