@@ -23,6 +23,7 @@ from openjanus.rules import require
 from openjanus.serve.admission import Admission
 from openjanus.serve.app import build_app
 from openjanus.serve.connection import ImpatientProtocol, protocol_class
+from openjanus.serve.gate import LogLine
 from openjanus.serve.metrics import Metrics
 from openjanus.serve.options import ServeOptions
 from openjanus.serve.room import Room
@@ -37,6 +38,9 @@ BACKLOG = 2048
 ACCEPTED_AT_ONCE = 32
 SPARE_FILES = 64 + ACCEPTED_AT_ONCE
 """Descriptors that are not connections, and connections that are about to be refused."""
+SWITCH_S = 0.001
+"""After which a thread that computes in Python hands on: the event loop waits that long for each of
+them whenever it has something to do, and Python's own 5 ms add up to a late answer."""
 LAST_WORDS_S = 1.0
 """Before the end of a drain, for errors to go out."""
 
@@ -50,8 +54,8 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        text = record.getMessage()
-        line |= json.loads(text) if record.name == "openjanus.serve.requests" else {"text": text}
+        # logging takes a single mapping for all of its arguments.
+        line |= record.args if isinstance(record.args, LogLine) else {"text": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True)
@@ -209,6 +213,7 @@ def run(janus: Janus, options: ServeOptions, *, beside: Mapping[str, Janus] | No
     log_to_stderr()
     options = fit_to_files(options)
     gc.collect()
+    sys.setswitchinterval(SWITCH_S)
     gc.freeze()  # else a full collection walks the model's objects while nobody is answered
     with (
         listening_socket(options) as listening,
