@@ -243,6 +243,16 @@ def test_what_is_not_there_has_the_envelope_too(server):
     assert "does not know GET" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("given", ["https://janus.example/ai", "https://janus.example/ai/"])
+def test_addresses_of_pictures_are_those_that_clients_reach(serve, given):
+    with serve(public_url=given) as server:
+        body = {"prompt": "x", "response_format": "url"}
+        url = server.post(DRAW, body).json()["data"][0]["url"]
+        start = "https://janus.example/ai/v1/images/files/"
+        assert url.startswith(start)
+        assert server.get(url.removeprefix("https://janus.example/ai")).status_code == 200
+
+
 def test_metrics_count_what_was_done(serve):
     with serve() as server:
         server.post(CHAT, talk(n=2))
@@ -264,6 +274,8 @@ def test_metrics_count_what_was_done(serve):
     assert values['openjanus_time_to_first_token_seconds_count{kind="image"}'] == 1
     assert values[f'openjanus_request_seconds_count{{path="{DRAW}"}}'] == 1
     assert values["openjanus_step_seconds_count"] > 0
+    assert values["openjanus_read_bytes_total"] > 1_000_000
+    assert values["openjanus_read_bytes_per_second"] > 0
     assert values["openjanus_running"] == values["openjanus_waiting"] == 0
     assert not any("client" in name for name in values)
 

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import io
 import json
+import signal
 import socket
 import threading
 import time
@@ -299,6 +300,32 @@ def test_what_runs_when_the_time_to_stop_is_over_is_told_so(serve, slowly, until
             assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stopping"
             reading.settimeout(10)
             assert b'"stopping"' in b"".join(iter(lambda: reading.recv(10_000), b""))
+
+
+def test_while_it_stops_it_says_so_and_is_alive(serve, slowly, until):
+    with serve(drain_s=30) as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        slowly(server.engine, 0.1)
+        running = pool.submit(server.post, CHAT, talk(max_tokens=40, temperature=1, seed=1))
+        until(lambda: server.engine.num_running == 1)
+        server.server.handle_exit(signal.SIGTERM, None)
+        for wait_s in (0, 0.5):
+            time.sleep(wait_s)
+            ready = httpx.get(server.url + "/ready")
+            assert (ready.status_code, ready.json()["error"]["code"]) == (503, "stopping")
+            assert ready.headers["connection"] == "close"
+        assert httpx.get(server.url + "/health").json() == {"status": "ok"}
+        refused = httpx.post(server.url + CHAT, json=talk())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "stopping")
+        assert running.result().status_code == 200
+
+        def is_gone() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", server.port)).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        until(is_gone)
 
 
 def test_without_keys_all_clients_are_counted_together(serve):

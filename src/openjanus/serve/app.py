@@ -304,11 +304,11 @@ def _add_image_routes(app: FastAPI, server: Server) -> None:
         if server.options.log_prompts:
             visit.facts["prompt"] = body.prompt
         job: Job[DrawnState] = server.begin(visit, work, body.n, engine)
-        base = str(request.base_url)
+        base = server.options.public_url or str(request.base_url)
         writer = ImagesWriter(
             work=work,
             created=int(time.time()),
-            keep=lambda png: f"{base}v1/images/files/{server.store.put(png)}",
+            keep=lambda png: f"{base.rstrip('/')}/v1/images/files/{server.store.put(png)}",
         )
         states = _timed(job, visit, server.room.metrics, "image")
 

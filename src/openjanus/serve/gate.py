@@ -125,7 +125,7 @@ class Gate:
                     *message.get("headers", []),
                     (b"x-request-id", visit.id.encode()),
                     (b"x-content-type-options", b"nosniff"),
-                    *([(b"connection", b"close")] if visit.has_body else []),
+                    *([(b"connection", b"close")] if self._closes(visit) else []),
                 ]
             elif visit.has_body and not message.get("more_body", False):
                 # The answer is out; its end, after which the connection is closed, waits a little.
@@ -209,6 +209,10 @@ class Gate:
                 self._leave(visit)
             else:
                 visit.ended.add_done_callback(lambda _: self._leave(visit))
+
+    def _closes(self, visit: Visit) -> bool:
+        """Whether a connection ends with its answer."""
+        return visit.has_body or self._admission.is_draining
 
     def _leave(self, visit: Visit) -> None:
         if visit.is_out:

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from openjanus.bench.measure import image_bytes, text_bytes
 from openjanus.engine.engine import Engine, EngineOptions
 from openjanus.pipeline import Janus
 from openjanus.serve.engine_thread import BASE, EngineFailure, EngineThread, Inbox, JobDriver, Left
@@ -221,7 +222,8 @@ class Room:
             name: Engine(one.model, image_pad_id=image_pad_id, options=options)
             for name, one in self._models.items()
         }
-        self.thread = EngineThread(engines, metrics)
+        read = {"text": text_bytes(janus.model), "image": image_bytes(janus.model)}
+        self.thread = EngineThread(engines, metrics, read)
         self._opening = ThreadPoolExecutor(MAX_OPENING, thread_name_prefix="opening")
         self._painting = ThreadPoolExecutor(MAX_PAINTING, thread_name_prefix="painting")
         self.reading = ThreadPoolExecutor(1, thread_name_prefix="bodies")
