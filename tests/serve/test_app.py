@@ -30,6 +30,7 @@ def error_of(response: httpx.Response) -> dict:
         {"stop": "", "top_p": 0, "functions": [], "seed": 0},
         {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}},
         {"modalities": ["text"], "parallel_tool_calls": True, "stream": False, "n": 1},
+        {"top_logprobs": 0, "prompt_cache_options": {"mode": "explicit"}, "moderation": None},
         {"model": None, "temperature": None, "seed": None, "stop": None, "logprobs": None},
     ],
 )
@@ -93,6 +94,7 @@ def test_what_cannot_be_done_is_refused_with_the_reason(server, body, param, say
         ({"style": "vivid"}, "style", "would change the result"),
         ({"background": "transparent"}, "background", "would change the result"),
         ({"output_format": "webp"}, "output_format", "would change the result"),
+        ({"frame_count": 2}, "frame_count", "give 1 or leave it out"),
         ({"n": 11}, "n", "less than or equal to 10"),
         ({"partial_images": 2}, "partial_images", "needs stream"),
         ({"partial_images": 4, "stream": True}, "partial_images", "must be in [0, 3], got 4"),

@@ -211,6 +211,8 @@ def test_drawings_are_the_librarys(client, janus: Janus, form):
         assert np.array_equal(np.asarray(picture_of(encoded)), np.asarray(picture))
     assert answer.usage.output_tokens == 3 * janus.config.num_gen_image_tokens
     assert answer.usage.total_tokens == answer.usage.output_tokens + answer.usage.input_tokens
+    assert answer.usage.output_tokens_details is not None
+    assert answer.usage.output_tokens_details.image_tokens == answer.usage.output_tokens
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

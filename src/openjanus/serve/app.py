@@ -428,7 +428,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         path = request.url.path
-        messages = {404: f"no such path: {path}", 405: f"{path} does not know {request.method}"}
+        messages = {
+            404: f"no such path: {path}; GET /openapi.json has all that there are",
+            405: f"{path} does not know {request.method}",
+        }
         found = ApiError(error.status_code, messages.get(error.status_code, str(error.detail)))
         response = answer(request, found)
         for name, value in (error.headers or {}).items():

@@ -81,7 +81,7 @@ class ChatWork:
                 f"{body.max_completion_tokens}: give one of them",
                 param="max_tokens",
             )
-        if body.top_logprobs is not None and not body.logprobs:
+        if body.top_logprobs and not body.logprobs:  # 0 asks for nothing
             raise refused("top_logprobs needs logprobs: true", param="top_logprobs")
         if body.stream_options is not None and not body.stream:
             raise refused("stream_options needs stream: true", param="stream_options")

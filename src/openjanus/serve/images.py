@@ -23,6 +23,7 @@ from openjanus.serve.schema import (
     ImagesBody,
     ImagesUsage,
     InputDetails,
+    OutputDetails,
     PartialImage,
     Picture,
 )
@@ -187,6 +188,7 @@ class ImagesWriter:
             input_tokens=state.prompt_tokens,
             input_tokens_details=InputDetails(text_tokens=state.prompt_tokens),
             output_tokens=drawn,
+            output_tokens_details=OutputDetails(image_tokens=drawn),
             total_tokens=state.prompt_tokens + drawn,
         )
 
