@@ -1,8 +1,9 @@
-"""Where the work is done: a thread for the engine, and one for each request around it.
+"""Where the work is done: a thread for the engine, one for each request, and a few for pictures.
 
-A request's thread builds what the engine takes (pictures are opened there), and makes words and
-pictures of what it tells, with the same ``Speaker`` and ``Artist`` as the library: their driver is
-one that asks the engine's thread. The event loop only waits for what comes out.
+A request's thread builds what the engine takes, and makes words and pictures of what it tells, with
+the same ``Speaker`` and ``Artist`` as the library: their driver is one that asks the engine's
+thread. Pictures are decoded, and made of ids, in threads that all requests share. The event loop
+only waits for what comes out.
 """
 
 from __future__ import annotations
