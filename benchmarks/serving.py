@@ -9,6 +9,7 @@
 - `flood`: ten times the capacity; how long refusals take, for the flood and for a client beside it.
 - `leavers`: `--clients` that go away, before, within and after their bodies and in their answers.
 - `pictures`: garbage, truncated files and bombs, each of which must be a 400.
+- `hostile`: bodies that cost much to read, and connections that do not end, a kind after another.
 - `loris`: `--clients` that send headers, or bodies, a byte at a time, and others beside them.
 - `kill`: kill -9 among streams, and a supervisor that starts it again.
 
@@ -39,6 +40,7 @@ from typing import Any
 import httpx
 from broken_files import broken_files
 from health_probe import LEFT
+from hostile_clients import ATTACKS
 from served import Served, wait_until, watched
 
 from openjanus.bench.arrivals import KINDS, Kind, LoadOptions
@@ -78,6 +80,9 @@ class Sizes:
     burst: int = 48
     """Requests that wait together where a capacity is measured."""
     kinds: tuple[Kind, ...] = KINDS
+    attacks: tuple[str, ...] = tuple(ATTACKS)
+    attack_s: float = 8.0
+    """How long each goes on, once at least."""
     drip_s: float = 45.0
     """How long slow clients try: past the limits of headers and of bodies."""
     timeout_s: float = 600.0
@@ -270,6 +275,25 @@ def pictures(server: Served, sizes: Sizes) -> Part:
     return part
 
 
+def hostile(server: Served, sizes: Sizes) -> Part:
+    """Clients that want the event loop, or memory, for themselves."""
+    part = Part()
+    for name in sizes.attacks:
+        with watched(server) as seen:
+            heard = ATTACKS[name](server.port, time.monotonic() + sizes.attack_s)
+        health = {s: dataclasses.asdict(t) for s, t in seen.times.items()}
+        memory = max(seen.memory, default=server.resident_bytes() // 2**20)
+        part.figures[name] = {"heard": dict(heard), "memory_mib": memory, "during": health}
+        part.expect(set(seen.times) <= {200}, f"{name}: /health was answered with {set(health)}")
+        part.expect(not heard["500"], f"{name}: answered with 500")
+        if 200 in seen.times:
+            part.aim(f"p99 of /health during {name}, s", seen.times[200].p99, HEALTH_GOAL_S)
+    part.expect(wait_until(server.is_empty, EMPTY_S), "work is left of what was refused")
+    answer = httpx.post(server.url + CHAT, json=TALK, timeout=sizes.timeout_s)
+    part.expect(answer.status_code == 200, f"the next chat is answered with {answer.status_code}")
+    return part
+
+
 def loris(server: Served, sizes: Sizes) -> Part:
     """Clients that send a byte at a time."""
     part = Part()
@@ -350,6 +374,7 @@ PARTS: dict[str, Callable[[Served, Sizes], Part]] = {
     "flood": flood,
     "leavers": leavers,
     "pictures": pictures,
+    "hostile": hostile,
     "loris": loris,
     "kill": kill,
 }

@@ -30,6 +30,7 @@ def error_of(response: httpx.Response) -> dict:
         {"stop": "", "top_p": 0, "functions": [], "seed": 0},
         {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}},
         {"modalities": ["text"], "parallel_tool_calls": True, "stream": False, "n": 1},
+        {"top_logprobs": 0, "prompt_cache_options": {"mode": "explicit"}, "moderation": None},
         {"model": None, "temperature": None, "seed": None, "stop": None, "logprobs": None},
     ],
 )
@@ -93,6 +94,7 @@ def test_what_cannot_be_done_is_refused_with_the_reason(server, body, param, say
         ({"style": "vivid"}, "style", "would change the result"),
         ({"background": "transparent"}, "background", "would change the result"),
         ({"output_format": "webp"}, "output_format", "would change the result"),
+        ({"frame_count": 2}, "frame_count", "give 1 or leave it out"),
         ({"n": 11}, "n", "less than or equal to 10"),
         ({"partial_images": 2}, "partial_images", "needs stream"),
         ({"partial_images": 4, "stream": True}, "partial_images", "must be in [0, 3], got 4"),
@@ -243,6 +245,16 @@ def test_what_is_not_there_has_the_envelope_too(server):
     assert "does not know GET" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("given", ["https://janus.example/ai", "https://janus.example/ai/"])
+def test_addresses_of_pictures_are_those_that_clients_reach(serve, given):
+    with serve(public_url=given) as server:
+        body = {"prompt": "x", "response_format": "url"}
+        url = server.post(DRAW, body).json()["data"][0]["url"]
+        start = "https://janus.example/ai/v1/images/files/"
+        assert url.startswith(start)
+        assert server.get(url.removeprefix("https://janus.example/ai")).status_code == 200
+
+
 def test_metrics_count_what_was_done(serve):
     with serve() as server:
         server.post(CHAT, talk(n=2))
@@ -264,6 +276,8 @@ def test_metrics_count_what_was_done(serve):
     assert values['openjanus_time_to_first_token_seconds_count{kind="image"}'] == 1
     assert values[f'openjanus_request_seconds_count{{path="{DRAW}"}}'] == 1
     assert values["openjanus_step_seconds_count"] > 0
+    assert values["openjanus_read_bytes_total"] > 1_000_000
+    assert values["openjanus_read_bytes_per_second"] > 0
     assert values["openjanus_running"] == values["openjanus_waiting"] == 0
     assert not any("client" in name for name in values)
 

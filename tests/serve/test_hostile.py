@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import io
 import json
+import signal
 import socket
 import threading
 import time
@@ -16,7 +17,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from openjanus.pipeline.artist import Artist
 from openjanus.serve import pictures
+from openjanus.serve.room import MAX_PAINTING
 
 CHAT = "/v1/chat/completions"
 DRAW = "/v1/images/generations"
@@ -213,6 +216,48 @@ def test_words_do_not_wait_behind_pictures(serve, held, until):
         assert [one.result().status_code for one in looking] == [200] * 3
 
 
+def test_pictures_are_made_by_few_threads(serve, monkeypatch):
+    """Libraries beneath torch keep memory for each thread that has asked them."""
+    decode, seen = Artist.decode, []
+
+    def noted(self, image_ids):
+        seen.append(threading.current_thread().name)
+        return decode(self, image_ids)
+
+    monkeypatch.setattr(Artist, "decode", noted)
+    with serve() as server, concurrent.futures.ThreadPoolExecutor(6) as pool:
+        drawn = [pool.submit(server.post, DRAW, {"prompt": "x", "seed": i}) for i in range(6)]
+        assert [one.result().status_code for one in drawn] == [200] * 6
+    assert len(seen) == 6
+    assert len(set(seen)) <= MAX_PAINTING
+    assert all(name.startswith("painting") for name in seen)
+
+
+def test_who_leaves_does_not_wait_for_his_picture(serve, monkeypatch, until):
+    may_go_on, begun, decode = threading.Event(), [], Artist.decode
+
+    def slow(self, image_ids):
+        begun.append(1)
+        assert may_go_on.wait(20)
+        return decode(self, image_ids)
+
+    monkeypatch.setattr(Artist, "decode", slow)
+    body = {"prompt": "x", "seed": 0}
+    with serve(max_requests=3) as server:
+        clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+        for client in clients:
+            client.sendall(raw(DRAW, body))
+        until(lambda: len(begun) == MAX_PAINTING and not server.engine.has_work)
+        for client in clients:
+            client.close()
+        # The one that was not begun is not begun; the others keep their places until they end.
+        until(lambda: "openjanus_requests_inside 2.0" in server.get("/metrics").text)
+        may_go_on.set()
+        until(lambda: "openjanus_requests_inside 0.0" in server.get("/metrics").text)
+        assert len(begun) == MAX_PAINTING
+        assert server.post(DRAW, body).status_code == 200
+
+
 def test_pictures_of_a_request_share_their_pixels(serve, monkeypatch):
     monkeypatch.setattr(pictures, "open_image", None)  # none is decoded
     with serve(max_request_pixels=1000) as server:
@@ -255,6 +300,32 @@ def test_what_runs_when_the_time_to_stop_is_over_is_told_so(serve, slowly, until
             assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stopping"
             reading.settimeout(10)
             assert b'"stopping"' in b"".join(iter(lambda: reading.recv(10_000), b""))
+
+
+def test_while_it_stops_it_says_so_and_is_alive(serve, slowly, until):
+    with serve(drain_s=30) as server, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        slowly(server.engine, 0.1)
+        running = pool.submit(server.post, CHAT, talk(max_tokens=40, temperature=1, seed=1))
+        until(lambda: server.engine.num_running == 1)
+        server.server.handle_exit(signal.SIGTERM, None)
+        for wait_s in (0, 0.5):
+            time.sleep(wait_s)
+            ready = httpx.get(server.url + "/ready")
+            assert (ready.status_code, ready.json()["error"]["code"]) == (503, "stopping")
+            assert ready.headers["connection"] == "close"
+        assert httpx.get(server.url + "/health").json() == {"status": "ok"}
+        refused = httpx.post(server.url + CHAT, json=talk())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "stopping")
+        assert running.result().status_code == 200
+
+        def is_gone() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", server.port)).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        until(is_gone)
 
 
 def test_without_keys_all_clients_are_counted_together(serve):

@@ -10,6 +10,7 @@ import pytest
 
 from openjanus.serve.admission import Admission
 from openjanus.serve.errors import ApiError
+from openjanus.serve.metrics import Metrics
 from openjanus.serve.options import ServeOptions, is_loopback, read_keys
 from openjanus.serve.server import SPARE_FILES, fit_to_files
 from openjanus.serve.store import PictureStore
@@ -125,12 +126,28 @@ def test_an_open_address_needs_a_key():
         ({"max_requests": 0}, "max_requests must be >= 1, got 0"),
         ({"requests_per_minute": 0}, "requests_per_minute must be >= 1, got 0"),
         ({"deadline_s": 0}, "deadline_s must be a number of seconds > 0"),
+        ({"public_url": "janus.example"}, "must read https://host"),
+        ({"public_url": "https://janus.example/?x"}, "must read https://host"),
         ({"drain_s": float("inf")}, "drain_s must be a number of seconds > 0"),
     ],
 )
 def test_options_keep_their_rules(options, says):
     with pytest.raises(ValueError, match=says):
         ServeOptions(**{"model_names": ("x",), **options})
+
+
+def test_reading_is_told_by_the_second_and_as_a_share_of_what_is_possible():
+    metrics = Metrics(bandwidth=4e9)
+    assert "openjanus_roofline_share 0.0" in metrics.text().decode()
+    for seconds, read in ((0.5, 1_000_000_000), (0.5, 0), (0.5, 500_000_000)):  # 0: prompts alone
+        metrics.note_step(seconds, read)
+    text = metrics.text().decode()
+    assert "openjanus_step_seconds_count 3.0" in text
+    assert "openjanus_read_bytes_total 1.5e+09" in text
+    assert "openjanus_read_bytes_per_second 1.5e+09" in text
+    assert "openjanus_read_bandwidth_bytes_per_second 4e+09" in text
+    assert "openjanus_roofline_share 0.375" in text
+    assert "roofline" not in Metrics().text().decode()
 
 
 def test_certificates_come_in_pairs_and_are_there(tmp_path):

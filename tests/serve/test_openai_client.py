@@ -70,6 +70,39 @@ def test_a_chat_with_a_picture_is_the_librarys(client, janus: Janus, picture, da
     assert answer.usage.total_tokens == expected.usage.total_tokens
 
 
+def test_pictures_behind_the_words_are_put_before_them(client, janus: Janus, picture, data_url):
+    def asked(*parts: str) -> str | None:
+        content = [
+            {"type": "image_url", "image_url": {"url": data_url}}
+            if part == "picture"
+            else {"type": "text", "text": part}
+            for part in parts
+        ]
+        answer = client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": content}],
+            max_tokens=12,
+            temperature=1,
+            seed=5,
+        )
+        return answer.choices[0].message.content
+
+    def expected(text: str) -> str:
+        images = [picture] * text.count("<image_placeholder>")
+        options = {"max_new_tokens": 12, "temperature": 1.0, "seed": 5}
+        return janus.chat(text, images=images, **options).text
+
+    first = expected("<image_placeholder>\nwhat is it?")
+    assert asked("picture", "what is it?") == asked("what is it?", "picture") == first
+    assert first != expected("what is it?\n<image_placeholder>")
+    two = "<image_placeholder>\n<image_placeholder>\none\ntwo"
+    assert asked("one", "two", "picture", "picture") == expected(two)
+    between = "one\n<image_placeholder>\ntwo"
+    assert asked("one", "picture", "two") == expected(between)
+    mixed = "one\n<image_placeholder>\ntwo\n<image_placeholder>"
+    assert asked("one", "picture", "two", "picture") == expected(mixed)
+
+
 def test_several_turns_go_on_where_the_last_ended(client, janus: Janus, data_url):
     messages = [{"role": "developer", "content": "Be brief."}, *question(data_url)]
     first = client.chat.completions.create(
@@ -178,6 +211,8 @@ def test_drawings_are_the_librarys(client, janus: Janus, form):
         assert np.array_equal(np.asarray(picture_of(encoded)), np.asarray(picture))
     assert answer.usage.output_tokens == 3 * janus.config.num_gen_image_tokens
     assert answer.usage.total_tokens == answer.usage.output_tokens + answer.usage.input_tokens
+    assert answer.usage.output_tokens_details is not None
+    assert answer.usage.output_tokens_details.image_tokens == answer.usage.output_tokens
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

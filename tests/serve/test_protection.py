@@ -102,6 +102,27 @@ def test_a_flood_is_refused_at_once_and_health_answers(serve, slowly, until):
         assert server.get("/ready").status_code == 200
 
 
+def test_who_is_refused_keeps_his_connection_where_his_body_has_come(serve):
+    with serve(api_keys=("key",)) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.connect()
+        sock = connection.sock
+        for _ in range(3):
+            connection.request("POST", CHAT, b"{}", {"content-type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            assert (answer.status, answer.getheader("connection")) == (401, None)
+            assert connection.sock is sock
+        # Who asks whether he may send a body is told no, and is not told to send it.
+        connection.putrequest("POST", CHAT)
+        connection.putheader("Content-Length", "2")
+        connection.putheader("Expect", "100-continue")
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("connection")) == (401, "close")
+        connection.close()
+
+
 def test_short_answers_do_not_wait_for_an_acknowledgement(server):
     times = []
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)

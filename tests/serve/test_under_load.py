@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -22,6 +23,8 @@ SHORT: dict[str, Any] = {
     "clients": 24,
     "burst": 6,
     "kinds": ("chat", "draw"),
+    "attacks": ("15,000 unknown keys", "leaving with pictures", "sending on after a 404"),
+    "attack_s": 0.3,
     "drip_s": 12.5,
     "timeout_s": 120.0,
 }
@@ -55,7 +58,7 @@ def server(script: ModuleType) -> Iterator[Any]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("soak", "flood", "leavers", "pictures"),
+        *("soak", "flood", "leavers", "pictures", "hostile"),
         pytest.param("rates", marks=pytest.mark.long),
         pytest.param("loris", marks=pytest.mark.long),
         "kill",
@@ -71,6 +74,8 @@ def test_a_part_has_no_fault(script: ModuleType, server: Any, name: str) -> None
     if name == "flood":
         assert figures["refusal"]["count"] > 0
         assert figures["answered"] + figures["refusal"]["count"] == figures["sent"]
+    if name == "hostile":
+        assert figures["15,000 unknown keys"]["heard"] == {"400": ANY}
     if name == "pictures":
         assert set(figures["statuses"]) == {"400"}
     if name == "kill":

@@ -58,6 +58,11 @@ def add_verbs(verbs: Any) -> None:
         metavar="ORIGIN",
         help="web pages that may call; may be repeated",
     )
+    parser.add_argument(
+        "--public-url",
+        metavar="URL",
+        help="how clients reach it, where a proxy stands between: for addresses of pictures",
+    )
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM; with --tls-key")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM; with --tls-cert")
     parser.add_argument("--no-page", action="store_true", help="no web page at /")
@@ -87,6 +92,7 @@ def _serve(args: argparse.Namespace) -> None:
         deadline_s=args.deadline,
         drain_s=args.drain,
         cors_origins=tuple(args.cors_origin),
+        public_url=args.public_url,
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
         page=not args.no_page,

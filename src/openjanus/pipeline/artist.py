@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from PIL import Image
@@ -19,12 +20,33 @@ from openjanus.pipeline.results import Check, Drawing, DrawOptions, OnProgress, 
 from openjanus.processor.image import ImageLike
 from openjanus.processor.prompt import Processor
 
+Painting = Callable[[Callable[[], Image.Image]], Image.Image]
+"""Calls what makes a picture of ids, in whichever thread is right for that."""
+
+
+def _here(make: Callable[[], Image.Image]) -> Image.Image:
+    return make()
+
 
 class Artist:
-    """What ``Janus`` draws with."""
+    """What ``Janus`` draws with.
 
-    def __init__(self, model: JanusModel, processor: Processor, driver: EngineDriver) -> None:
+    Args:
+        model: Has an image tokenizer.
+        processor: Its own.
+        driver: Of an engine of this model.
+        painting: Makes the pictures of ``stream``.
+    """
+
+    def __init__(
+        self,
+        model: JanusModel,
+        processor: Processor,
+        driver: EngineDriver,
+        painting: Painting = _here,
+    ) -> None:
         assert isinstance(model.vq, ImageTokenizer)
+        self._painting = painting
         self._vq = model.vq
         self._processor = processor
         self._driver = driver
@@ -128,13 +150,13 @@ class Artist:
             image_ids = torch.tensor(known[index], device="cpu")
             is_complete = isinstance(event, FinishedEvent)
             if is_complete:
-                image = self.decode(image_ids)
+                make = partial(self.decode, image_ids)
             else:
                 band = by_length[len(image_ids)]
-                image = previews[index].show(band, image_ids.to(self._device))
+                make = partial(previews[index].show, band, image_ids.to(self._device))
             yield PartialDrawing(
                 image_index=index,
-                image=image,
+                image=self._painting(make),
                 image_ids=image_ids,
                 seed=requests[index].seed,
                 options=options,

@@ -300,17 +300,15 @@ def _add_image_routes(app: FastAPI, server: Server) -> None:
         visit: Visit = request.state.visit
         name = server.check_model(body.model)
         engine = server.room.engine_name(name)
-        work = ImagesWork(
-            janus=server.room.model(engine), body=body, text_limit=server.room.text_limit
-        )
+        work = ImagesWork(room=server.room, janus=server.room.model(engine), body=body)
         if server.options.log_prompts:
             visit.facts["prompt"] = body.prompt
         job: Job[DrawnState] = server.begin(visit, work, body.n, engine)
-        base = str(request.base_url)
+        base = server.options.public_url or str(request.base_url)
         writer = ImagesWriter(
             work=work,
             created=int(time.time()),
-            keep=lambda png: f"{base}v1/images/files/{server.store.put(png)}",
+            keep=lambda png: f"{base.rstrip('/')}/v1/images/files/{server.store.put(png)}",
         )
         states = _timed(job, visit, server.room.metrics, "image")
 
@@ -430,7 +428,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         path = request.url.path
-        messages = {404: f"no such path: {path}", 405: f"{path} does not know {request.method}"}
+        messages = {
+            404: f"no such path: {path}; GET /openapi.json has all that there are",
+            405: f"{path} does not know {request.method}",
+        }
         found = ApiError(error.status_code, messages.get(error.status_code, str(error.detail)))
         response = answer(request, found)
         for name, value in (error.headers or {}).items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import sys
@@ -82,7 +81,7 @@ class ChatWork:
                 f"{body.max_completion_tokens}: give one of them",
                 param="max_tokens",
             )
-        if body.top_logprobs is not None and not body.logprobs:
+        if body.top_logprobs and not body.logprobs:  # 0 asks for nothing
             raise refused("top_logprobs needs logprobs: true", param="top_logprobs")
         if body.stream_options is not None and not body.stream:
             raise refused("stream_options needs stream: true", param="stream_options")
@@ -102,10 +101,13 @@ class ChatWork:
         self.room.text_limit.check(texts_of(body.messages), "messages")
         messages = library_messages(body.messages, self.options, self.fetch)
         speaker = Speaker(self.janus.processor, driver)
-        has_pictures = len(picture_parts(messages)) > 0
-        with self.room.opening(driver) if has_pictures else contextlib.nullcontext():
+
+        def build() -> ChatRequest:
             decode_pictures(messages, driver.stop_if_left)
-            first = speaker.request(messages, (), seed_or_new(body.seed), options)
+            return speaker.request(messages, (), seed_or_new(body.seed), options)
+
+        has_pictures = len(picture_parts(messages)) > 0
+        first = self.room.open(driver, build) if has_pictures else build()
         driver.stop_if_left()
         top = (body.top_logprobs or 0) if body.logprobs else None
         requests = [

@@ -48,9 +48,13 @@ class EngineThread:
     Args:
         engines: Without work, by name; one is ``BASE``.
         metrics: Where steps are counted.
+        step_bytes: Weights that a step must read for ids of a kind, ``text`` and ``image``.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], metrics: Metrics) -> None:
+    def __init__(
+        self, engines: Mapping[str, Engine], metrics: Metrics, step_bytes: Mapping[str, int]
+    ) -> None:
+        self._step_bytes = dict(step_bytes)
         self.engines = dict(engines)
         self._turns = Turns(self.engines)
         self._metrics = metrics
@@ -121,7 +125,8 @@ class EngineThread:
             self._metrics.failed_steps.inc()
             self._fail_all(error)
             return
-        self._metrics.step.observe(time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        kinds: set[str] = set()
         batches: dict[Inbox, list[tuple[int, Event]]] = {}
         for event in events:
             inbox, index = self._owners[event.request_id]
@@ -131,6 +136,9 @@ class EngineThread:
             else:
                 kind = "image" if isinstance(event, ImageIdEvent) else "text"
                 self._metrics.ids.labels(kind).inc()
+                kinds.add(kind)
+        # At least: layers are read once for both kinds, where their rows are one batch.
+        self._metrics.note_step(seconds, max((self._step_bytes[kind] for kind in kinds), default=0))
         for inbox, batch in batches.items():
             inbox.messages.put(batch)
 
@@ -180,9 +188,14 @@ class JobDriver(EngineDriver):
         self._left.discard(self._indices[request_id])
         self._thread.cancel(request_id)
 
+    @property
+    def has_left(self) -> bool:
+        """Whether nobody waits for the work any more."""
+        return self._inbox.has_left
+
     def stop_if_left(self) -> None:
         """End the work here where nobody waits for it any more."""
-        if self._inbox.has_left:
+        if self.has_left:
             raise Left
 
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:

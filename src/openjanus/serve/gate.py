@@ -70,6 +70,16 @@ class Visit:
     """What the application adds: model, tokens, pictures."""
 
 
+class LogLine(dict[str, Any]):
+    """What the log says of a request; JSON where it is written as text."""
+
+    def __or__(self, other: Any) -> LogLine:
+        return LogLine({**self, **other})
+
+    def __str__(self) -> str:
+        return json.dumps(self)
+
+
 class _Left(Exception):
     """The client went away before its body was whole."""
 
@@ -115,7 +125,7 @@ class Gate:
                     *message.get("headers", []),
                     (b"x-request-id", visit.id.encode()),
                     (b"x-content-type-options", b"nosniff"),
-                    *([(b"connection", b"close")] if visit.has_body else []),
+                    *([(b"connection", b"close")] if self._closes(visit) else []),
                 ]
             elif visit.has_body and not message.get("more_body", False):
                 # The answer is out; its end, after which the connection is closed, waits a little.
@@ -132,6 +142,7 @@ class Gate:
                 await self._app(scope, receive, send_marked)
         except ApiError as error:
             visit.facts["error"] = error.code
+            visit.has_body = visit.has_body and not await _is_here(headers, receive)
             await _refuse(send_marked, error)
         except _Left:
             pass
@@ -198,6 +209,10 @@ class Gate:
                 self._leave(visit)
             else:
                 visit.ended.add_done_callback(lambda _: self._leave(visit))
+
+    def _closes(self, visit: Visit) -> bool:
+        """Whether a connection ends with its answer."""
+        return visit.has_body or self._admission.is_draining
 
     def _leave(self, visit: Visit) -> None:
         if visit.is_out:
@@ -285,26 +300,34 @@ class Gate:
         if path in WORK_PATHS:
             self._metrics.seconds.labels(path).observe(seconds)
         level = logging.INFO if path not in ("/health", "/ready") else logging.DEBUG
-        LOG.log(
-            level,
-            "%s",
-            json.dumps(
-                {
-                    "request_id": visit.id,
-                    "method": scope["method"],
-                    "path": scope["path"],
-                    "status": status,
-                    "seconds": round(seconds, 4),
-                    "key": visit.key,
-                    **visit.facts,
-                }
-            ),
+        line = LogLine(
+            request_id=visit.id,
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            seconds=round(seconds, 4),
+            key=visit.key,
         )
+        LOG.log(level, "%s", line | visit.facts)
 
 
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _is_here(headers: dict[bytes, bytes], receive: Receive) -> bool:
+    """Whether all that is left of a body has come; nothing is waited for.
+
+    Who was refused then keeps his connection: to connect anew costs both sides, and him a turn of
+    the event loop for each step of it, more than the refusal.
+    """
+    if b"expect" in headers:  # he waits to be told that he may send it
+        return False
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            return not (await receive()).get("more_body", False)
+    return False
 
 
 async def _refuse(send: Send, error: ApiError) -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from PIL import Image
 
@@ -15,13 +16,14 @@ from openjanus.pipeline import DrawOptions, Janus
 from openjanus.pipeline.artist import Artist
 from openjanus.serve.engine_thread import JobDriver
 from openjanus.serve.errors import refused
-from openjanus.serve.lengths import TextLimit
+from openjanus.serve.room import Room
 from openjanus.serve.schema import (
     CompletedImage,
     ImagesAnswer,
     ImagesBody,
     ImagesUsage,
     InputDetails,
+    OutputDetails,
     PartialImage,
     Picture,
 )
@@ -52,9 +54,9 @@ class ImagesWork:
         ApiError: Another size than the model's, or parameters that do not go together.
     """
 
+    room: Room
     janus: Janus
     body: ImagesBody
-    text_limit: TextLimit
 
     def __post_init__(self) -> None:
         body, size = self.body, self.size
@@ -87,8 +89,8 @@ class ImagesWork:
     def __call__(self, driver: JobDriver) -> Iterator[DrawnState]:
         """Check and build the request; states of its pictures."""
         body = self.body
-        self.text_limit.check([body.prompt], "prompt")
-        self.text_limit.check([body.negative_prompt], "negative_prompt")
+        self.room.text_limit.check([body.prompt], "prompt")
+        self.room.text_limit.check([body.negative_prompt], "negative_prompt")
         options = DrawOptions.resolve(
             self.janus.config.drawing,
             guidance_scale=body.guidance_scale,
@@ -97,7 +99,8 @@ class ImagesWork:
             top_p=body.top_p,
             negative_prompt=body.negative_prompt,
         )
-        artist = Artist(self.janus.model, self.janus.processor, driver)
+        paint = partial(self.room.paint, driver)
+        artist = Artist(self.janus.model, self.janus.processor, driver, paint)
         states = artist.stream(
             body.prompt,
             1 if body.n is None else body.n,
@@ -185,6 +188,7 @@ class ImagesWriter:
             input_tokens=state.prompt_tokens,
             input_tokens_details=InputDetails(text_tokens=state.prompt_tokens),
             output_tokens=drawn,
+            output_tokens_details=OutputDetails(image_tokens=drawn),
             total_tokens=state.prompt_tokens + drawn,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,8 @@ class ServeOptions:
     url_lifetime_s: float = 3600.0
     cors_origins: tuple[str, ...] = ()
     """Web pages of other origins that may call; none may without."""
+    public_url: str | None = None
+    """How clients reach the server, for addresses of pictures; None is what a request came to."""
     page: bool = True
     """Whether a web page is at ``/``."""
     log_prompts: bool = False
@@ -111,6 +114,11 @@ class ServeOptions:
         ):
             value = getattr(self, name)
             require(0 < value < math.inf, f"{name} must be a number of seconds > 0, got {value}")
+        url = self.public_url
+        require(
+            url is None or re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", url) is not None,
+            f"public_url must read https://host or https://host/path, got {url!r}",
+        )
         require(
             (self.tls_cert is None) == (self.tls_key is None),
             "--tls-cert and --tls-key belong together: give both, or neither",

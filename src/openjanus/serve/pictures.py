@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from openjanus.processor.image import BROKEN, open_image
 from openjanus.serve.errors import ApiError, refused
 from openjanus.serve.options import ServeOptions
-from openjanus.serve.schema import ImagePart, Message, TextPart
+from openjanus.serve.schema import ImagePart, Message, Part, TextPart
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """What Pillow is let try; its other readers are many and little used."""
@@ -129,12 +129,24 @@ def _as_library(
                 {"type": "image", "image": opened[id(part)]}
                 if isinstance(part, ImagePart)
                 else {"type": "text", "text": part.text}
-                for part in content
+                for part in _pictures_first(content)
             ]
         turns.append({"role": message.role, "content": "" if content is None else content})
     if system:
         turns.insert(0, {"role": "system", "content": "\n\n".join(system)})
     return turns
+
+
+def _pictures_first(parts: Sequence[Part]) -> Sequence[Part]:
+    """Parts in the order in which the models were taught: pictures, and then what is asked of them.
+
+    Clients of OpenAI send the words first. Where something is said behind a picture, its place is
+    meant, and all stay where they are.
+    """
+    words = [part for part in parts if isinstance(part, TextPart)]
+    if list(parts[: len(words)]) != words:
+        return parts
+    return [*parts[len(words) :], *words]
 
 
 def _words(message: Message, where: str) -> str:

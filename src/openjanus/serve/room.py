@@ -1,8 +1,9 @@
-"""Where the work is done: a thread for the engine, and one for each request around it.
+"""Where the work is done: a thread for the engine, one for each request, and a few for pictures.
 
-A request's thread builds what the engine takes (pictures are opened there), and makes words and
-pictures of what it tells, with the same ``Speaker`` and ``Artist`` as the library: their driver is
-one that asks the engine's thread. The event loop only waits for what comes out.
+A request's thread builds what the engine takes, and makes words and pictures of what it tells, with
+the same ``Speaker`` and ``Artist`` as the library: their driver is one that asks the engine's
+thread. Pictures are decoded, and made of ids, in threads that all requests share. The event loop
+only waits for what comes out.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from openjanus.bench.measure import image_bytes, text_bytes
 from openjanus.engine.engine import Engine, EngineOptions
 from openjanus.pipeline import Janus
 from openjanus.serve.engine_thread import BASE, EngineFailure, EngineThread, Inbox, JobDriver, Left
@@ -37,6 +39,10 @@ CHECK_S = 0.25
 """Who waits looks so often whether his client has left."""
 MAX_OPENING = 2
 """Requests whose pictures are decoded at once: they take far more memory than their files."""
+MAX_PAINTING = 2
+"""Pictures that are made of ids at once. Libraries beneath torch keep memory for every thread that
+has ever asked them, and so do their own threads: requests' threads, of which there are many, do
+not."""
 
 
 Work = Callable[[JobDriver], Iterator[T]]
@@ -217,8 +223,10 @@ class Room:
             name: Engine(one.model, image_pad_id=image_pad_id, options=options)
             for name, one in self._models.items()
         }
-        self.thread = EngineThread(engines, metrics)
-        self._opening = threading.BoundedSemaphore(MAX_OPENING)
+        read = {"text": text_bytes(janus.model), "image": image_bytes(janus.model)}
+        self.thread = EngineThread(engines, metrics, read)
+        self._opening = ThreadPoolExecutor(MAX_OPENING, thread_name_prefix="opening")
+        self._painting = ThreadPoolExecutor(MAX_PAINTING, thread_name_prefix="painting")
         self.reading = ThreadPoolExecutor(1, thread_name_prefix="bodies")
         """Parses large bodies, one at a time: two would keep the event loop waiting twice."""
         self._hands = ThreadPoolExecutor(max_jobs, thread_name_prefix="request")
@@ -234,19 +242,25 @@ class Room:
         trace: TracebackType | None,
     ) -> None:
         self.thread.stop()
-        for pool in (self._hands, self.reading):
+        # Requests' threads first: they may wait for what the others do.
+        for pool in (self._hands, self._opening, self._painting, self.reading):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    @contextlib.contextmanager
-    def opening(self, driver: JobDriver) -> Iterator[None]:
-        """Held while the pictures of a request are decoded; who has left does not wait for it."""
-        while not self._opening.acquire(timeout=CHECK_S):
-            driver.stop_if_left()
-        try:
-            driver.stop_if_left()
-            yield
-        finally:
-            self._opening.release()
+    def open(self, driver: JobDriver, work: Callable[[], U]) -> U:
+        """Call what decodes the pictures of a request, when its turn has come.
+
+        Raises:
+            Left: Who has left does not wait for it.
+        """
+        return _done_by(self._opening, driver, work)
+
+    def paint(self, driver: JobDriver, work: Callable[[], U]) -> U:
+        """Call what makes a picture of ids, when its turn has come.
+
+        Raises:
+            Left: Who has left does not wait for it.
+        """
+        return _done_by(self._painting, driver, work)
 
     def stop_within(self, seconds: float) -> None:
         """End all requests, those to come too, with an error after so many seconds."""
@@ -276,3 +290,12 @@ class Room:
         job.ended.add_done_callback(lambda _: self._jobs.discard(job))
         job.begun = self._hands.submit(job.run)
         return job
+
+
+def _done_by(pool: ThreadPoolExecutor, driver: JobDriver, work: Callable[[], U]) -> U:
+    """What a pool makes of work; what was begun is waited for, whoever has left."""
+    asked = pool.submit(work)
+    while not wait([asked], CHECK_S).done:
+        if driver.has_left and asked.cancel():
+            raise Left
+    return asked.result()

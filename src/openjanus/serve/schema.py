@@ -102,6 +102,8 @@ class TextPart(Body):
 
     type: Literal["text"]
     text: str
+    prompt_cache_breakpoint: Any = None
+    """Read and without effect, as what else concerns OpenAI's cache."""
 
 
 class ImagePart(Body):
@@ -109,6 +111,7 @@ class ImagePart(Body):
 
     type: Literal["image_url"]
     image_url: ImageUrl
+    prompt_cache_breakpoint: Any = None
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
@@ -164,6 +167,7 @@ class ChatBody(Body):
     metadata: Any = None
     safety_identifier: Any = None
     prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
     prompt_cache_retention: Any = None
     parallel_tool_calls: Any = None
     # What would change the result, and here cannot.
@@ -180,6 +184,7 @@ class ChatBody(Body):
     reasoning_effort: Annotated[Any, Neutral("none")] = None
     verbosity: Annotated[Any, Neutral("medium")] = None
     audio: Annotated[Any, Neutral()] = None
+    moderation: Annotated[Any, Neutral()] = None
     prediction: Annotated[Any, Neutral()] = None
     web_search_options: Annotated[Any, Neutral()] = None
 
@@ -217,6 +222,10 @@ class ImagesBody(Body):
     style: Annotated[Any, Neutral()] = None
     output_format: Annotated[Any, Neutral("png")] = None
     output_compression: Annotated[Any, Neutral(100)] = None
+    frame_count: Annotated[Any, Neutral(1)] = None
+    frame_duration_ms: Annotated[Any, Neutral()] = None
+    complexity: Annotated[Any, Neutral()] = None
+    svg: Annotated[Any, Neutral()] = None
 
 
 class ErrorDetail(BaseModel):
@@ -333,12 +342,20 @@ class InputDetails(BaseModel):
     image_tokens: int = 0
 
 
+class OutputDetails(BaseModel):
+    """What an answer is made of: pictures alone."""
+
+    image_tokens: int
+    text_tokens: int = 0
+
+
 class ImagesUsage(BaseModel):
     """Tokens of a prompt, and ids of its pictures."""
 
     input_tokens: int
     input_tokens_details: InputDetails
     output_tokens: int
+    output_tokens_details: OutputDetails
     total_tokens: int
 
 

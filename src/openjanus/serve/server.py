@@ -18,13 +18,15 @@ from typing import Any
 
 import uvicorn
 
+from openjanus.bench.machine import read_bandwidth
 from openjanus.pipeline import Janus
 from openjanus.rules import require
 from openjanus.serve.admission import Admission
 from openjanus.serve.app import build_app
 from openjanus.serve.connection import ImpatientProtocol, protocol_class
+from openjanus.serve.gate import LogLine
 from openjanus.serve.metrics import Metrics
-from openjanus.serve.options import ServeOptions
+from openjanus.serve.options import MIB, ServeOptions
 from openjanus.serve.room import Room
 
 if sys.platform != "win32":
@@ -37,6 +39,11 @@ BACKLOG = 2048
 ACCEPTED_AT_ONCE = 32
 SPARE_FILES = 64 + ACCEPTED_AT_ONCE
 """Descriptors that are not connections, and connections that are about to be refused."""
+SWITCH_S = 0.001
+"""After which a thread that computes in Python hands on: the event loop waits that long for each of
+them whenever it has something to do, and Python's own 5 ms add up to a late answer."""
+BANDWIDTH_BLOCK_BYTES = 256 * MIB
+"""Past the caches; given back before anybody is served."""
 LAST_WORDS_S = 1.0
 """Before the end of a drain, for errors to go out."""
 
@@ -50,8 +57,8 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        text = record.getMessage()
-        line |= json.loads(text) if record.name == "openjanus.serve.requests" else {"text": text}
+        # logging takes a single mapping for all of its arguments.
+        line |= record.args if isinstance(record.args, LogLine) else {"text": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True)
@@ -78,6 +85,7 @@ class DrainingServer(uvicorn.Server):
         self._admission = admission
         self._room = room
         self._drain_s = drain_s
+        self._stop_at: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; uvicorn gives TLS handshakes a minute and no limit, and takes 2048 at a time."""
@@ -111,10 +119,27 @@ class DrainingServer(uvicorn.Server):
         self._admission.is_draining = True
         super().handle_exit(sig, frame)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop listening: not before what runs has ended, or its time is over.
+
+        Until then whoever asks is told that the server stops, by ``/ready`` too; requests that run
+        are told that time is up before uvicorn would cut them.
+        """
+        if not await super().on_tick(counter):
+            return False
+        now = asyncio.get_running_loop().time()
+        if self._stop_at is None:
+            self._admission.is_draining = True
+            self._stop_at = now + self._drain_s
+            self._room.stop_within(max(self._drain_s - LAST_WORDS_S, self._drain_s / 2))
+        is_over = now >= self._stop_at or self._admission.num_inside == 0
+        return self.force_exit or is_over
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wait for what runs; it is told that time is up before uvicorn would cut it."""
-        self._admission.is_draining = True
-        self._room.stop_within(max(self._drain_s - LAST_WORDS_S, self._drain_s / 2))
+        """Stop listening; answers that are still being sent have what is left of the time."""
+        now = asyncio.get_running_loop().time()
+        left = 0.0 if self._stop_at is None else self._stop_at - now
+        self.config.timeout_graceful_shutdown = max(1, math.ceil(left))
         await super().shutdown(sockets)
 
 
@@ -209,10 +234,12 @@ def run(janus: Janus, options: ServeOptions, *, beside: Mapping[str, Janus] | No
     log_to_stderr()
     options = fit_to_files(options)
     gc.collect()
+    sys.setswitchinterval(SWITCH_S)
+    metrics = Metrics(read_bandwidth(janus.device, BANDWIDTH_BLOCK_BYTES))
     gc.freeze()  # else a full collection walks the model's objects while nobody is answered
     with (
         listening_socket(options) as listening,
-        Room(janus, max_jobs=options.max_requests, metrics=Metrics(), beside=beside) as room,
+        Room(janus, max_jobs=options.max_requests, metrics=metrics, beside=beside) as room,
     ):
         server = build_server(room, options)
         # A signal may come before uvicorn listens to it, and uvicorn raises it again when it has
