@@ -102,7 +102,7 @@ def add_model(parser: argparse.ArgumentParser, *, adapter: bool = True) -> None:
 def add_quantize(parser: argparse.ArgumentParser) -> None:
     """Add the option that says in how many bits the decoder is kept."""
     parser.add_argument(
-        "--quantize", help="int8 or int4: fewer bits for the decoder's layers (as they are)"
+        "--quantize", help="int8, int4 or fp8: fewer bits for the decoder's layers (as they are)"
     )
 
 

@@ -83,10 +83,10 @@ def load(
         revision: Of a hub id: a branch, a tag or a commit.
         adapter: Folder of an adapter in peft's layout, by our names or transformers'; it is added
             to the weights. None loads the model as it is.
-        quantize: ``int8`` or ``int4`` keeps the decoder's linear layers in so many bits, or a
-            ``QuantizationConfig`` says how. Each layer is quantized as it is read; with an adapter
-            when that has been added, which takes the memory of the whole model. None loads the
-            weights as they are stored, quantized ones too.
+        quantize: ``int8``, ``int4`` or ``fp8`` keeps the decoder's linear layers in so many bits,
+            or a ``QuantizationConfig`` says how. Each layer is quantized as it is read; with an
+            adapter when that has been added, which takes the memory of the whole model. None loads
+            the weights as they are stored, quantized ones too.
 
     Raises:
         FileNotFoundError: No such folder, a file in it is missing, or the hub cannot be reached.
