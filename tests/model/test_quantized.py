@@ -17,6 +17,7 @@ from openjanus.model.quantized import (
     Int4Linear,
     Int8Linear,
     QuantizedLinear,
+    _has_fp8_kernel,
     count_weights,
     pack_int4,
     quantized_modules,
@@ -135,6 +136,8 @@ def test_the_kernel_of_fp8_keeps_activations(dtype: torch.dtype) -> None:
     once = layer.kernel(x.to(torch.float8_e4m3fn).to(dtype))  # what one code each would give
     far = (once.double() - wanted).abs()[2:] / largest[2:]
     assert float(far.max()) > 0.01
+    assert _has_fp8_kernel(dtype, torch.device("cpu"))  # the trial that a GPU must pass
+    assert not layer.has_kernel(dtype)
 
 
 @pytest.mark.parametrize("kind", KINDS)

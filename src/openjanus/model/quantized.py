@@ -217,9 +217,9 @@ class Fp8Linear(ScaledLinear):
         return ((high * first_scale + low * rest_scale) * self.scale.float()).to(rows.dtype)
 
     def has_kernel(self, dtype: torch.dtype) -> bool:
-        """As tried on a small layer where this one is; never run on a GPU by this project."""
+        """As tried on a small layer on the GPU; this project has none to run it on."""
         fits = self.out_features % self.kernel_width == 0
-        return fits and _has_fp8_kernel(dtype, self.codes.device)
+        return fits and self.codes.is_cuda and _has_fp8_kernel(dtype, self.codes.device)
 
 
 class Int4Linear(QuantizedLinear):
