@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,30 @@ def test_a_run_that_outlives_its_queue_keeps_others_out(tmp_path):
         run_queue([], tmp_path, threads=1)
     left[0].communicate(b"\n")
     run_queue([], tmp_path, threads=1)
+
+
+def test_a_stop_of_the_queue_stops_what_it_runs(tmp_path):
+    """SIGTERM, and not to the whole group: the run ends too, and its minutes are in the record."""
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom openjanus.train.queue import Job, run_queue\n"
+        "root = Path(sys.argv[1])\n"
+        "said = 'from pathlib import Path; import sys, time; '\\\n"
+        "    'Path(sys.argv[1]).touch(); time.sleep(600)'\n"
+        "command = ('-c', said, str(root / 'begun'))\n"
+        "job = Job(name='a', command=command, result=root / 'final', needs=(), begun=None)\n"
+        "run_queue([job], root, threads=1)\n"
+    )
+    queue = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
+    end = time.monotonic() + 60
+    while not (tmp_path / "begun").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    queue.terminate()
+    assert queue.wait(30) == 128 + signal.SIGTERM
+    record = read_state(tmp_path)["a"]
+    assert record.state == "running"
+    assert record.returncode is None
+    assert record.seconds > 0
+    run_queue([], tmp_path, threads=1)  # nothing outlived it
 
 
 def test_a_complete_run_of_another_configuration_is_not_taken(tmp_path):

@@ -11,10 +11,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -182,7 +185,7 @@ def run_process(command: Sequence[str], log: Path, environment: Mapping[str, str
     """Run this interpreter with arguments; what it says is added to the log.
 
     Returns:
-        Its exit code. A stop of the queue (Ctrl-C) stops it too.
+        Its exit code. A stop of the queue (Ctrl-C, SIGTERM) stops it too.
     """
     with log.open("a", encoding="utf-8") as words:
         process = subprocess.Popen(
@@ -198,6 +201,24 @@ def run_process(command: Sequence[str], log: Path, environment: Mapping[str, str
             if process.poll() is None:
                 process.terminate()
                 process.wait()
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the queue as Ctrl-C does, so that what it runs is stopped too."""
+
+    def end(signum: int, frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    # Python lets the main thread alone have handlers; elsewhere stopping is its owner's business.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_queue(
@@ -232,7 +253,7 @@ def run_queue(
     refusal = (
         f"another queue, or a run that outlived one, is at work in {root}: wait for it, or stop it"
     )
-    with held(root, LOCK_NAME, refusal=refusal, inherited=True):
+    with held(root, LOCK_NAME, refusal=refusal, inherited=True), _ended_by_sigterm():
         _check_runs(jobs)
         records = read_state(root)
         logs = root / LOGS
@@ -261,24 +282,26 @@ def run_queue(
             resumed = job.begun is not None and bool(checkpoint_steps(job.begun))
             how = "goes on" if resumed else "starts"
             tqdm.write(f"[{place}/{len(jobs)}] {job.name}: {how}", file=sys.stderr)
-            records[job.name] = _run(job, records[job.name], logs, threads, resumed, runner)
-            _write_state(root, records)
+            command = (*job.command, *(job.resume if resumed else ()))
+            environment = {"OMP_NUM_THREADS": str(threads)}
+            since, code = time.monotonic(), None
+            try:
+                code = runner(command, logs / f"{job.name}.log", environment)
+            finally:  # a stop of the queue too: its minutes count
+                seconds = time.monotonic() - since
+                records[job.name] = _after(job, records[job.name], code, seconds)
+                _write_state(root, records)
             if records[job.name].state == "failed":
                 tqdm.write(f"{job.name} failed, see {logs / job.name}.log", file=sys.stderr)
         _write_state(root, records)
     return {job.name: records[job.name] for job in jobs}
 
 
-def _run(
-    job: Job, record: Record, logs: Path, threads: int, resumed: bool, runner: Runner
-) -> Record:
-    """One session of a job, and its record after it."""
-    command = (*job.command, *(job.resume if resumed else ()))
-    began = time.monotonic()
-    code = runner(command, logs / f"{job.name}.log", {"OMP_NUM_THREADS": str(threads)})
+def _after(job: Job, record: Record, code: int | None, seconds: float) -> Record:
+    """A job's record after a session; without an exit code it was stopped."""
+    state: JobState = "running"
+    if code is not None:
+        state = "done" if code == 0 and job.result.exists() else "failed"
     return dataclasses.replace(
-        record,
-        state="done" if code == 0 and job.result.exists() else "failed",
-        seconds=round(record.seconds + time.monotonic() - began, 1),
-        returncode=code,
+        record, state=state, seconds=round(record.seconds + seconds, 1), returncode=code
     )
