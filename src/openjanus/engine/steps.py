@@ -110,7 +110,7 @@ class Steps:
         try:
             return self._programs[shape](plan.inputs_embeds, cells, cache.keys, cache.values)
         except _compile_errors() as error:
-            return self._give_up(" ".join(str(error).split("\n")[:2]))
+            return self._give_up(" ".join(str(error).split("\n")[:2]).strip())
 
     def _give_up(self, why: str) -> None:
         self.is_compiled = False
