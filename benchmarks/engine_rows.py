@@ -268,11 +268,10 @@ def mixed_row(key: str, asked: argparse.Namespace) -> Row:
     return row | {"words": words, "pictures": drawn, "gap": gap, "gap_reached": gap <= 1.0}
 
 
-def _engine(janus: Janus, **options: int) -> Engine:
+def _engine(janus: Janus, **options: Any) -> Engine:
     pad = janus.processor.tokenizer.image_pad_id
-    return Engine(
-        janus.model, image_pad_id=pad, options=EngineOptions(**{"look_ahead": 1} | options)
-    )
+    chosen: dict[str, Any] = {"look_ahead": 1} | options
+    return Engine(janus.model, image_pad_id=pad, options=EngineOptions(**chosen))
 
 
 def nano_rows(asked: argparse.Namespace) -> dict[str, Row]:

@@ -97,7 +97,7 @@ def race(
     `rows R` is one id a step again, in steps of as many rows as those of a width that has more.
     """
 
-    def engine(**options: int) -> Engine:
+    def engine(**options: Any) -> Engine:
         pad = janus.processor.tokenizer.image_pad_id
         return Engine(janus.model, image_pad_id=pad, options=EngineOptions(**options))
 

@@ -1,10 +1,10 @@
-"""What int8 and int4 cost in quality and save in time.
+"""What int8, int4 and fp8 cost in quality and save in time.
 
     python benchmarks/quantization.py [--parts kl score speed] [--prompts N] [--drawings N]
         [--seeds N] [--layers N] [--rounds N] [--threads N] [--model MODEL] [--dtype DTYPE]
         [--output FILE]
 
-Three parts, each of `int8`, `int4` in groups of 64 and `int4` in groups of 32:
+Three parts, each of `int8`, `int4` in groups of 64, `int4` in groups of 32 and `fp8`:
 
 - `kl`: the model draws `--prompts` held-out prompts and answers a question about each drawing; fed
   the same ids, the quantized one's distributions are compared with its own. `ours` is the mean
@@ -54,6 +54,7 @@ KINDS = {
     "int8": QuantizationConfig(kind="int8"),
     "int4": QuantizationConfig(kind="int4", group_size=64),
     "int4 in groups of 32": QuantizationConfig(kind="int4", group_size=32),
+    "fp8": QuantizationConfig(kind="fp8"),
 }
 GUIDANCE_SCALE = 5.0
 """Of the papers; it multiplies what quantizing changes."""
@@ -310,7 +311,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {
 
 def main() -> None:
     """Print and write the figures of each part."""
-    parser = argparse.ArgumentParser(description="What int8 and int4 cost and save.")
+    parser = argparse.ArgumentParser(description="What int8, int4 and fp8 cost and save.")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--prompts", type=int, default=48, help="of KL; a multiple of 6")
     parser.add_argument("--drawings", type=int, default=24, help="prompts a tag, 24 at most")

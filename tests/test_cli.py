@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 import openjanus
 from openjanus.cli import explain, main, parse
+from openjanus.cli.parsing import engine_options
 from openjanus.worlds.emoji.concepts import CONCEPTS
 from openjanus.worlds.emoji.fetch import FORMAT_VERSION
 
@@ -95,6 +96,26 @@ def test_weights_are_packed_unless_told_otherwise(tmp_path, monkeypatch):
     assert not packed
     assert main(arguments) == 0
     assert len(packed) == 1
+
+
+@pytest.mark.parametrize(
+    "verb", [["draw", "a car"], ["chat"], ["compose", "a car"], ["bench"], ["serve"]]
+)
+def test_steps_may_be_compiled_or_not(verb):
+    for given, wanted in (([], "auto"), (["--compile"], "on"), (["--no-compile"], "off")):
+        assert engine_options(parse([*verb, *given])).compile == wanted
+
+
+def test_a_compiled_drawing_leaves_weights_as_they_lie(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("openjanus.pipeline.janus.Janus.pack", lambda _: pytest.fail("packed"))
+    monkeypatch.setattr("torch.compile", lambda step, **_: made.append(step) or step)
+    words = ["draw", "a red car", "--model", "tiny", "--seed", "0", "--output"]
+    assert main([*words, str(tmp_path / "a"), "--compile"]) == 0
+    assert len(made) == 1
+    assert main([*words, str(tmp_path / "b"), "--no-compile", "--no-pack"]) == 0
+    assert len(made) == 1
+    assert (tmp_path / "a/0.png").read_bytes() == (tmp_path / "b/0.png").read_bytes()
 
 
 def test_draw_keeps_the_best_of_some_candidates(tmp_path, capsys):
@@ -452,7 +473,7 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["reconstruct", "missing.png", "--model", "tiny"], "missing.png"),
         (["info", "nanno"], "nanno"),
         (["convert", "tiny", "x"], "--format"),
-        (["convert", "tiny", "x", "--quantize", "int3"], "int8 or int4, got 'int3'"),
+        (["convert", "tiny", "x", "--quantize", "int3"], "int8, int4 or fp8, got 'int3'"),
         (["convert", "tiny", "x", "--group-size", "32"], "belong to --quantize"),
         (["convert", "tiny", "x", "--quantize", "int8", "--group-size", "32"], "no groups"),
         (["convert", "tiny", "x", "--quantize", "int4", "--group-size", "128"], "multiple of it"),
@@ -460,7 +481,7 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
             ["convert", "tiny", "x", "--quantize", "int8", "--format", "transformers"],
             "no place for quantized weights",
         ),
-        (["draw", "a car", "--model", "tiny", "--quantize", "fp8"], "int8 or int4, got 'fp8'"),
+        (["draw", "a car", "--model", "tiny", "--quantize", "fp4"], "int8, int4 or fp8, got 'fp4'"),
         (["convert", "tiny", "x", "--format", "gguf"], "unknown format 'gguf'"),
         (["convert", "tiny", "x", "--format", "deepseek"], "export it as 'transformers'"),
         (["convert", "tiny", "x", "--format", "transformers", "--dtype", "f8"], "unknown dtype"),

@@ -91,6 +91,7 @@ FIELDS = {
     "EngineOptions": [
         *("rows_per_page", "max_pages", "max_prefill_tokens", "prefill_chunk"),
         *("kept_prompt_tokens", "max_cache_bytes", "look_ahead", "prefix_cache_size"),
+        "compile",
     ],
 }
 
@@ -139,7 +140,8 @@ def test_functions() -> None:
         "(source: str | Path, *, device: torch.device | str = auto, "
         "dtype: torch.dtype | str = auto, revision: str | None = None, "
         "adapter: str | Path | None = None, "
-        "quantize: str | QuantizationConfig | None = None) -> Janus"
+        "quantize: str | QuantizationConfig | None = None, "
+        "engine_options: EngineOptions | None = None) -> Janus"
     )
     assert signature(openjanus.build) == (
         "(config_or_preset: JanusConfig | str, *, device: torch.device | str = meta, "

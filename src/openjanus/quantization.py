@@ -13,7 +13,7 @@ from openjanus.rules import require
 if TYPE_CHECKING:
     from openjanus.config import DecoderConfig
 
-QUANTIZATIONS = ("int8", "int4")
+QUANTIZATIONS = ("int8", "int4", "fp8")
 """Kinds of weights that take fewer bits than they were trained in."""
 GROUP_SIZES = (32, 64, 128)
 GROUP_SIZE = 64
@@ -25,21 +25,22 @@ class QuantizationConfig:
     """In what the decoder's linear layers are kept; the doors and the image head never are."""
 
     kind: str
-    """``int8``, a scale for each output; or ``int4``, a scale and a zero for each group."""
+    """``int8`` or ``fp8``, a scale for each output; ``int4``, a scale and a zero for each group."""
     group_size: int | None = None
-    """Inputs that share a scale in int4: 32, 64 or 128. int8 has no groups."""
+    """Inputs that share a scale in int4: 32, 64 or 128. int8 and fp8 have no groups."""
     lm_head: bool = False
     """Whether the head for words is quantized too."""
 
     def __post_init__(self) -> None:
         require(
             self.kind in QUANTIZATIONS,
-            f"quantize must be {' or '.join(QUANTIZATIONS)}, got {self.kind!r}",
+            f"quantize must be {', '.join(QUANTIZATIONS[:-1])} or {QUANTIZATIONS[-1]}, "
+            f"got {self.kind!r}",
         )
-        if self.kind == "int8":
+        if self.kind != "int4":
             require(
                 self.group_size is None,
-                f"int8 has a scale for each output and no groups, got group_size "
+                f"{self.kind} has a scale for each output and no groups, got group_size "
                 f"{self.group_size}: leave it out, or choose int4",
             )
             return

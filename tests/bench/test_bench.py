@@ -295,7 +295,10 @@ def test_the_command_writes_what_it_prints(capsys, tmp_path):
         (["--threads", "0"], "--threads must be >= 1, got 0"),
         (["--random", "janus-pro-1c"], "did you mean 'janus-pro-1b'"),
         (["--random", "tiny", "--revision", "main"], "--revision belongs to a model with weights"),
-        (["--random", "tiny", "--quantize", "int99"], "quantize must be int8 or int4, got 'int99'"),
+        (
+            ["--random", "tiny", "--quantize", "int99"],
+            "quantize must be int8, int4 or fp8, got 'int99'",
+        ),
         (["--random", "tiny", "--model", "./x"], "--random takes the place of --model"),
         (["--against", "vllm"], "invalid choice: 'vllm'"),
         (["--json", "."], "--json . is a folder"),

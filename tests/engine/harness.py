@@ -6,6 +6,7 @@ On the path by `pythonpath` in `pyproject.toml`, so that its names can be import
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from openjanus.engine.engine import Engine, EngineOptions
 from openjanus.engine.request import ChatRequest, ComposeRequest, DrawRequest, Request
@@ -22,5 +23,5 @@ Compose = Callable[..., ComposeRequest]
 Naive = Callable[..., tuple[int, ...]]
 
 
-def make_engine(model: JanusModel, **options: int) -> Engine:
+def make_engine(model: JanusModel, **options: Any) -> Engine:
     return Engine(model, image_pad_id=IMAGE_PAD, options=EngineOptions(**options))

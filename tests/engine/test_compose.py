@@ -176,7 +176,7 @@ def test_results_are_the_same_without_idle_rows(
         compose(seed=7, max_new_tokens=15, max_images=1),
     ]
     whole = run(make_engine(model), requests)
-    monkeypatch.setattr("openjanus.engine.engine.rows_change_bits", lambda *_: False)
+    monkeypatch.setattr("openjanus.engine.steps.rows_change_bits", lambda *_: False)
     assert run(make_engine(model), requests) == whole
 
 

@@ -66,7 +66,7 @@ def test_results_are_the_same_without_idle_rows(
         return original(self, inputs_embeds, **rest)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(Decoder, "forward", spy)
-    monkeypatch.setattr("openjanus.engine.engine.rows_change_bits", lambda *_: False)
+    monkeypatch.setattr("openjanus.engine.steps.rows_change_bits", lambda *_: False)
     assert run(Engine(lively_model, image_pad_id=IMAGE_PAD, options=options), requests) == whole
     assert 16 in batches, "drawings and replies, 8 and 2 rows, were no batch of one"
     batches.clear()

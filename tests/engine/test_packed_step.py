@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def packed(lively_model: JanusModel) -> JanusModel:
 def test_the_rows_of_a_step_change_no_id(packed: JanusModel, run: Run, draw: Draw) -> None:
     requests: list[Request] = [draw(image_index=index, guidance_scale=5.0) for index in range(3)]
 
-    def drawn(these: list[Request], **options: int) -> list[tuple[int, ...]]:
+    def drawn(these: list[Request], **options: Any) -> list[tuple[int, ...]]:
         options = {"look_ahead": 1} | options
         return run(Engine(packed, image_pad_id=IMAGE_PAD, options=EngineOptions(**options)), these)
 

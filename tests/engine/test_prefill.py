@@ -255,7 +255,7 @@ def test_what_was_tried_of_other_weights_is_tried_again(
         tried.append(num_rows)
         return True
 
-    monkeypatch.setattr("openjanus.engine.engine.rows_change_bits", trial)
+    monkeypatch.setattr("openjanus.engine.steps.rows_change_bits", trial)
     engine = make_engine(model)
     for _ in range(2):
         run(engine, [chat()])

@@ -105,14 +105,14 @@ def test_results_are_the_same_without_idle_rows(
 ) -> None:
     requests: list[Request] = [draw(), draw(image_index=1), draw(seed=9, guidance_scale=1.0)]
     whole = run(make_engine(semantic_model), requests)
-    monkeypatch.setattr("openjanus.engine.engine.rows_change_bits", lambda *_: False)
+    monkeypatch.setattr("openjanus.engine.steps.rows_change_bits", lambda *_: False)
     assert run(make_engine(semantic_model), requests) == whole
 
 
 def test_a_drawing_goes_on_when_its_neighbour_is_gone(
     semantic_model: JanusModel, run: Run, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openjanus.engine.engine.rows_change_bits", lambda *_: False)
+    monkeypatch.setattr("openjanus.engine.steps.rows_change_bits", lambda *_: False)
     (alone,) = run(make_engine(semantic_model), [draw(seed=2)])
     engine = make_engine(semantic_model)
     gone = engine.add(draw(seed=1))

@@ -9,19 +9,27 @@ from torch import Tensor, nn
 from openjanus.model.janus import JanusModel, build_model, pack_model, quantize_model
 from openjanus.model.joined import JoinedQuantized, can_join
 from openjanus.model.packed import count_packed
-from openjanus.model.quantized import Int4Linear, Int8Linear, QuantizedLinear, count_weights
+from openjanus.model.quantized import (
+    Fp8Linear,
+    Int4Linear,
+    Int8Linear,
+    QuantizedLinear,
+    count_weights,
+)
 from openjanus.presets import preset
 from openjanus.quantization import QuantizationConfig
 
 KINDS = {
     "int8": QuantizationConfig(kind="int8"),
     "int4": QuantizationConfig(kind="int4", group_size=32),
+    "fp8": QuantizationConfig(kind="fp8"),
 }
+PLAIN = {"int8": Int8Linear, "fp8": Fp8Linear}
 
 
 def layer(kind: str, outputs: int, seed: int, width: int = 128) -> QuantizedLinear:
     generator = torch.Generator().manual_seed(seed)
-    made = Int8Linear(width, outputs) if kind == "int8" else Int4Linear(width, outputs, 32)
+    made = PLAIN[kind](width, outputs) if kind in PLAIN else Int4Linear(width, outputs, 32)
     weight = torch.randn(outputs, width, generator=generator)
     made.load_state_dict(made.quantized(weight), assign=True)
     return made
@@ -65,7 +73,7 @@ def test_a_packed_quantized_model_is_the_same_one(kind: str, dtype: torch.dtype)
     assert count_packed(model) == packed and model.is_packed
     joined = [one for one in model.modules() if isinstance(one, JoinedQuantized)]
     # Keys and values have 32 outputs each, which is no whole block of int4.
-    assert [one.num_layers for one in joined] == ([3, 2] if kind == "int8" else [2]) * layers
+    assert [one.num_layers for one in joined] == ([3, 2] if kind in PLAIN else [2]) * layers
     assert count_weights(model) == count
     torch.testing.assert_close(hidden(), before, atol=0.05, rtol=0.05)
     after = model.state_dict()
@@ -80,6 +88,7 @@ def test_a_packed_quantized_model_is_the_same_one(kind: str, dtype: torch.dtype)
 def test_only_layers_of_one_kind_and_whole_blocks_are_joined() -> None:
     assert can_join([layer("int8", 64, 0), layer("int8", 128, 1)])
     assert not can_join([layer("int8", 64, 0), layer("int4", 64, 1)])
+    assert not can_join([layer("int8", 64, 0), layer("fp8", 64, 1)])
     assert not can_join([layer("int4", 64, 0), layer("int4", 96, 1)])
     assert not can_join([layer("int8", 64, 0), nn.Linear(128, 64)])
     assert not can_join([Int4Linear(128, 64, 32), Int4Linear(128, 64, 64)])

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from openjanus.config import JanusConfig
 from openjanus.model.janus import JanusModel, build_model, quantize_model
 from openjanus.model.quantized import (
+    FP8_MAX,
     KERNEL_DTYPES,
+    Fp8Linear,
     Int4Linear,
     Int8Linear,
     QuantizedLinear,
+    _has_fp8_kernel,
     count_weights,
     pack_int4,
     quantized_modules,
@@ -24,6 +27,8 @@ from openjanus.presets import preset
 from openjanus.quantization import QuantizationConfig
 
 INT8, INT4 = QuantizationConfig(kind="int8"), QuantizationConfig(kind="int4", group_size=32)
+FP8 = QuantizationConfig(kind="fp8")
+KINDS = ["int8", "int4", "fp8"]
 SIZES = [(128, 256), (160, 320), (5, 64)]  # 160 and 5 outputs are not whole blocks of 64
 ROWS = (1, 2, 3, 16, 17, 64, 65)
 
@@ -34,7 +39,11 @@ PLAIN_TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-
 def make(kind: str, weight: Tensor, group_size: int = 32) -> QuantizedLinear:
     """A layer that holds a weight."""
     outputs, width = weight.shape
-    layer = Int8Linear(width, outputs) if kind == "int8" else Int4Linear(width, outputs, group_size)
+    layer: QuantizedLinear
+    if kind == "int4":
+        layer = Int4Linear(width, outputs, group_size)
+    else:
+        layer = (Int8Linear if kind == "int8" else Fp8Linear)(width, outputs)
     layer.load_state_dict(layer.quantized(weight), assign=True)
     return layer
 
@@ -84,7 +93,54 @@ def test_int4_is_half_a_step_off_at_most_but_for_the_rounding_of_its_scales(
     assert bool((scale[..., 0] <= 1.01 * step).all())
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("size", SIZES)
+def test_fp8_is_a_sixteenth_off_at_most(size: tuple[int, int]) -> None:
+    weight = random(*size)
+    weight[0] *= 100
+    layer = make("fp8", weight)
+    assert layer.codes.dtype == torch.float8_e4m3fn
+    scale = layer.scale.float()[:, None]
+    assert bool((scale <= 1.01 * weight.abs().amax(1, keepdim=True) / FP8_MAX).all())
+    error = (layer.dequantize(torch.float32) - weight).abs()
+    # Half of the last of three bits behind the first; below 2^-6 the steps are all alike.
+    allowed = torch.maximum(weight.abs() / 16, scale * 2.0**-10)
+    assert bool((error <= 1.0001 * allowed).all())
+
+
+def test_fp8_codes_stay_what_they_are() -> None:
+    layer = make("fp8", random(32, 64))
+    codes = layer.codes.clone()
+    for dtype in (torch.bfloat16, torch.float32):
+        layer.to(dtype)
+        assert layer.scale.dtype == dtype and torch.equal(layer.codes, codes)
+    assert layer.to("meta").codes.dtype == torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *KERNEL_DTYPES])
+def test_the_kernel_of_fp8_keeps_activations(dtype: torch.dtype) -> None:
+    """Run here by the CPU's ``_scaled_mm``: no product is asked of it but on CUDA."""
+    layer = make("fp8", random(64, 256))
+    assert isinstance(layer, Fp8Linear)
+    x = random(5, 256, seed=1).to(dtype)
+    x[0] *= 1000
+    x[1] = 0
+    assert not layer.takes_kernel(x)
+    try:
+        found = layer.kernel(x)
+    except (NotImplementedError, RuntimeError) as error:
+        pytest.skip(f"no _scaled_mm on this CPU: {error}")
+    wanted = x.double() @ layer.dequantize(torch.float32).double().T
+    largest = wanted.abs().amax(dim=1, keepdim=True).clamp_min(1e-9)
+    assert found.dtype == dtype
+    assert float(((found.double() - wanted).abs() / largest).max()) <= 0.005
+    once = layer.kernel(x.to(torch.float8_e4m3fn).to(dtype))  # what one code each would give
+    far = (once.double() - wanted).abs()[2:] / largest[2:]
+    assert float(far.max()) > 0.01
+    assert _has_fp8_kernel(dtype, torch.device("cpu"))  # the trial that a GPU must pass
+    assert not layer.has_kernel(dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_has_no_spread_is_kept(kind: str) -> None:
     weight = torch.zeros(64, 64)
     assert torch.equal(make(kind, weight).dequantize(torch.float32), weight)
@@ -93,7 +149,7 @@ def test_what_has_no_spread_is_kept(kind: str) -> None:
         assert torch.equal(make(kind, flat).dequantize(torch.float32), flat)
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_code_stands_for_nan(kind: str) -> None:
     weight = random(64, 64)
     weight[3, 4] = float("nan")
@@ -102,7 +158,7 @@ def test_no_code_stands_for_nan(kind: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", PLAIN_TOLERANCE)
 def test_every_number_of_rows_multiplies_by_the_same_matrix(
     kind: str, size: tuple[int, int], dtype: torch.dtype
@@ -135,7 +191,7 @@ def test_the_kernel_is_chosen_by_rows_and_dtype(kind: str) -> None:
     assert not layer.takes_kernel(random(2, 64).bfloat16().requires_grad_())
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", PLAIN_TOLERANCE)
 def test_a_row_does_not_depend_on_the_others(kind: str, dtype: torch.dtype) -> None:
     layer = make(kind, random(128, 256))
@@ -177,7 +233,7 @@ def test_the_shape_of_a_batch_is_kept() -> None:
     assert layer.to("meta")(x.to("meta")).shape == (2, 3, 5)
 
 
-@pytest.mark.parametrize("chosen", [INT8, INT4, replace(INT8, lm_head=True)])
+@pytest.mark.parametrize("chosen", [INT8, INT4, FP8, replace(INT8, lm_head=True)])
 def test_the_decoder_alone_is_quantized(
     chosen: QuantizationConfig, tiny_model: JanusModel, make_model
 ) -> None:
@@ -226,10 +282,11 @@ def test_a_quantized_model_is_not_filled_afresh(tiny_config: JanusConfig) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "int2"}, "int8 or int4, got 'int2'"),
+        ({"kind": "int2"}, "int8, int4 or fp8, got 'int2'"),
         ({"kind": "int4"}, "group_size must be one of 32, 64, 128, got None"),
         ({"kind": "int4", "group_size": 48}, "got 48"),
         ({"kind": "int8", "group_size": 64}, "no groups, got group_size 64"),
+        ({"kind": "fp8", "group_size": 32}, "fp8 has a scale for each output and no groups"),
     ],
 )
 def test_a_quantization_keeps_its_rules(options: dict, message: str) -> None:

@@ -21,7 +21,7 @@ from openjanus.weights.donors import open_donor
 from openjanus.weights.formats import export_model, load_model
 
 INT4 = QuantizationConfig(kind="int4", group_size=32)
-KINDS = ["int8", INT4]
+KINDS = ["int8", INT4, "fp8"]
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +94,24 @@ def test_files_take_as_much_as_their_codes(plain: Path, converted: Path) -> None
     assert f"{key}.weight" not in names
 
 
+def test_fp8_is_a_file_of_fp8(plain: Path, converted: Path, tmp_path: Path) -> None:
+    load(plain, device="cpu", dtype="keep", quantize="fp8").export(tmp_path / "out", "openjanus")
+    file = tmp_path / "out" / "model.safetensors"
+    size = file.stat().st_size
+    assert abs(size - (converted / "model.safetensors").stat().st_size) < 4000  # names of dtypes
+    tensors = load_file(file)
+    key = "language_model.model.layers.1.mlp.down_proj"
+    assert tensors[f"{key}.codes"].dtype == torch.float8_e4m3fn
+    plain_names = load_file(plain / "model.safetensors")
+    coded = {name for name in tensors if name.endswith((".codes", ".scale"))}
+    assert all(name.startswith("language_model.model.layers.") for name in coded)
+    for name in set(tensors) - coded:  # the image head and the embeddings among them
+        assert torch.equal(tensors[name], plain_names[name])
+    save_file(tensors | {f"{key}.codes": tensors[f"{key}.codes"].bfloat16()}, file)
+    with pytest.raises(ValueError, match=r"codes are of torch.float8_e4m3fn"):
+        load(tmp_path / "out", device="cpu")
+
+
 def test_codes_are_where_kernels_may_read_them(converted: Path) -> None:
     """Tensors mapped from a file begin anywhere."""
     layers = quantized_modules(load(converted, device="cpu").model).values()
@@ -107,7 +125,7 @@ def test_the_config_says_it_strictly(converted: Path, tmp_path: Path) -> None:
     assert data["quantization"] == {"kind": "int8", "group_size": None, "lm_head": False}
     for wrong, message in [
         ({"kind": "int8", "bits": 8}, "unknown key 'bits'"),
-        ({"kind": "int3"}, "int8 or int4"),
+        ({"kind": "int3"}, "int8, int4 or fp8"),
         ({"kind": "int4", "group_size": 64}, "does not hold the model"),
     ]:
         (tmp_path / "config.json").write_text(json.dumps(data | {"quantization": wrong}))
@@ -137,8 +155,8 @@ def test_another_quantization_is_refused(converted: Path) -> None:
     assert load(converted, device="cpu", quantize="int8").config.quantization is not None
     with pytest.raises(ValueError, match="holds int8, and quantize asks for int4 in groups of 64"):
         load(converted, device="cpu", quantize="int4")
-    with pytest.raises(ValueError, match="quantize must be int8 or int4, got 'fp8'"):
-        load(converted, device="cpu", quantize="fp8")
+    with pytest.raises(ValueError, match="quantize must be int8, int4 or fp8, got 'fp4'"):
+        load(converted, device="cpu", quantize="fp4")
 
 
 @pytest.mark.parametrize("layout", ["deepseek", "transformers"])

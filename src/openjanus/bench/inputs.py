@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from openjanus.config import JanusConfig
+from openjanus.engine.options import Compile
 from openjanus.processor.text import TextTokenizer
 from openjanus.rules import require, require_at_least_one
 
@@ -41,6 +42,9 @@ class BenchOptions:
     """Whole pictures drawn, from words to pixels; 0 is none."""
     bandwidth_bytes: int = BANDWIDTH_BYTES
     """Memory that is read to find how fast it is."""
+
+    compile: Compile = "auto"
+    """As ``EngineOptions.compile``."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "steps", "pictures", "bandwidth_bytes"):

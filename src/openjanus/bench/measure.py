@@ -76,7 +76,7 @@ def measure(
     )
     events = _events(model, inputs, options)
     with torch.inference_mode():
-        contestants: list[Contestant] = [Ours(janus, inputs)]
+        contestants: list[Contestant] = [Ours(janus, inputs, steps=options.compile)]
         for event in tqdm(events, desc="once each", leave=False, disable=None):
             event.prepare(contestants[0])()
         peak = peak_bytes(device)  # before there is anybody else, and before the block of memory

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from openjanus.bench.inputs import Inputs
 from openjanus.engine.engine import Engine
-from openjanus.engine.options import EngineOptions
+from openjanus.engine.options import Compile, EngineOptions
 from openjanus.engine.request import ChatRequest, DrawRequest, Event, FailedEvent, Request
 from openjanus.model.doors import ImageTokenizer
 from openjanus.pipeline.janus import Janus
@@ -19,15 +19,18 @@ class Ours:
         janus: The model.
         inputs: What everybody is given.
         look_ahead: Ids of a drawing that a step tries. One: what more save is the model's doing.
+        steps: Whether they are compiled, as ``EngineOptions.compile`` says it.
     """
 
-    def __init__(self, janus: Janus, inputs: Inputs, *, look_ahead: int = 1) -> None:
+    def __init__(
+        self, janus: Janus, inputs: Inputs, *, look_ahead: int = 1, steps: Compile = "auto"
+    ) -> None:
         assert isinstance(janus.model.vq, ImageTokenizer)
         self._model = janus.model
         self._vq = janus.model.vq
         self._inputs = inputs
         # No prompt is kept: the same question again would be run already.
-        self._options = EngineOptions(look_ahead=look_ahead, kept_prompt_tokens=0)
+        self._options = EngineOptions(look_ahead=look_ahead, kept_prompt_tokens=0, compile=steps)
 
     def draw(self, num_images: int) -> Callable[[], object]:
         """See ``Contestant``."""

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from openjanus.cli.parsing import (
     DEFAULT_MODEL,
+    add_compile,
     add_model,
     add_verb,
+    engine_options,
     load,
     print_table,
     write_json,
@@ -25,6 +27,7 @@ def add_verbs(verbs: Any) -> None:
     """Add this module's verb."""
     parser = add_verb(verbs, "bench", _bench, "measure how fast a model is on this machine")
     add_model(parser)
+    add_compile(parser)
     parser.add_argument(
         "--random",
         metavar="PRESET",
@@ -54,7 +57,11 @@ def _bench(args: argparse.Namespace) -> None:
     from openjanus.bench import BenchOptions, measure
 
     options = BenchOptions(
-        batch=args.batch, steps=args.steps, pictures=args.pictures, whole=args.whole
+        batch=args.batch,
+        steps=args.steps,
+        pictures=args.pictures,
+        whole=args.whole,
+        compile=engine_options(args).compile,
     )
     if args.json is not None:
         require(not args.json.is_dir(), f"--json {args.json} is a folder: give a file")
@@ -63,7 +70,8 @@ def _bench(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     rival, against = _rival(args.against)  # before anything is loaded: it may be missing
     janus = _load(args)
-    janus.pack()  # as draw and chat do
+    if not args.compile:
+        janus.pack()  # as draw and chat do
     result = measure(
         janus,
         options,
@@ -90,7 +98,7 @@ def _rival(name: str | None) -> tuple[Rival | None, str | None]:
 
 def _load(args: argparse.Namespace) -> Janus:
     if args.random is None:
-        return load(args)
+        return load(args, engine_options(args))
     require(
         args.model == DEFAULT_MODEL,
         f"--random takes the place of --model, got {args.random} and {args.model}: "
@@ -104,4 +112,10 @@ def _load(args: argparse.Namespace) -> Janus:
         )
     from openjanus.pipeline.load import load_random
 
-    return load_random(args.random, device=args.device, dtype=args.dtype, quantize=args.quantize)
+    return load_random(
+        args.random,
+        device=args.device,
+        dtype=args.dtype,
+        quantize=args.quantize,
+        engine_options=engine_options(args),
+    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from openjanus.cli.parsing import (
     add_adapter,
+    add_compile,
     add_model,
     add_no_pack,
     add_quantize,
@@ -47,6 +48,7 @@ def _add_draw(verbs: Any) -> None:
     parser.add_argument("prompt", help='for instance "a photo of three apples"')
     add_model(parser)
     add_no_pack(parser)
+    add_compile(parser)
     parser.add_argument("--n", type=int, default=1, help="pictures to draw (%(default)s)")
     parser.add_argument(
         "--seed", type=parse_seed, help="same seed, same pictures; drawn when left out"
@@ -177,6 +179,7 @@ def _add_chat(verbs: Any) -> None:
     parser.add_argument("question", nargs="?", help="left out: a conversation, ended by /exit")
     add_model(parser)
     add_no_pack(parser)
+    add_compile(parser)
     parser.add_argument(
         "--image", action="append", default=[], help="a picture to talk about; may be repeated"
     )
@@ -239,6 +242,7 @@ def _add_compose(verbs: Any) -> None:
     parser.add_argument("prompt", help="a question, or with --form plain how a document begins")
     add_model(parser)
     add_no_pack(parser)
+    add_compile(parser)
     parser.add_argument(
         "--image", action="append", default=[], help="a picture of the question; may be repeated"
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from openjanus import Janus
+    from openjanus import EngineOptions, Janus
 
 DEFAULT_MODEL = "nano"
 
@@ -102,7 +102,7 @@ def add_model(parser: argparse.ArgumentParser, *, adapter: bool = True) -> None:
 def add_quantize(parser: argparse.ArgumentParser) -> None:
     """Add the option that says in how many bits the decoder is kept."""
     parser.add_argument(
-        "--quantize", help="int8 or int4: fewer bits for the decoder's layers (as they are)"
+        "--quantize", help="int8, int4 or fp8: fewer bits for the decoder's layers (as they are)"
     )
 
 
@@ -115,6 +115,25 @@ def add_no_pack(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_compile(parser: argparse.ArgumentParser) -> None:
+    """Add the option that `engine_options` reads."""
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="make one program of a step, for a minute or so at the first of each kind (on CUDA "
+        "alone); on a CPU weights are then left as they lie, and packed ones are faster",
+    )
+
+
+def engine_options(args: argparse.Namespace) -> EngineOptions:
+    """How the engine runs."""
+    from openjanus.engine.options import EngineOptions
+
+    if args.compile is None:
+        return EngineOptions()
+    return EngineOptions(compile="on" if args.compile else "off")
+
+
 def add_adapter(parser: argparse.ArgumentParser) -> None:
     """Add the option that names an adapter."""
     parser.add_argument(
@@ -123,14 +142,14 @@ def add_adapter(parser: argparse.ArgumentParser) -> None:
 
 
 def load_packed(args: argparse.Namespace) -> Janus:
-    """`load`, and the weights laid out for decoding unless `--no-pack` says otherwise."""
-    janus = load(args)
-    if not args.no_pack:
+    """`load`, and the weights laid out for decoding unless options say otherwise."""
+    janus = load(args, engine_options(args))
+    if not (args.no_pack or args.compile):
         janus.pack()
     return janus
 
 
-def load(args: argparse.Namespace) -> Janus:
+def load(args: argparse.Namespace, engine_options: EngineOptions | None = None) -> Janus:
     """Load the model that the options name."""
     import openjanus
 
@@ -141,6 +160,7 @@ def load(args: argparse.Namespace) -> Janus:
         revision=args.revision,
         adapter=args.adapter,
         quantize=args.quantize,
+        engine_options=engine_options,
     )
 
 

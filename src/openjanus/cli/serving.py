@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from openjanus.cli.parsing import add_model, add_verb, load
+from openjanus.cli.parsing import add_compile, add_model, add_verb, engine_options, load
 from openjanus.rules import require
 
 
@@ -14,6 +14,7 @@ def add_verbs(verbs: Any) -> None:
     """Add this module's verb."""
     parser = add_verb(verbs, "serve", _serve, "answer over HTTP, in OpenAI's protocol")
     add_model(parser, adapter=False)
+    add_compile(parser)
     parser.add_argument(
         "--adapter",
         action="append",
@@ -99,8 +100,14 @@ def _serve(args: argparse.Namespace) -> None:
         log_prompts=args.log_prompts,
     )
     janus = load(args)
-    janus.pack()  # before others share its weights
-    run(janus, options, beside={name: load_beside(janus, one) for name, one in adapters.items()})
+    if not args.compile:
+        janus.pack()  # before others share its weights
+    run(
+        janus,
+        options,
+        engine_options=engine_options(args),
+        beside={name: load_beside(janus, one) for name, one in adapters.items()},
+    )
 
 
 def _adapters(given: list[str]) -> tuple[Path | None, dict[str, Path]]:

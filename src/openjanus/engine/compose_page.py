@@ -99,20 +99,23 @@ class ComposePage(TokenPage):
             drawn = drawn.repeat(2, 1, 1)
         return torch.where(by_code.repeat(2)[:, None, None], drawn, embeds)
 
-    def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
-        """Of words; the heads see all rows, so that a row's bits do not depend on the others."""
-        return self.model.text_logits(hidden_states)[: len(slots)]
+    def _logits(self, predicted: Tensor, slots: list[int]) -> Tensor:
+        """Of words, by hidden states.
 
-    def _choose(self, hidden_states: Tensor, slots: list[int], seated: list[int]) -> dict[int, int]:
+        The heads see all rows, so that a row's bits do not depend on the others.
+        """
+        return self.model.text_logits(predicted)[: len(slots)]
+
+    def _choose(self, predicted: Tensor, slots: list[int], seated: list[int]) -> dict[int, int]:
         places = {slot: place for place, slot in enumerate(slots)}
         expects = {slot: self._courses[slot].expects for slot in seated}
         chosen: dict[int, int] = {}
         if words := [slot for slot in seated if expects[slot] == "word"]:
-            logits = self._logits(hidden_states, slots)[[places[slot] for slot in words]]
+            logits = self._logits(predicted, slots)[[places[slot] for slot in words]]
             ids = self._sampler.sample(self._masked(logits, words), words)
             chosen |= dict(zip(words, ids.tolist(), strict=True))
         if codes := [slot for slot in seated if expects[slot] == "code"]:
-            cond, uncond = self.model.image_logits(hidden_states).chunk(2)
+            cond, uncond = self.model.image_logits(predicted).chunk(2)
             logits = guide(cond, uncond, self._scale[slots])[[places[slot] for slot in codes]]
             ids = self._codes.sample(logits, codes)
             chosen |= dict(zip(codes, ids.tolist(), strict=True))

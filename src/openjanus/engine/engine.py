@@ -15,15 +15,7 @@ from openjanus.engine.image_page import ImagePage
 from openjanus.engine.memory import SHARE, free_bytes, page_bytes
 from openjanus.engine.openings import Opening, Openings
 from openjanus.engine.options import EngineOptions
-from openjanus.engine.page import (
-    MOST_JOINED,
-    Page,
-    Plan,
-    TextPage,
-    join_plans,
-    rows_change_bits,
-    run_plans,
-)
+from openjanus.engine.page import Page, Plan, TextPage
 from openjanus.engine.prefill import KeptPrompts, Prefix, PrefixCache, Prompt, run_prompt, to_end
 from openjanus.engine.request import (
     ComposeRequest,
@@ -39,6 +31,7 @@ from openjanus.engine.request import (
 )
 from openjanus.engine.rules import Rules
 from openjanus.engine.scheduler import Mode, Scheduler, Seat
+from openjanus.engine.steps import Steps
 from openjanus.model.attention import KVCache
 from openjanus.model.janus import JanusModel
 
@@ -73,7 +66,7 @@ class Engine:
         self._rules = Rules(model, image_pad_id)
         self._scheduler = _scheduler(model, self.options)
         self._pages: dict[int, Page] = {}
-        self._runs_idle: dict[int, bool] = {}  # by rows of a step; tried before the first
+        self._steps = Steps(model, self.options)
         self._version = _weights_version(model)
         self._jobs: dict[int, _Job] = {}
         self._openings = Openings()
@@ -164,23 +157,18 @@ class Engine:
         for page_id in self._scheduler.page_ids:
             page = self._pages.get(page_id)
             if page is not None and page.seated:
-                runs_idle = self._must_run_idle(page.num_rows)
+                runs_idle = self._steps.runs_idle(page.num_rows)
                 sitting = set(page.seated)
                 everybody = self._scheduler.seated(page_id)
                 here = [(slot, one) for slot, one in everybody if slot in sitting]
                 with self._ending([one for _, one in here]):
                     plans.append(page.plan(runs_idle=runs_idle))
                     seated.append(here)
-        batches = [[plan] for plan in plans]
-        # One batch for all pages: each weight is read once. In plain fp32, where the number of
-        # rows shows in the last bits, a batch a page.
-        if len(plans) > 1 and not self._must_run_idle(MOST_JOINED):
-            batches = join_plans(plans)
         pages = iter(seated)
-        for batch in batches:
+        for batch in self._steps.batches(plans):
             of_batch = [next(pages) for _ in batch]
             with self._ending([one for page in of_batch for _, one in page]):
-                found = run_plans(self._model, batch)
+                found = self._steps.run(batch)
                 for page, ids in zip(of_batch, found, strict=True):
                     for slot, request_id in page:
                         for sampled in ids[slot]:
@@ -211,7 +199,7 @@ class Engine:
         """
         self._prefixes.clear()
         self._kept.clear()
-        self._runs_idle.clear()
+        self._steps.forget()
         for page_id in [key for key, page in self._pages.items() if not page.seated]:
             del self._pages[page_id]  # of the weights' dtype and device
 
@@ -336,13 +324,9 @@ class Engine:
                 page = ImagePage(self._model, capacity, rows, self.options.look_ahead)
             else:
                 page = TextPage(self._model, capacity, rows)
+            self._steps.prepare(page.cache)
             self._pages[page_id] = page
         return self._pages[page_id]
-
-    def _must_run_idle(self, num_rows: int) -> bool:
-        if num_rows not in self._runs_idle:
-            self._runs_idle[num_rows] = rows_change_bits(self._model, num_rows)
-        return self._runs_idle[num_rows]
 
     def _draw_prefix(
         self, ids: tuple[int, ...], codes: tuple[int, ...]

@@ -33,6 +33,8 @@ class ImagePage(Page):
         look_ahead: Ids of a drawing that a step tries at most; 1 is no guess.
     """
 
+    face = "image"
+
     def __init__(
         self, model: JanusModel, capacity: int, num_rows: int, look_ahead: int = 1
     ) -> None:
@@ -107,8 +109,8 @@ class ImagePage(Page):
         offsets = [offset for slot in seated for offset in range(len(windows[slot]))]
         ids = [one for slot in seated for one in windows[slot]]
 
-        def finish(hidden_states: Tensor) -> dict[int, list[int]]:
-            logits = self._guided(hidden_states, slots, offsets)
+        def finish(predicted: Tensor) -> dict[int, list[int]]:
+            logits = self._guided(predicted, slots, offsets)
             samples = iter(self._sampler.sample_ahead(logits, slots, offsets).tolist())
             return {
                 slot: self._take(slot, [next(samples) for _ in window])
@@ -154,12 +156,13 @@ class ImagePage(Page):
             positions=torch.tensor(places, device=self._next_ids.device),
             cache=self.cache,
             runs=self._in_pairs(runs_of(lengths, rows), pairs),
+            face=self.face,
             finish=finish,
         )
 
-    def _guided(self, hidden_states: Tensor, slots: list[int], offsets: list[int]) -> Tensor:
-        """(2P, D) hidden states of places -> (n, C) logits of what follows each id."""
-        cond, uncond = self.model.image_logits(hidden_states).chunk(2)
+    def _guided(self, predicted: Tensor, slots: list[int], offsets: list[int]) -> Tensor:
+        """(2P, C) logits of places -> (n, C) guided ones of what follows each id."""
+        cond, uncond = predicted.chunk(2)
         places = [
             self._sampler.num_sampled[slot] + offset
             for slot, offset in zip(slots, offsets, strict=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from openjanus.model.janus import JanusModel
 from openjanus.model.quantized import count_weights
+
+Compile = Literal["auto", "on", "off"]
 
 ACCELERATOR_TOKENS = 4096
 LEAST_PAGES = 4
@@ -39,6 +42,11 @@ class EngineOptions:
     twice as many rows where that is more than ``rows_per_page``. See ``look_ahead``."""
     prefix_cache_size: int = 8
     """Drawing prompts kept prefilled, unconditional ones included; 0 keeps none."""
+    compile: Compile = "auto"
+    """Whether ``torch.compile`` makes one program of a decode step, for each mode and shape: that
+    takes a minute or so when the first of each is run. ``auto`` is yes on CUDA for plain weights
+    (this project had no GPU to run it on), and no elsewhere: on a CPU packed weights are faster,
+    and ``on`` wants them unpacked. In fp32 the last bits differ, so an id in a great many does."""
 
     def __post_init__(self) -> None:
         names = ("rows_per_page", "max_pages", "max_prefill_tokens", "prefill_chunk")
@@ -50,6 +58,10 @@ class EngineOptions:
         if self.rows_per_page % 2 != 0:
             raise ValueError(
                 f"rows_per_page must be even, got {self.rows_per_page}: guidance takes pairs"
+            )
+        if self.compile not in get_args(Compile):
+            raise ValueError(
+                f"compile must be {', '.join(get_args(Compile))}, got {self.compile!r}"
             )
         for name in ("prefix_cache_size", "kept_prompt_tokens"):
             if getattr(self, name) < 0:
@@ -71,6 +83,13 @@ class EngineOptions:
             max_cache_bytes=part(self.max_cache_bytes),
             kept_prompt_tokens=self.kept_prompt_tokens // number,
         )
+
+    def compiles(self, model: JanusModel) -> bool:
+        """Whether steps of this model are compiled."""
+        if self.compile != "auto":
+            return self.compile == "on"
+        device = model.language_model.model.embed_tokens.weight.device
+        return device.type == "cuda" and model.config.quantization is None
 
     def prefill_budget(self, model: JanusModel) -> int:
         """Prompt tokens of a step of this model."""

@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ from openjanus.engine.sampler import SlotSampler
 from openjanus.model.attention import JoinedCaches, KVCache, Run, runs_of
 from openjanus.model.decoder import DecoderLayer
 from openjanus.model.doors import TokenizerEntrance
-from openjanus.model.janus import JanusModel
+from openjanus.model.janus import Face, JanusModel
 
 
 @torch.no_grad()
@@ -103,8 +104,18 @@ class Plan:
     """(B, 1)."""
     cache: KVCache
     runs: list[Run]
+    face: Face | None
+    """Whose head sees all that comes out; None is left to ``finish``."""
     finish: Callable[[Tensor], dict[int, list[int]]]
-    """(B, D) hidden states -> the new ids of every slot, in order: at least one."""
+    """(B, ids) logits, or (B, D) hidden states where there is no face -> the new ids of every slot,
+    in order: at least one."""
+
+
+def predict(model: JanusModel, face: Face | None, hidden_states: Tensor) -> Tensor:
+    """(B, D) -> (B, ids) logits of a face; without one the hidden states themselves."""
+    if face is None:
+        return hidden_states
+    return (model.text_logits if face == "text" else model.image_logits)(hidden_states)
 
 
 def run_plans(model: JanusModel, plans: Sequence[Plan]) -> list[dict[int, list[int]]]:
@@ -126,7 +137,7 @@ def run_plans(model: JanusModel, plans: Sequence[Plan]) -> list[dict[int, list[i
         hidden = decoder(
             plan.inputs_embeds, positions=plan.positions, cache=plan.cache, runs=plan.runs
         )
-        return [plan.finish(hidden[:, 0])]
+        return [plan.finish(predict(model, plan.face, hidden[:, 0]))]
     sizes = [len(plan.inputs_embeds) for plan in plans]
     idle = (1 << (sum(sizes) - 1).bit_length()) - sum(sizes)
     embeds = torch.cat([plan.inputs_embeds for plan in plans])
@@ -141,7 +152,10 @@ def run_plans(model: JanusModel, plans: Sequence[Plan]) -> list[dict[int, list[i
         ),
         runs=(),
     )[:, 0]
-    return [plan.finish(hidden[batch]) for batch, plan in zip(batches, plans, strict=True)]
+    return [
+        plan.finish(predict(model, plan.face, hidden[batch]))
+        for batch, plan in zip(batches, plans, strict=True)
+    ]
 
 
 def join_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
@@ -172,6 +186,8 @@ class Page(ABC):
         rows_per_slot: 2 where a slot is a guidance pair.
         num_ids: Ids that can be sampled: C or V.
     """
+
+    face: ClassVar[Face | None] = None
 
     def __init__(
         self, model: JanusModel, capacity: int, num_rows: int, rows_per_slot: int, num_ids: int
@@ -230,8 +246,8 @@ class TokenPage(Page):
         """(s,) last ids of some slots -> (B, 1, D) inputs of the next step, of all their rows."""
 
     @abstractmethod
-    def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
-        """(B, D) hidden states of some slots -> (s, ids)."""
+    def _logits(self, predicted: Tensor, slots: list[int]) -> Tensor:
+        """What ``face`` predicts of some slots -> (s, ids)."""
 
     def plan(self, *, runs_idle: bool) -> Plan:
         """One token of every slot where somebody sits; see ``Page.plan``."""
@@ -244,18 +260,18 @@ class TokenPage(Page):
         # An idle row takes position 0 and attends to nothing.
         places = [[0 if length is None else length] for length in lengths]
 
-        def finish(hidden_states: Tensor) -> dict[int, list[int]]:
+        def finish(predicted: Tensor) -> dict[int, list[int]]:
             self._lengths = [None if length is None else length + 1 for length in self._lengths]
-            chosen = self._choose(hidden_states, slots, seated)
+            chosen = self._choose(predicted, slots, seated)
             return {slot: [one] for slot, one in chosen.items()}
 
         embeds = self._embed(self._next_ids[slots], slots)
         positions = torch.tensor(places, device=embeds.device)
-        return Plan(embeds, positions, self.cache, runs_of(lengths, rows), finish)
+        return Plan(embeds, positions, self.cache, runs_of(lengths, rows), self.face, finish)
 
-    def _choose(self, hidden_states: Tensor, slots: list[int], seated: list[int]) -> dict[int, int]:
-        """(B, D) hidden states of the slots that were run -> the next id of each that is seated."""
-        logits = self._logits(hidden_states, slots)
+    def _choose(self, predicted: Tensor, slots: list[int], seated: list[int]) -> dict[int, int]:
+        """What ``face`` predicts of the slots that were run -> the next id of each seated one."""
+        logits = self._logits(predicted, slots)
         kept = [place for place, slot in enumerate(slots) if slot in seated]
         return dict(zip(seated, self._sample(logits[kept], seated), strict=True))
 
@@ -277,6 +293,8 @@ class TokenPage(Page):
 
 class TextPage(TokenPage):
     """Replies: a row each. Only ``lm_head`` runs here."""
+
+    face = "text"
 
     def __init__(self, model: JanusModel, capacity: int, num_rows: int) -> None:
         super().__init__(model, capacity, num_rows, 1, model.config.text_vocab_size)
@@ -314,8 +332,8 @@ class TextPage(TokenPage):
     def _embed(self, ids: Tensor, slots: list[int]) -> Tensor:
         return self.model.embed_text(ids)[:, None]
 
-    def _logits(self, hidden_states: Tensor, slots: list[int]) -> Tensor:
-        return self.model.text_logits(hidden_states)
+    def _logits(self, predicted: Tensor, slots: list[int]) -> Tensor:
+        return predicted
 
 
 def _logprobs_of(logits: Tensor, sampled: int, count: int) -> TokenLogprobs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -285,6 +286,14 @@ class JoinedCaches:
         return attended
 
 
+class StepCache(Protocol):
+    """What a step without a mask attends by: ``KVCache``, or what stands in its place."""
+
+    def attend(self, layer: int, runs: Sequence[Run], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See ``KVCache.attend``."""
+        ...
+
+
 Mask = Tensor | Callable[[Tensor, Tensor, Tensor], Tensor] | None
 """Who sees whom: bool, broadcastable to (B, H, T, keys), True = attend; or what attends in its own
 way, as ``documents.DocumentAttention`` does; None is causal."""
@@ -369,7 +378,7 @@ class Attention(nn.Module):
         rotary: tuple[Tensor, Tensor],
         *,
         mask: Mask = None,
-        cache: KVCache | JoinedCaches | None = None,
+        cache: StepCache | None = None,
         positions: Tensor | None = None,
         runs: Sequence[Run] | None = None,
     ) -> Tensor:

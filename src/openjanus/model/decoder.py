@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openjanus.config import DecoderConfig
-from openjanus.model.attention import Attention, JoinedCaches, KVCache, Mask, Run, rotary_table
+from openjanus.model.attention import Attention, KVCache, Mask, Run, StepCache, rotary_table
 from openjanus.model.dropout import DropoutKey, drop, require_key
 
 
@@ -69,7 +69,7 @@ class DecoderLayer(nn.Module):
         rotary: tuple[Tensor, Tensor],
         *,
         mask: Mask,
-        cache: KVCache | JoinedCaches | None,
+        cache: StepCache | None,
         positions: Tensor,
         runs: Sequence[Run] | None,
         dropout: DropoutKey | None = None,
@@ -128,7 +128,7 @@ class Decoder(nn.Module):
         *,
         positions: Tensor | None = None,
         mask: Mask = None,
-        cache: KVCache | JoinedCaches | None = None,
+        cache: StepCache | None = None,
         runs: Sequence[Run] | None = None,
         dropout: DropoutKey | None = None,
         observe: Callable[[Tensor], None] | None = None,

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from openjanus.model.quantized import PACK_ROWS, Int4Linear, Int8Linear, QuantizedLinear
+from openjanus.model.quantized import PACK_ROWS, Int4Linear, QuantizedLinear, ScaledLinear
 
 NO_OTHERS = "packed weights take no others: load the model again, and pack it then"
 
@@ -33,7 +33,7 @@ class JoinedQuantized(nn.Module):
         if isinstance(first, Int4Linear):
             self.whole: QuantizedLinear = Int4Linear(first.in_features, total, first.group_size)
         else:
-            self.whole = Int8Linear(first.in_features, total)
+            self.whole = type(first)(first.in_features, total)
         self.whole.codes = torch.cat([part.codes for part in parts])
         self.whole.scale = torch.cat([part.scale for part in parts], dim=self._output_dim)
 
@@ -66,7 +66,7 @@ class JoinedQuantized(nn.Module):
 
 def can_join(layers: list[object]) -> bool:
     """Whether some layers are quantized in one way; in int4 whole blocks of outputs each."""
-    if all(type(one) is Int8Linear for one in layers):
+    if all(isinstance(one, ScaledLinear) and type(one) is type(layers[0]) for one in layers):
         return True
     parts = [one for one in layers if type(one) is Int4Linear]
     return (

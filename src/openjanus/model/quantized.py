@@ -1,16 +1,18 @@
-"""Linear layers whose weights are small whole numbers times scales; activations stay as they are.
+"""Linear layers whose weights are codes of few bits times scales; activations stay as they are.
 
-int8 has a scale for each output (symmetric), int4 a scale and a zero for each group of inputs of an
-output (from the group's least value to its largest). Scales are numbers of bfloat16, whatever the
-dtype of the model, and codes are chosen for the scales as they were rounded: a file written in one
-dtype and opened in another is the same model.
+int8 has a scale for each output (symmetric), as has fp8, whose codes are numbers of float8_e4m3fn;
+int4 a scale and a zero for each group of inputs of an output (from the group's least value to its
+largest). Scales are numbers of bfloat16, whatever the dtype of the model, and codes are chosen for
+the scales as they were rounded: a file written in one dtype and opened in another is the same
+model.
 
 The plain way makes the matrix again, a few outputs at a time, and multiplies; it runs anywhere.
 torch's own CPU kernels, which read the codes alone, are taken in 16 bits and up to ``kernel_rows``
 rows, where a trial on this machine has shown that they compute the same: with more rows they are
 slower than the plain way, and in fp32 always (there they are plain loops). A kernel's rows do not
 change with their number, as far as has been tried, so no bound is below a page of the engine: one
-drawing alone gets the ids that it gets among seven others.
+drawing alone gets the ids that it gets among seven others. fp8 has a kernel on CUDA alone, tried
+in the same way; this project has no machine to run it on.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +48,10 @@ ALIGNMENT = 64
 not begin at such a place in memory; tensors mapped from a file begin anywhere."""
 
 
+FP8_DTYPE = torch.float8_e4m3fn
+FP8_MAX = torch.finfo(FP8_DTYPE).max
+
+
 class QuantizedLinear(nn.Module):
     """A linear layer without bias, for inference: nothing of it is trained.
 
@@ -60,6 +66,8 @@ class QuantizedLinear(nn.Module):
     """What the kernel's K must be a multiple of."""
     kernel_rows: ClassVar[int]
     """Most rows for which the kernel is asked."""
+    kernel_device: ClassVar[str] = "cpu"
+    """Kind of device that has the kernel."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -82,7 +90,7 @@ class QuantizedLinear(nn.Module):
         return (
             0 < len(rows) <= self.kernel_rows
             and rows.dtype in KERNEL_DTYPES
-            and rows.device.type == "cpu"
+            and rows.device.type == self.kernel_device
             and not (rows.requires_grad and torch.is_grad_enabled())
             and self.in_features % self.kernel_width == 0
             and is_aligned(self.codes)
@@ -118,27 +126,28 @@ class QuantizedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-class Int8Linear(QuantizedLinear):
-    """A scale for each output; codes (outputs, K) from -127 to 127."""
+class ScaledLinear(QuantizedLinear):
+    """A scale for each output; codes (outputs, K), a weight being code times scale."""
 
-    kernel_width = ALIGNMENT
-    kernel_rows = 16
+    code_dtype: ClassVar[torch.dtype]
+    most: ClassVar[float]  # the largest code; the least is its negative
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
-        codes = torch.zeros(out_features, in_features, dtype=torch.int8)
+        codes = torch.zeros(out_features, in_features, dtype=self.code_dtype)
         self.register_buffer("codes", codes)
         self.register_buffer("scale", torch.zeros(out_features, dtype=SCALE_DTYPE))
 
     def quantized(self, weight: Tensor) -> dict[str, Tensor]:
-        """Codes and scales, half a step off at most."""
-        codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+        """Codes and scales: each weight by its nearest code."""
+        codes = torch.empty(weight.shape, dtype=self.code_dtype, device=weight.device)
         scale = torch.empty(len(weight), dtype=SCALE_DTYPE, device=weight.device)
         for start in range(0, len(weight), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
             block = weight[part].to(torch.float32, copy=True)
-            scale[part] = _step(block.abs().amax(dim=1) / 127)
-            codes[part] = block.div_(scale[part].float()[:, None]).round_().clamp_(-127, 127)
+            scale[part] = _step(block.abs().amax(dim=1) / self.most)
+            block.div_(scale[part].float()[:, None]).clamp_(-self.most, self.most)
+            codes[part] = block if self.code_dtype.is_floating_point else block.round_()
         return {"codes": codes, "scale": scale}
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
@@ -155,6 +164,15 @@ class Int8Linear(QuantizedLinear):
             products = [F.linear(rows, c.to(rows.dtype)) * s for c, s in parts]
         return torch.cat(products, dim=-1)
 
+
+class Int8Linear(ScaledLinear):
+    """Codes are whole numbers, half a step off at most."""
+
+    code_dtype = torch.int8
+    most = 127
+    kernel_width = ALIGNMENT
+    kernel_rows = 16
+
     def kernel(self, rows: Tensor) -> Tensor:
         """``_weight_int8pack_mm``."""
         scale = self.scale.to(rows.dtype)
@@ -163,6 +181,45 @@ class Int8Linear(QuantizedLinear):
     def has_kernel(self, dtype: torch.dtype) -> bool:
         """As tried on a small layer."""
         return _has_int8_kernel(dtype)
+
+
+class Fp8Linear(ScaledLinear):
+    """Codes are numbers of float8_e4m3fn: four significant bits, a sixteenth off at most."""
+
+    code_dtype = FP8_DTYPE
+    most = FP8_MAX
+    kernel_width = 16  # and as many outputs are wanted at a time
+    kernel_rows = 64
+    kernel_device = "cuda"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """As every module's, but ``to(dtype)`` is for numbers, and codes are none."""
+        self.codes = self.codes.view(torch.uint8)
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self.codes = self.codes.view(FP8_DTYPE)
+
+    def kernel(self, rows: Tensor) -> Tensor:
+        """``_scaled_mm``, which takes fp8 on both sides: each row goes in twice.
+
+        Once as its own codes, and once as the codes of what those leave out, so that activations
+        keep eight bits, as in bfloat16; the weights are read once.
+        """
+        wide = rows.float()
+        first, first_scale = _fp8_rows(wide)
+        rest, rest_scale = _fp8_rows(wide - first.float() * first_scale)
+        one = torch.ones((), device=rows.device)
+        found = torch._scaled_mm(
+            torch.cat([first, rest]), self.codes.t(), one, one, out_dtype=torch.float32
+        )
+        high, low = found.split(len(rows))
+        return ((high * first_scale + low * rest_scale) * self.scale.float()).to(rows.dtype)
+
+    def has_kernel(self, dtype: torch.dtype) -> bool:
+        """As tried on a small layer on the GPU; this project has none to run it on."""
+        fits = self.out_features % self.kernel_width == 0
+        return fits and self.codes.is_cuda and _has_fp8_kernel(dtype, self.codes.device)
 
 
 class Int4Linear(QuantizedLinear):
@@ -249,6 +306,12 @@ class Int4Linear(QuantizedLinear):
         return _has_int4_kernel(dtype, self.group_size)
 
 
+def _fp8_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, K) numbers of fp32 -> codes and the scale (rows, 1) of each row."""
+    scale = (rows.abs().amax(dim=1, keepdim=True) / FP8_MAX).clamp_min(torch.finfo().tiny)
+    return (rows / scale).clamp(-FP8_MAX, FP8_MAX).to(FP8_DTYPE), scale
+
+
 def is_aligned(tensor: Tensor) -> bool:
     """Whether a tensor begins where kernels may read it."""
     return tensor.data_ptr() % ALIGNMENT == 0
@@ -296,23 +359,28 @@ def _has_int8_kernel(dtype: torch.dtype) -> bool:
 
 @functools.cache
 def _has_int4_kernel(dtype: torch.dtype, group_size: int) -> bool:
-    name = "_weight_int4pack_mm_for_cpu"
-    layer_is_fit = group_size in (32, 64, 128, 256)  # what it has
     return (
-        layer_is_fit
-        and hasattr(torch.ops.aten, name)
+        group_size in (32, 64, 128, 256)  # what it has
+        and hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu")
         and _agrees(Int4Linear(2 * group_size, 2 * PACK_ROWS, group_size), dtype)
     )
 
 
+@functools.cache
+def _has_fp8_kernel(dtype: torch.dtype, device: torch.device) -> bool:
+    """On GPUs that multiply fp8, from 8.9 on."""
+    return hasattr(torch, "_scaled_mm") and _agrees(Fp8Linear(128, 64), dtype, device)
+
+
 @torch.inference_mode()
-def _agrees(layer: QuantizedLinear, dtype: torch.dtype) -> bool:
+def _agrees(layer: QuantizedLinear, dtype: torch.dtype, device: torch.device | str = "cpu") -> bool:
     """Whether a layer's kernel is there and computes what the plain way does in fp32."""
     generator = torch.Generator().manual_seed(0)
     shape = (layer.out_features, layer.in_features)
     weight = torch.randn(shape, generator=generator, device="cpu")
     layer.load_state_dict(layer.quantized(weight), assign=True)
-    rows = torch.randn(3, layer.in_features, generator=generator, device="cpu").to(dtype)
+    layer.to(device)
+    rows = torch.randn(3, layer.in_features, generator=generator, device="cpu").to(device, dtype)
     try:
         found = layer.kernel(rows)
     except (RuntimeError, NotImplementedError):  # not built for this machine or this dtype
@@ -340,7 +408,8 @@ def make_layer(layer: nn.Linear, config: QuantizationConfig) -> QuantizedLinear:
     require(layer.bias is None, "a linear layer with a bias cannot be quantized: leave it out")
     with layer.weight.device:
         if config.group_size is None:
-            return Int8Linear(layer.in_features, layer.out_features)
+            kind = Fp8Linear if config.kind == "fp8" else Int8Linear
+            return kind(layer.in_features, layer.out_features)
         return Int4Linear(layer.in_features, layer.out_features, config.group_size)
 
 

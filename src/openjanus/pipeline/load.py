@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from openjanus.config import JanusConfig
+from openjanus.engine.options import EngineOptions
 from openjanus.model.janus import JanusModel, build_model, quantize_model
 from openjanus.model.quantized import count_weights
 from openjanus.pipeline.janus import Janus
@@ -69,6 +70,7 @@ def load(
     revision: str | None = None,
     adapter: str | Path | None = None,
     quantize: str | QuantizationConfig | None = None,
+    engine_options: EngineOptions | None = None,
 ) -> Janus:
     """Load a model that draws and answers.
 
@@ -83,10 +85,11 @@ def load(
         revision: Of a hub id: a branch, a tag or a commit.
         adapter: Folder of an adapter in peft's layout, by our names or transformers'; it is added
             to the weights. None loads the model as it is.
-        quantize: ``int8`` or ``int4`` keeps the decoder's linear layers in so many bits, or a
-            ``QuantizationConfig`` says how. Each layer is quantized as it is read; with an adapter
-            when that has been added, which takes the memory of the whole model. None loads the
-            weights as they are stored, quantized ones too.
+        quantize: ``int8``, ``int4`` or ``fp8`` keeps the decoder's linear layers in so many bits,
+            or a ``QuantizationConfig`` says how. Each layer is quantized as it is read; with an
+            adapter when that has been added, which takes the memory of the whole model. None loads
+            the weights as they are stored, quantized ones too.
+        engine_options: How much runs at once, and whether steps are compiled.
 
     Raises:
         FileNotFoundError: No such folder, a file in it is missing, or the hub cannot be reached.
@@ -107,7 +110,7 @@ def load(
             merge_adapter(model, added, adapter)
         if how is not None:
             quantize_model(model, how)
-        return Janus(model, byte_tokenizer(config.processor))
+        return Janus(model, byte_tokenizer(config.processor), engine_options=engine_options)
     folder = locate(source, revision=revision)
     checkpoint = open_checkpoint(folder)
     kind = _dtype(dtype, checkpoint.config, chosen)
@@ -116,7 +119,8 @@ def load(
         merge_adapter(model, added, adapter)
         if how is not None:
             quantize_model(model, how)
-    return Janus(model, checkpoint.tokenizer, origin=read_origin(str(source), folder))
+    origin = read_origin(str(source), folder)
+    return Janus(model, checkpoint.tokenizer, engine_options=engine_options, origin=origin)
 
 
 def load_beside(janus: Janus, adapter: str | Path) -> Janus:
@@ -143,6 +147,7 @@ def load_random(
     device: torch.device | str = "auto",
     dtype: torch.dtype | str = "auto",
     quantize: str | QuantizationConfig | None = None,
+    engine_options: EngineOptions | None = None,
 ) -> Janus:
     """A model of an architecture's full size with weights that mean nothing: to time it.
 
@@ -153,6 +158,7 @@ def load_random(
         device: As ``load``.
         dtype: As ``load``.
         quantize: As ``load``, but when all weights are there.
+        engine_options: As ``load``.
 
     Raises:
         KeyError: Unknown name; the message names near matches.
@@ -167,7 +173,8 @@ def load_random(
     model.init_weights(torch.Generator().manual_seed(0))
     if how is not None:
         quantize_model(model, how)
-    return Janus(model.to(chosen).eval(), byte_tokenizer(config.processor))
+    tokenizer = byte_tokenizer(config.processor)
+    return Janus(model.to(chosen).eval(), tokenizer, engine_options=engine_options)
 
 
 def locate(source: str | Path, *, revision: str | None = None) -> Path:

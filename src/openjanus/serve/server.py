@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 
 from openjanus.bench.machine import read_bandwidth
+from openjanus.engine.options import EngineOptions
 from openjanus.pipeline import Janus
 from openjanus.rules import require
 from openjanus.serve.admission import Admission
@@ -220,12 +221,19 @@ def fit_to_files(options: ServeOptions) -> ServeOptions:
     return dataclasses.replace(options, max_connections=most)
 
 
-def run(janus: Janus, options: ServeOptions, *, beside: Mapping[str, Janus] | None = None) -> None:
+def run(
+    janus: Janus,
+    options: ServeOptions,
+    *,
+    engine_options: EngineOptions | None = None,
+    beside: Mapping[str, Janus] | None = None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C, and end when what runs has been answered.
 
     Args:
         janus: The model.
         options: How it is served.
+        engine_options: How much runs at once.
         beside: Models of the same weights with adapters, by ``options.adapter_names``.
 
     Raises:
@@ -239,7 +247,13 @@ def run(janus: Janus, options: ServeOptions, *, beside: Mapping[str, Janus] | No
     gc.freeze()  # else a full collection walks the model's objects while nobody is answered
     with (
         listening_socket(options) as listening,
-        Room(janus, max_jobs=options.max_requests, metrics=metrics, beside=beside) as room,
+        Room(
+            janus,
+            max_jobs=options.max_requests,
+            metrics=metrics,
+            engine_options=engine_options,
+            beside=beside,
+        ) as room,
     ):
         server = build_server(room, options)
         # A signal may come before uvicorn listens to it, and uvicorn raises it again when it has

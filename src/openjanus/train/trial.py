@@ -12,7 +12,7 @@ from PIL import Image
 
 from openjanus.data.encoding import encode_sample
 from openjanus.data.samples import DRAW_MARK, IMAGE_MARK, Sample, Turn
-from openjanus.engine.engine import Engine
+from openjanus.engine.engine import Engine, EngineOptions
 from openjanus.engine.request import ChatRequest, DrawRequest, FailedEvent, FinishedEvent, Request
 from openjanus.model.doors import ImageTokenizer
 from openjanus.model.janus import JanusModel
@@ -42,7 +42,8 @@ def write_trial(
         step: Optimizer steps done, for the names of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    engine = Engine(model, image_pad_id=processor.tokenizer.image_pad_id)
+    options = EngineOptions(compile="off")  # weights are tried out once
+    engine = Engine(model, image_pad_id=processor.tokenizer.image_pad_id, options=options)
     lines: list[str] = []
     asked: list[tuple[Sample, Request]] = []
     for sample in samples:

@@ -236,10 +236,10 @@ def _read_state(
         if layer is not None:
             assert parts == 1
             for own_name, values in layer.quantized(tensor.view(shape)).items():
-                kind = values.dtype if dtype is None or not values.is_floating_point() else dtype
+                kind = values.dtype if dtype is None or _is_code(values) else dtype
                 state[f"{key.removesuffix('weight')}{own_name}"] = values.to(device, kind)
             return
-        kind = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+        kind = tensor.dtype if dtype is None or _is_code(tensor) else dtype
         is_as_stored = parts == 1 and kind == tensor.dtype and torch.device(device).type == "cpu"
         if is_as_stored and model.config.quantization is None:
             state[key] = tensor.view(shape)  # as it lies in the file: nothing is copied
@@ -273,9 +273,14 @@ def _expected(
     return expected, copies
 
 
+def _is_code(tensor: Tensor) -> bool:
+    """Whether a tensor holds codes, those of fp8 among them: they stay in their own dtype."""
+    return not tensor.is_floating_point() or tensor.element_size() == 1
+
+
 def _require_known(stored: StoredTensors, name: str, tensor: Tensor, wanted: Tensor | None) -> None:
     """Codes are of one dtype, all else of any that weights may have."""
-    is_code = wanted is not None and not wanted.is_floating_point()
+    is_code = wanted is not None and _is_code(wanted)
     allowed = (wanted.dtype,) if wanted is not None and is_code else DTYPES
     require(
         tensor.dtype in allowed,
