@@ -108,6 +108,42 @@ def test_without_a_compiler_it_says_so_once_and_goes_on(
     assert found == run(make_engine(lively_model), requests)
 
 
+@pytest.mark.parametrize("good_runs", [0, 2])
+def test_a_programs_first_run_is_a_trial_and_later_ones_are_not(
+    traced: None,
+    lively_model: JanusModel,
+    run: Run,
+    draw: Draw,
+    monkeypatch: pytest.MonkeyPatch,
+    good_runs: int,
+) -> None:
+    """A driver's error of any kind: the same step goes on without the program, or is told."""
+    made = steps.Steps._program
+    done = 0
+
+    def breaking(self: steps.Steps, shape: steps.Shape, *, is_cuda: bool) -> steps.Program:
+        program = made(self, shape, is_cuda=is_cuda)
+
+        def step(*arguments: torch.Tensor) -> torch.Tensor:
+            nonlocal done
+            if shape[0] == "image" and (done := done + 1) > good_runs:
+                raise RuntimeError("no graph was captured")
+            return program(*arguments)
+
+        return step
+
+    monkeypatch.setattr(steps.Steps, "_program", breaking)
+    engine = compiled(lively_model)
+    if good_runs:
+        with pytest.raises(AssertionError, match="no graph was captured"):  # the request failed
+            run(engine, [draw()])
+        assert engine._steps.is_compiled
+        return
+    with pytest.warns(UserWarning, match="without torch.compile.*no graph was captured"):
+        found = run(engine, [draw()])
+    assert found == run(make_engine(lively_model), [draw()])
+
+
 def test_packed_weights_are_not_compiled(lively_model: JanusModel, run: Run, draw: Draw) -> None:
     model = copy.deepcopy(lively_model)
     if pack_model(model) == 0:

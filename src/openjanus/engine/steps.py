@@ -50,6 +50,7 @@ class Steps:
         self._look_ahead = options.look_ahead
         self._runs_idle: dict[int, bool] = {}  # by rows of a step; tried before the first
         self._programs: dict[Shape, Program] = {}
+        self._proven: set[Shape] = set()
         self.is_compiled = options.compiles(model)
         """Whether steps are compiled; no longer once one could not be."""
 
@@ -101,16 +102,20 @@ class Steps:
             self._programs[shape] = self._program(shape, is_cuda=is_cuda)
         found = cells_of(cache, plan.runs, num_rows)
         cells = torch.tensor(found, device=cache.keys.device)
-        if (
-            is_cuda
-        ):  # a graph reads and writes a cache where it lies, and overwrites its last output
+        if is_cuda:  # a graph reads and writes a cache where it lies, and its last output is lost
             torch.compiler.cudagraph_mark_step_begin()
             for tensor in (cache.keys, cache.values):
                 torch._dynamo.mark_static_address(tensor, guard=False)
         try:
-            return self._programs[shape](plan.inputs_embeds, cells, cache.keys, cache.values)
-        except _compile_errors() as error:
+            predicted = self._programs[shape](plan.inputs_embeds, cells, cache.keys, cache.values)
+        except Exception as error:
+            # A program's first run is a trial, whatever a compiler or a driver raises: the same
+            # step is run without it, in the same cells. One that has run fails like any other.
+            if shape in self._proven and not isinstance(error, _compile_errors()):
+                raise
             return self._give_up(" ".join(str(error).split("\n")[:2]).strip())
+        self._proven.add(shape)
+        return predicted
 
     def _give_up(self, why: str) -> None:
         self.is_compiled = False
