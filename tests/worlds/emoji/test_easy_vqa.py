@@ -135,6 +135,21 @@ def test_no_more_questions_are_about_what_is_not_there(
     assert any(found != chosen[0] for found in chosen)
 
 
+def test_a_picture_of_which_only_absent_things_are_asked_keeps_one_question(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    asked = [("is there a cube?", "no"), ("is no red shape present?", "yes")]
+    one = easy_vqa.EasySet(
+        pictures=np.zeros((1, 64, 64, 3), np.uint8),
+        questions=tuple(
+            easy_vqa.EasyQuestion(text=text, answer=answer, picture=0) for text, answer in asked
+        ),
+    )
+    monkeypatch.setattr(easy_vqa, "load_easy_vqa", lambda split, folder: one)
+    source = EasyVqa(folder, even=True, least_questions=8, most_questions=8)
+    assert [len(source[index].turns) for index in range(5)] == [2] * 5
+
+
 def test_what_was_not_fetched_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="data fetch emoji --easy-vqa"):
         EasyVqa(tmp_path)

@@ -161,8 +161,9 @@ class EasyVqa:
         most_questions: As many at most.
         branched: Whether each question is asked as if it were the first. Asked in turn, some are
             answered by those before.
-        even: Whether no more yes or no questions are about what is not there than about what is.
-            Of all, four of five are, so who looks for the word "not" alone is right in 82 %.
+        even: Whether no more yes or no questions are about what is not there than about what is,
+            but for one of a picture of which nothing else is asked. Of all, four of five are, so
+            who looks for the word "not" alone is right in 82 %.
 
     Raises:
         FileNotFoundError: Nothing was fetched.
@@ -212,6 +213,8 @@ class EasyVqa:
         if self.even:
             absent = [place for place in order if questions[place].is_there is False]
             most = sum(questions[place].is_there is True for place in order)
+            # One stays where there is nothing else to ask.
+            most = max(most, len(order) == len(absent))
             order = [place for place in order if place not in absent[most:]]
         asked = [questions[place] for place in order[:wanted]]
         return Sample(
