@@ -557,7 +557,7 @@ def test_an_output_that_cannot_be_written_is_one_line(capsys, tmp_path, picture)
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     from openjanus.cli import parsing
 
-    def lookup(args):
+    def lookup(*_):
         return {}["key"]
 
     monkeypatch.setattr(parsing, "load", lookup)

@@ -156,7 +156,7 @@ def test_phrases_read_back_as_what_they_were_made_of() -> None:
 
 def test_an_unknown_world_is_refused() -> None:
     name: Any = "narrow"
-    with pytest.raises(ValueError, match="world must be one of v0, wide, got 'narrow'"):
+    with pytest.raises(ValueError, match="world must be one of v0, wide, few, got 'narrow'"):
         world(name)
     with pytest.raises(KeyError):
         concept_named("leviathan")

@@ -64,7 +64,7 @@ def test_only_plain_backgrounds_are_called_plain(wide_sprites: Sprites) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"world": "narrow"}, "world must be one of v0, wide, got 'narrow'"),
+        ({"world": "narrow"}, "world must be one of v0, wide, few, got 'narrow'"),
         (
             {"world": "wide", "grid": 12},
             "scenes of world wide keep to no grid but in slots, got 12",
