@@ -148,6 +148,7 @@ def test_a_stop_of_the_queue_stops_what_it_runs(tmp_path):
     end = time.monotonic() + 60
     while not (tmp_path / "begun").exists() and time.monotonic() < end:
         time.sleep(0.05)
+    time.sleep(0.3)  # the record tells tenths of a second
     queue.terminate()
     assert queue.wait(30) == 128 + signal.SIGTERM
     record = read_state(tmp_path)["a"]
