@@ -12,7 +12,7 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -41,9 +41,14 @@ STAGES = {
         "stage3e",
         "align",
     ),
-    "nano-v1": ("pixels", "draw", "align", "compose", "compose2", "mixed2", "talk2", "align3"),
+    "nano-v1": (
+        *("pixels", "draw", "align", "compose", "compose2", "mixed2", "talk2", "align3"),
+        *("sure2", "tints"),
+    ),
 }
-"""By version; the last gives the model."""
+"""By version; the last gives the model, where `MEANS` says nothing else."""
+MEANS = {"nano-v1": ("align3", "sure2", "tints")}
+"""Runs whose weights' mean is what ships: each went on from the one before."""
 PIXELS_SHARE = 0.6
 """Of `pixels` in nano-v1's pixel decoder, whose rest is nano-v0's: half way between the two, what
 the nano draws is as sharp as with all of it, and other pictures are no worse than before."""
@@ -57,7 +62,9 @@ MOST_BYTES = 32_000_000
 def main(runs: Path, target: Path) -> None:
     """Write the model, and each run's configuration and metrics; all is read before that."""
     stages = STAGES[target.name]
-    janus = openjanus.load(runs / stages[-1] / "final", device="cpu", dtype=torch.float32)
+    last = MEANS.get(target.name, stages[-1:])
+    janus = openjanus.load(runs / last[-1] / "final", device="cpu", dtype=torch.float32)
+    _take_mean(janus.model, [runs / stage / "final" for stage in last])
     if "pixels" in stages:  # trained beside the rest: ids mean what they meant
         _blend_pixels(janus.model.vq, runs / "pixels" / "final")
     janus.model.to(torch.bfloat16)
@@ -85,6 +92,18 @@ def main(runs: Path, target: Path) -> None:
         path = target / "training" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+
+
+def _take_mean(model: nn.Module, folders: Sequence[Path]) -> None:
+    """Give a model the mean of several runs' weights; what all have alike stays to the bit."""
+    sums = {name: torch.zeros_like(value).double() for name, value in model.state_dict().items()}
+    for folder in folders:
+        one = openjanus.load(folder, device="cpu", dtype=torch.float32).model
+        for name, value in one.state_dict().items():
+            sums[name] += value
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            value.copy_(sums[name] / len(folders))
 
 
 def _blend_pixels(vq: nn.Module, trained: Path) -> None:

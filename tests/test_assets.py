@@ -62,12 +62,18 @@ RUNS = [
         ("nano-v1", "nano-v1", run)
         for run in (
             *("pixels", "draw", "align", "compose", "compose2"),
-            *("mixed2", "talk2", "align3"),
+            *("mixed2", "talk2", "align3", "sure2", "tints"),
         )
     ),
 ]
 """Version, family of recipes, run."""
-AGAIN = {"compose2": "compose", "mixed2": "mixed", "talk2": "talk", "align3": "align"}
+AGAIN = {
+    "compose2": "compose",
+    "mixed2": "mixed",
+    "talk2": "talk",
+    "align3": "align",
+    "sure2": "sure",
+}
 """Runs of a recipe that another run is named after."""
 
 
