@@ -62,7 +62,7 @@ MOST_BYTES = 32_000_000
 def main(runs: Path, target: Path) -> None:
     """Write the model, and each run's configuration and metrics; all is read before that."""
     stages = STAGES[target.name]
-    last = MEANS.get(target.name, stages[-1:])
+    last = MEANS[target.name] if target.name in MEANS else stages[-1:]
     janus = openjanus.load(runs / last[-1] / "final", device="cpu", dtype=torch.float32)
     _take_mean(janus.model, [runs / stage / "final" for stage in last])
     if "pixels" in stages:  # trained beside the rest: ids mean what they meant
