@@ -35,7 +35,6 @@ from openjanus.train.config import JanusTrainConfig
 from openjanus.train.queue import check_jobs
 from openjanus.train.recipes import load_recipe, recipe_names
 from openjanus.train.semantic_config import SemanticTrainConfig
-from openjanus.train.siglip_config import SiglipTrainConfig
 from openjanus.train.source_config import SourceConfig
 from openjanus.train.start import start_model
 from openjanus.weights.formats import load_model
@@ -131,14 +130,11 @@ def test_doors_are_those_of_the_paper():
         assert getattr(encoder, size) == getattr(branch, size)
 
 
-def test_encoder_and_semantic_tokenizer_see_as_many_pictures():
-    encoder, semantic = load_recipe("ablation/encoder"), load_recipe("ablation/semantic")
-    assert isinstance(encoder, SiglipTrainConfig)
+def test_the_semantic_tokenizer_begins_with_the_vq_and_is_taught_by_the_encoder_of_the_others():
+    semantic = load_recipe("ablation/semantic")
     assert isinstance(semantic, SemanticTrainConfig)
-    assert encoder.run.steps == semantic.run.steps
-    assert encoder.batch_size == semantic.batch_size
-    assert encoder.source.options == semantic.source.options
     assert semantic.vq == experiment("A").vq == experiment("D").vq == "nano-v0"
+    assert semantic.teacher == experiment("D").und_encoder == experiment("E").und_encoder
 
 
 CHANGED = {
@@ -175,7 +171,7 @@ def test_both_ways_through_stage_1_take_as_many_steps():
 
 
 def test_every_recipe_has_its_place():
-    named = {"text", "encoder", "semantic", "short-stage1", "long-stage1", *VARIANTS}
+    named = {"text", "semantic", "short-stage1", "long-stage1", *VARIANTS}
     named |= {f"exp-{letter.lower()}" for letter in FACES}
     assert {f"ablation/{name}" for name in named} == {
         name for name in recipe_names() if name.startswith("ablation/")
@@ -183,8 +179,7 @@ def test_every_recipe_has_its_place():
 
 
 def test_parts_may_be_those_of_the_packaged_model(tmp_path):
-    doors = ("--und_encoder=nano-v0", "--language_model=null")
-    config = recipe("exp-d", *doors, f"--run.dir={tmp_path / 'run'}")
+    config = recipe("exp-d", "--language_model=null", f"--run.dir={tmp_path / 'run'}")
     model, processor = start_model(config)
     nano, tokenizer = load_model(packaged_models()["nano-v0"], device="cpu", dtype=torch.float32)
     for part in ("vq", "und_encoder"):
@@ -216,7 +211,7 @@ def test_the_plan_is_whole_and_in_order(tmp_path):
     jobs = plan_of(tmp_path)
     check_jobs(jobs)
     names = [job.name for job in jobs]
-    assert names[:3] == ["text", "encoder", "semantic"]
+    assert names[:2] == ["text", "semantic"]
     trained = [name for name in names if "-exam" not in name]
     assert len([name for name in trained if name.startswith("exp-")]) == 18
     assert set(VARIANTS) <= set(trained)
@@ -244,10 +239,10 @@ def test_an_exam_is_compared_with_what_it_would_be_now(tmp_path):
 
 def test_a_part_of_the_plan_brings_what_it_needs(tmp_path):
     names = [job.name for job in plan_of(tmp_path, experiments=["C"], seeds=[2], groups=[])]
-    assert names == ["text", "encoder", "semantic", "exp-c-2", "exp-c-2-exam"]
+    assert names == ["text", "semantic", "exp-c-2", "exp-c-2-exam"]
     names = [job.name for job in plan_of(tmp_path, experiments=[], groups=["ratio"])]
     assert names == [
-        *("text", "encoder", "exp-d-1", "exp-d-1-exam", "ratio-514", "ratio-514-exam"),
+        *("text", "exp-d-1", "exp-d-1-exam", "ratio-514", "ratio-514-exam"),
     ]
 
 

@@ -1,7 +1,7 @@
 """What the ablation runs: Janus' Table 5 with several seeds, and one-seed variants of its Exp-D.
 
 All of it lies in one folder, where the recipes ``ablation/*`` find each other's results: the parts
-that are shared (``text``, ``encoder``, ``semantic``), then ``exp-LETTER-SEED``, then the variants.
+that are shared (``text``, ``semantic``), then ``exp-LETTER-SEED``, then the variants.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Faces = Literal["both", "und", "gen"]
 
 SEEDS: Final = (1, 2, 3)
 VARIANT_SEED: Final = 1
-PARTS: Final = ("text", "encoder", "semantic")
-"""Trained once, in this order; the semantic tokenizer is taught by the encoder."""
+PARTS: Final = ("text", "semantic")
+"""Trained once, in this order."""
 
 FACES: Final[dict[str, Faces]] = {
     "A": "both",
@@ -38,9 +38,9 @@ NEEDS: Final[dict[str, tuple[str, ...]]] = {
     "A": ("text",),
     "B": ("text", "semantic"),
     "C": ("text", "semantic"),
-    "D": ("text", "encoder"),
-    "E": ("text", "encoder"),
-    "F": ("text", "encoder"),
+    "D": ("text",),
+    "E": ("text",),
+    "F": ("text",),
 }
 
 GUIDANCE: Final = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0)
@@ -182,12 +182,10 @@ class _Making:
 
     def parts(self, names: Sequence[str]) -> None:
         """What experiments and variants start from."""
-        needed = {part for name in names for part in NEEDS.get(name, ("text", "encoder"))}
-        if "semantic" in needed:
-            needed.add("encoder")
+        needed = {part for name in names for part in NEEDS.get(name, ("text",))}
         for part in PARTS:
             if part in needed:
-                self._train(part, part, ("encoder",) if part == "semantic" else ())
+                self._train(part, part, ())
 
     def experiment(self, letter: str, seed: int) -> None:
         """A run of Table 5, and its exam."""
@@ -199,7 +197,7 @@ class _Making:
 
     def variant(self, name: str) -> None:
         """A run of one seed, what it goes on from, and its exam."""
-        parts = ("text", "encoder")
+        parts = ("text",)
         before = BEFORE.get(name)
         if before is not None:
             self._train(before, before, parts)
