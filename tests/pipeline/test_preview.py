@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from openjanus.model.vq import VectorQuantizer, VQTokenizer
 from openjanus.pipeline import Janus, load
 from openjanus.pipeline.preview import MOST_STATES, Band, Preview, default_states, plan_bands
+from openjanus.weights.previewer import save_previewer
 
 
 @pytest.mark.parametrize("side", [1, 2, 4, 12, 24, 37])
@@ -25,7 +28,12 @@ def test_all_states_together_decode_no_more_rows_than_a_picture_has(side: int) -
 
 
 def test_large_pictures_show_more_states() -> None:
-    assert [default_states(side) for side in (1, 2, 4, 12, 16, 24, 64)] == [0, 1, 1, 1, 2, 3, 3]
+    sides = (1, 2, 4, 12, 16, 24, 64)
+    assert [default_states(side, is_cheap=False) for side in sides] == [0, 1, 1, 1, 2, 3, 3]
+
+
+def test_every_row_is_shown_where_that_costs_next_to_nothing() -> None:
+    assert [default_states(side, is_cheap=True) for side in (1, 2, 12, 24)] == [0, 1, 11, 23]
 
 
 @pytest.mark.parametrize("side", [4, 8, 12, 16, 24, 27])
@@ -62,12 +70,15 @@ def nano() -> Janus:
     return load("nano", device="cpu")
 
 
-def shown(janus: Janus, ids: Tensor, states: int) -> list[np.ndarray]:
+def shown(janus: Janus, ids: Tensor, states: int, *, roughly: bool) -> list[np.ndarray]:
     """The unfinished states of known ids."""
     side = round(len(ids) ** 0.5)
     assert isinstance(janus.model.vq, VQTokenizer)
     preview = Preview(
-        janus.model.vq, side, lambda pixels: janus.processor.decode_picture(pixels)[0]
+        janus.model.vq,
+        side,
+        lambda pixels: janus.processor.decode_picture(pixels)[0],
+        janus.previewer if roughly else None,
     )
     return [
         np.asarray(preview.show(band, ids[: side * band.end])).astype(float)
@@ -75,14 +86,21 @@ def shown(janus: Janus, ids: Tensor, states: int) -> list[np.ndarray]:
     ]
 
 
-@pytest.mark.parametrize(("states", "most"), [(1, 10.0), (2, 14.0), (3, 18.0), (11, 10.0)])
-def test_previews_are_near_the_finished_picture(nano: Janus, states: int, most: float) -> None:
+@pytest.mark.parametrize(
+    ("states", "most", "roughly"),
+    [(1, 10.0, False), (2, 14.0, False), (3, 18.0, False), (11, 10.0, False), (11, 16.0, True)],
+)
+def test_previews_are_near_the_finished_picture(
+    nano: Janus, states: int, most: float, roughly: bool
+) -> None:
     """Grey levels in the mean, of 255; another picture's rows are some 60 off."""
     picture = Image.new("RGB", (96, 96), (120, 130, 140))
     picture.paste((200, 40, 30), (20, 20, 70, 80))
     ids = nano.encode_image(picture)
     whole = np.asarray(nano.decode_image(ids)).astype(float)
-    for band, state in zip(plan_bands(12, states), shown(nano, ids, states), strict=True):
+    for band, state in zip(
+        plan_bands(12, states), shown(nano, ids, states, roughly=roughly), strict=True
+    ):
         rows = slice(0, 8 * band.end)
         assert state.shape == whole.shape
         assert np.abs(state[rows] - whole[rows]).mean() < most
@@ -109,3 +127,26 @@ def test_a_tokenizer_that_draws_whole_pictures_alone_is_previewed_too(janus: Jan
     whole, rows = (np.asarray(preview.show(band, ids[:8])) for preview in previews)
     assert np.array_equal(whole, rows)
     assert (whole[16:] == 127).all() and not (whole[:16] == 127).all()
+
+
+def test_a_nano_shows_every_row_and_draws_what_it_draws_without(nano: Janus) -> None:
+    assert nano.previewer is not None, "it lies beside the weights"
+    *states, last = nano.draw_stream("a photo of a dog", seed=1)
+    assert [len(state.image_ids) for state in states] == [12 * row for row in range(1, 12)]
+    assert np.array_equal(last.image, nano.draw("a photo of a dog", seed=1).images[0])
+    finished = np.asarray(last.image).astype(float)
+    for row, state in enumerate(states, 1):
+        grown = np.asarray(state.image).astype(float)
+        assert np.abs(grown[: 8 * row] - finished[: 8 * row]).mean() < 25
+        assert (grown[8 * row :] == 127).all()
+
+
+def test_what_unfinished_pictures_are_drawn_by_comes_with_the_folder_alone(
+    nano: Janus, tmp_path: Path
+) -> None:
+    nano.save(tmp_path / "copy")
+    assert load(tmp_path / "copy", device="cpu").previewer is None
+    tokenizer = nano.model.vq
+    assert nano.previewer is not None and isinstance(tokenizer, VQTokenizer)
+    save_previewer(tmp_path / "copy", nano.previewer, tokenizer)
+    assert load(tmp_path / "copy", device="cpu").previewer is not None

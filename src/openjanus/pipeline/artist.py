@@ -13,6 +13,7 @@ from openjanus.engine.noise import seed_or_new
 from openjanus.engine.request import DrawRequest, FinishedEvent, ImageIdEvent
 from openjanus.model.doors import ImageTokenizer
 from openjanus.model.janus import JanusModel
+from openjanus.model.previewer import Previewer
 from openjanus.pipeline.critic import MAX_PICTURES, Critic, candidate_stream
 from openjanus.pipeline.driver import EngineDriver
 from openjanus.pipeline.preview import Band, Preview, default_states, plan_bands
@@ -36,6 +37,7 @@ class Artist:
         processor: Its own.
         driver: Of an engine of this model.
         painting: Makes the pictures of ``stream``.
+        previewer: Draws the unfinished ones.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class Artist:
         processor: Processor,
         driver: EngineDriver,
         painting: Painting = _here,
+        previewer: Previewer | None = None,
     ) -> None:
         assert isinstance(model.vq, ImageTokenizer)
         self._painting = painting
+        self._previewer = previewer
         self._vq = model.vq
         self._processor = processor
         self._driver = driver
@@ -124,10 +128,12 @@ class Artist:
     ) -> Iterator[PartialDrawing]:
         """Draw n pictures of a prompt, row by row; see ``Janus.draw_stream``."""
         most = self._side - 1
-        states = default_states(self._side) if partial_images is None else partial_images
+        states = partial_images
+        if states is None:
+            states = default_states(self._side, is_cheap=self._previewer is not None)
         if not 0 <= states <= most:
             raise ValueError(
-                f"partial_images must be in [0, {most}], got {partial_images}: "
+                f"partial_images must be in [0, {most}], got {states}: "
                 "a picture cannot show more states than rows"
             )
         requests = self._requests(prompt, n, seed_or_new(seed), options)
@@ -138,8 +144,7 @@ class Artist:
     ) -> Iterator[PartialDrawing]:
         known: list[list[int]] = [[] for _ in requests]
         previews = [
-            Preview(self._vq, self._side, lambda pixels: self._processor.decode_picture(pixels)[0])
-            for _ in requests
+            Preview(self._vq, self._side, self._to_picture, self._previewer) for _ in requests
         ]
         by_length = {band.end * self._side: band for band in bands}
         for index, event in self._driver.run(requests):
@@ -162,6 +167,9 @@ class Artist:
                 options=options,
                 is_complete=is_complete,
             )
+
+    def _to_picture(self, pixel_values: Tensor) -> Image.Image:
+        return self._processor.decode_picture(pixel_values)[0]
 
     def _requests(
         self, prompt: str, n: int, seed: int, options: DrawOptions, best_of: int = 1

@@ -17,6 +17,7 @@ from torch import Tensor
 from openjanus.config import JanusConfig
 from openjanus.engine.engine import Engine, EngineOptions
 from openjanus.model.janus import JanusModel, pack_model
+from openjanus.model.previewer import Previewer
 from openjanus.pipeline.artist import Artist
 from openjanus.pipeline.composer import Composer
 from openjanus.pipeline.composition import ComposedPiece, ComposeOptions, Composition, Form
@@ -50,6 +51,7 @@ class Janus:
         tokenizer: The model's own.
         engine_options: How much runs at once.
         origin: Where the weights come from, for the card of what is exported.
+        previewer: Draws unfinished pictures in the image tokenizer's place, roughly and for little.
 
     Raises:
         ValueError: The tokenizer has more ids than the model.
@@ -62,13 +64,15 @@ class Janus:
         *,
         engine_options: EngineOptions | None = None,
         origin: Origin | None = None,
+        previewer: Previewer | None = None,
     ) -> None:
         self.model = model
+        self.previewer = previewer
         self.origin = Origin() if origin is None else origin
         self.processor = Processor(model.config, tokenizer)
         self._engine = Engine(model, image_pad_id=tokenizer.image_pad_id, options=engine_options)
         driver = EngineDriver(self._engine)
-        self._artist = Artist(model, self.processor, driver)
+        self._artist = Artist(model, self.processor, driver, previewer=previewer)
         self._speaker = Speaker(self.processor, driver)
         self._composer = Composer(self.processor, driver, self._artist.decode)
         self._scorer = Scorer(model, self.processor, self._engine)
@@ -227,10 +231,11 @@ class Janus:
         """Draw a prompt and show each picture as it grows; closing the iterator stops drawing.
 
         The options are ``draw``'s, and ``partial_images``: how many unfinished states of each
-        picture are shown, evenly spread, at most one a row of ids but the last; None is one for
-        every 8 rows, at most 3. All of them together decode no more rows than the picture has, so
-        the more there are, the rougher they look. (A tokenizer of your own without
-        ``decode_rows`` decodes the whole picture for each.)
+        picture are shown, evenly spread, at most one a row of ids but the last. Where a previewer
+        lies beside the weights it draws them roughly, for next to nothing, and None is one for
+        every row. Else None is one for every 8 rows, at most 3, and as many as three decode no more
+        rows together than the picture has, so the more there are, the rougher they look. (A
+        tokenizer of your own without ``decode_rows`` decodes the whole picture for each.)
 
         Returns:
             Unfinished states, and each picture once complete; the n pictures grow side by side.

@@ -21,6 +21,7 @@ from openjanus.weights.adapters import merge_adapter, read_adapter, share_with_a
 from openjanus.weights.card import Origin, read_origin
 from openjanus.weights.formats import open_checkpoint
 from openjanus.weights.hub import HUB_ID, fetch
+from openjanus.weights.previewer import read_previewer
 from openjanus.weights.shards import open_tensors
 
 LARGE_MODEL_PARAMETERS = 200_000_000
@@ -120,7 +121,13 @@ def load(
         if how is not None:
             quantize_model(model, how)
     origin = read_origin(str(source), folder)
-    return Janus(model, checkpoint.tokenizer, engine_options=engine_options, origin=origin)
+    return Janus(
+        model,
+        checkpoint.tokenizer,
+        engine_options=engine_options,
+        origin=origin,
+        previewer=read_previewer(folder, model.vq),
+    )
 
 
 def load_beside(janus: Janus, adapter: str | Path) -> Janus:
@@ -138,7 +145,9 @@ def load_beside(janus: Janus, adapter: str | Path) -> Janus:
         ValueError: A broken one, or one for another model or a quantized one.
     """
     model = share_with_adapter(janus.model, read_adapter(adapter), adapter)
-    return Janus(model.eval(), janus.processor.tokenizer, origin=janus.origin)
+    return Janus(
+        model.eval(), janus.processor.tokenizer, origin=janus.origin, previewer=janus.previewer
+    )
 
 
 def load_random(

@@ -1,6 +1,7 @@
 """Unfinished pictures: fresh rows of ids decoded as a band and put below those shown before.
 
-A decoder normalises over all that it is given and attends to all of it, so a band's pixels are near
+Where a small decoder lies beside the model, it draws them, roughly and for next to nothing. Else: a
+decoder normalises over all that it is given and attends to all of it, so a band's pixels are near
 the finished picture's, not theirs. All the bands of a picture together have no more rows than the
 picture itself: up to ``MOST_STATES`` of its states cost one decoding at most.
 """
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from openjanus.model.doors import ImageTokenizer, RowTokenizer
+from openjanus.model.previewer import Previewer
 
 MOST_STATES = 3
 ROWS_A_STATE = 8
@@ -53,8 +55,15 @@ class Band:
         return self.start - self.above // 2
 
 
-def default_states(side: int) -> int:
-    """How many unfinished states are shown of a picture of so many rows of ids."""
+def default_states(side: int, *, is_cheap: bool) -> int:
+    """How many unfinished states are shown of a picture of so many rows of ids.
+
+    Args:
+        side: The rows.
+        is_cheap: Whether a small decoder draws them: every row is shown then.
+    """
+    if is_cheap:
+        return side - 1
     return min(MOST_STATES, max(1, side // ROWS_A_STATE), side - 1)
 
 
@@ -96,12 +105,19 @@ class Preview:
         tokenizer: Decodes rows where it can, else whole pictures.
         side: Rows of ids of a picture.
         to_picture: (1, 3, h, w) pixel values to a picture.
+        previewer: Decodes roughly, in the tokenizer's place; of a finished picture it decodes
+            nothing.
     """
 
     def __init__(
-        self, tokenizer: ImageTokenizer, side: int, to_picture: Callable[[Tensor], Image.Image]
+        self,
+        tokenizer: ImageTokenizer,
+        side: int,
+        to_picture: Callable[[Tensor], Image.Image],
+        previewer: Previewer | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._previewer = previewer
         self._side = side
         self._to_picture = to_picture
         self._shown: Image.Image | None = None
@@ -115,7 +131,11 @@ class Preview:
             image_ids: (k,) at least all ids down to the band's end, on the tokenizer's device.
         """
         rows = image_ids[: band.end * self._side].view(band.end, self._side)
-        if isinstance(self._tokenizer, RowTokenizer):
+        if self._previewer is not None:
+            top = first = 0  # all of it: the rows above look better once those below are known
+            pixels = self._previewer(rows[None]).clamp(-1, 1)  # (1, 3, h, S)
+            height = pixels.shape[2] // band.end
+        elif isinstance(self._tokenizer, RowTokenizer):
             top, first = band.start - band.above, band.shown_from
             rows = torch.cat([rows[top:], rows[-1:].expand(band.below, -1)])
             pixels = self._tokenizer.decode_rows(rows[None])  # (1, 3, h, S)

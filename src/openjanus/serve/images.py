@@ -100,7 +100,8 @@ class ImagesWork:
             negative_prompt=body.negative_prompt,
         )
         paint = partial(self.room.paint, driver)
-        artist = Artist(self.janus.model, self.janus.processor, driver, paint)
+        janus = self.janus
+        artist = Artist(janus.model, janus.processor, driver, paint, janus.previewer)
         states = artist.stream(
             body.prompt,
             1 if body.n is None else body.n,
