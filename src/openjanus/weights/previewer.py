@@ -49,10 +49,8 @@ def read_previewer(folder: Path, tokenizer: nn.Module) -> Previewer | None:
         told.get("format_version") == FORMAT_VERSION,
         f"{path} is of format {told.get('format_version')}, this reads {FORMAT_VERSION}: {anew}",
     )
-    require(
-        isinstance(tokenizer, VQTokenizer) and told.get("tokenizer") == name_of(tokenizer),
-        f"{path} was made for another image tokenizer than the model's: {anew}",
-    )
+    if not isinstance(tokenizer, VQTokenizer) or told.get("tokenizer") != name_of(tokenizer):
+        raise ValueError(f"{path} was made for another image tokenizer than the model's: {anew}")
     width = len(state.get("conv_in.bias", [0]))  # any, where it is not told: it is refused then
     previewer = new_previewer(tokenizer, width=width)
     wanted = {name: value.shape for name, value in previewer.state_dict().items()}
