@@ -6,10 +6,10 @@
 Each prompt is drawn with K unfinished states and with none, by turns. `ours` and `theirs` are
 median processor seconds a drawing, with and without; `ratio` is the median over the prompts of the
 quotients, so 1.05 is 5 % more. `decodings` is what the states decode, in whole pictures, which
-follows from K alone; `decoding` is the share of one in a drawing without states. `off` is how far
-the rows shown are from the finished picture's, grey levels of 255 in the mean over all states, and
-`seam` over the eighth of a picture's height around the last state's seams; of random weights
-neither says anything.
+follows from K alone and is nothing where a previewer draws them; `decoding` is the share of one in
+a drawing without states. `off` is how far the rows shown are from the finished picture's, grey
+levels of 255 in the mean over all states, and `seam` over the eighth of a picture's height around
+the last state's seams; of random weights neither says anything.
 
 `--layers L` takes random weights of Janus-Pro-1B with L decoder layers in place of 24, in bfloat16:
 its image tokenizer at full size for a little memory. `whole` is then an estimate of the ratio at 24
@@ -129,7 +129,9 @@ def measure(janus: Janus, prompts: list[str], asked: argparse.Namespace) -> dict
             "theirs": round(plain, 4),
             "ratio": round(statistics.median(a / b for a, b in pairs), 4),
             "unit": "processor s a drawing",
-            "decodings": round(sum(b.num_rows for b in plan_bands(side, number)) / side, 3),
+            "decodings": 0.0
+            if janus.previewer is not None
+            else round(sum(b.num_rows for b in plan_bands(side, number)) / side, 3),
             "decoding": round(decoding / plain, 4),
         }
         if asked.layers is None:
