@@ -13,6 +13,7 @@ import contextlib
 import io
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,8 +37,8 @@ READY = "html[data-ready]"
 
 
 @contextlib.contextmanager
-def served(model: str) -> Iterator[str]:
-    """The address of a server of its own."""
+def served(model: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address of a server of its own, and its process."""
     code = "import sys; from openjanus.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "serve", "--model", model, "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -46,10 +47,11 @@ def served(model: str) -> Iterator[str]:
             for line in process.stderr:
                 found = re.search(r"on (http://127\.0\.0\.1:\d+)", line)
                 if found:
-                    yield found[1]
+                    yield found[1], process
                     return
             raise RuntimeError(f"`openjanus serve --model {model}` ended before it served")
         finally:
+            process.send_signal(signal.SIGCONT)
             process.terminate()
             process.communicate()  # what it still writes must not block it
 
@@ -87,15 +89,17 @@ def ask(page: Page, questions: list[str]) -> None:
         page.get_by_role("button", name="Ask", exact=True).wait_for()
 
 
-def desktop(page: Page, folder: Path) -> None:
-    """A drawing on its way, and a talk about it."""
+def desktop(page: Page, folder: Path, server: subprocess.Popen[str]) -> None:
+    """A drawing on its way, for which the server stands still, and a talk about it."""
     for prompt in ("a photo of a red car", "a photo of a yellow umbrella"):
         draw(page, prompt, 2, 1)
         until_drawn(page)
     draw(page, "a photo of a blue bird", 1, 4)
     while page.locator("#draw-bar").evaluate("bar => bar.value") < HALF:
         page.wait_for_timeout(10)
+    server.send_signal(signal.SIGSTOP)
     keep(page, folder / "page-growing.png")
+    server.send_signal(signal.SIGCONT)
     until_drawn(page)
     page.locator("#picture-file").set_input_files(SCENE)
     page.locator("#looked-image").wait_for()
@@ -104,7 +108,7 @@ def desktop(page: Page, folder: Path) -> None:
     keep(page, folder / "page.png")
 
 
-def phone(page: Page, folder: Path) -> None:
+def phone(page: Page, folder: Path, _: subprocess.Popen[str]) -> None:
     """The same, of a phone's width."""
     settings = page.get_by_text("Settings", exact=True)
     settings.click()
@@ -123,7 +127,7 @@ def main() -> None:
     program = shutil.which("chromium")
     if program is None:
         parser.error("no Chromium here: apt-get install chromium")
-    with served(args.model) as url, sync_playwright() as playwright:
+    with served(args.model) as (url, server), sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program, args=["--no-sandbox", "--no-proxy-server"]
         )
@@ -132,7 +136,7 @@ def main() -> None:
         for take, page in ((desktop, desk), (phone, small)):
             page.goto(url)
             page.wait_for_selector(READY)
-            take(page, args.output)
+            take(page, args.output, server)
             page.close()
         browser.close()
 
