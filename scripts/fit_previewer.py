@@ -19,16 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm, trange
 
-import openjanus
 from openjanus.data.islands import IslandIds
 from openjanus.model.previewer import Previewer
 from openjanus.model.vq import VQTokenizer
-from openjanus.pipeline import Janus
-from openjanus.processor.image import uint8_to_pixel_values
+from openjanus.pipeline.load import locate
+from openjanus.processor.image import crop_to_square, open_image, uint8_to_pixel_values
+from openjanus.weights.formats import load_model
 from openjanus.weights.previewer import new_previewer, save_previewer
 from openjanus.worlds.emoji.indexed import SceneSource
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS
@@ -65,21 +64,20 @@ def files(folder: Path, count: int) -> list[Path]:
 
 @torch.no_grad()
 def collect(
-    janus: Janus,
     vq: VQTokenizer,
     pictures: Iterator[np.ndarray],
     encode: Callable[[Tensor], Tensor],
+    side: int,
     count: int,
 ) -> tuple[Tensor, Tensor]:
     """Ids (n, g, g) of pictures, and what the tokenizer's own decoder makes of them, in 16 bits."""
-    side = math.isqrt(janus.config.num_gen_image_tokens)
     ids, made, group = [], [], []
     for index, picture in enumerate(tqdm(pictures, total=count, desc="decoding")):
         group.append(picture)
         if len(group) == BATCH or index == count - 1:
-            found = encode(uint8_to_pixel_values(np.stack(group)).to(janus.device))
-            ids.append(found.view(-1, side, side).cpu())
-            made.append(vq.decode_ids(found).half().cpu())
+            found = encode(uint8_to_pixel_values(np.stack(group)))
+            ids.append(found.view(-1, side, side))
+            made.append(vq.decode_ids(found).half())
             group = []
     return torch.cat(ids), torch.cat(made)
 
@@ -126,21 +124,21 @@ def main(given: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(given)
 
-    janus = openjanus.load(asked.model, device="cpu", dtype="float32")
-    vq, size = janus.model.vq, janus.config.gen_image_size
+    # Not by `openjanus.load`, which refuses the stale previewer that is to be replaced.
+    model, _ = load_model(locate(asked.model), device="cpu", dtype=torch.float32)
+    vq, size = model.vq, model.config.gen_image_size
+    side = math.isqrt(model.config.num_gen_image_tokens)
     if not isinstance(vq, VQTokenizer):
         raise SystemExit(f"{asked.model} has another image tokenizer than a VQ: it has no codebook")
     if asked.pictures is None:
         pictures, count = scenes(size, asked.count, asked.seed), asked.count
-        encode = IslandIds(vq.encode_to_ids, math.isqrt(janus.config.num_gen_image_tokens))
+        encode = IslandIds(vq.encode_to_ids, side)
     else:
         paths = files(asked.pictures, asked.count)
-        pictures, count, encode = (
-            (open_square(p, size) for p in paths),
-            len(paths),
-            vq.encode_to_ids,
-        )
-    ids, made = collect(janus, vq, pictures, encode, count)
+        pictures = (np.asarray(crop_to_square(open_image(path), size)) for path in paths)
+        count, encode = len(paths), vq.encode_to_ids
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    ids, made = collect(vq, pictures, encode, side, count)
     held = torch.arange(count) % HELD_BACK == 0
 
     generator = torch.Generator().manual_seed(asked.seed)
@@ -150,19 +148,8 @@ def main(given: Sequence[str]) -> None:
         torch.nn.init.normal_(weight, std=fan**-0.5 if fan else 0.0, generator=generator)
     fit(previewer, ids[~held], made[~held], asked.steps, generator)
     print(f"{save_previewer(asked.folder, previewer, vq)}: {asked.width} channels")
-    side = ids.shape[1]
     for rows in sorted({max(1, side // 4), side // 2, side}):
         print(f"{rows} rows: {off(previewer, ids[held], made[held], rows):.2f} grey levels off")
-
-
-def open_square(path: Path, size: int) -> np.ndarray:
-    """The middle of a picture, as a square of that side."""
-    with Image.open(path) as image:
-        picture = image.convert("RGB")
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,17 @@ def test_a_model_shows_its_rows_by_what_was_fitted(tmp_path: Path, own_pictures:
     assert np.array_equal(np.asarray(last.image), np.asarray(drawn))
 
 
+def test_a_stale_one_is_replaced_and_a_new_folder_is_made(tmp_path: Path) -> None:
+    openjanus.load("tiny", device="cpu").save(tmp_path)
+    stale = tmp_path / "previewer.safetensors"
+    stale.write_bytes(b"of another tokenizer")
+    for folder in (tmp_path / "new" / "one", tmp_path):
+        done = run(tmp_path, folder, "--count", 40, "--steps", 2, "--width", 8)
+        assert done.returncode == 0, done.stderr
+        assert (folder / stale.name).stat().st_size > 1000
+    assert openjanus.load(tmp_path, device="cpu").previewer is not None
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     openjanus.load("tiny", device="cpu").save(tmp_path)
     done = run(tmp_path, tmp_path, "--pictures", tmp_path / "none")
