@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from openjanus.cli import explain
-from openjanus.train.ablation import FACES, GROUPS, GUIDANCE, SEEDS, Faces, plan
+from openjanus.train.ablation import FACES, GROUPS, GUIDANCE, SEEDS, Exam, plan
 
 ROOT = Path("runs/ablation")
 TASK = "emoji-faces"
@@ -26,9 +26,11 @@ WORLD = {"world": "few", "slots": True, "one_ground": True}
 """What the recipes show."""
 
 
-def exam_options(args: argparse.Namespace, faces: str, guidance: float | None) -> dict[str, Any]:
+def exam_options(
+    args: argparse.Namespace, faces: str, split: str, guidance: float | None
+) -> dict[str, Any]:
     """The task's options of one exam."""
-    options: dict[str, Any] = {"faces": faces, **WORLD}
+    options: dict[str, Any] = {"faces": faces, "split": split, **WORLD}
     options |= {name: getattr(args, name) for name in SIZES}
     return options if guidance is None else options | {"guidance_scale": guidance}
 
@@ -39,26 +41,23 @@ def run(args: argparse.Namespace) -> int:
     from openjanus.eval.runner import what_differs
     from openjanus.train.queue import run_queue
 
-    def exam(
-        model: Path, output: Path, seed: int, faces: Faces, guidance: float | None
-    ) -> Sequence[str]:
-        told = ["exam", str(model), str(output), "--seed", str(seed), "--faces", faces]
+    def exam(asked: Exam) -> Sequence[str]:
+        told = ["exam", str(asked.model), str(asked.output), "--seed", str(asked.seed)]
+        told += ["--faces", asked.faces, "--split", asked.split]
         for name in SIZES:
             told += [f"--{name}", str(getattr(args, name))]
-        if guidance is not None:
-            told += ["--guidance", f"{guidance:g}"]
+        if asked.guidance is not None:
+            told += ["--guidance", f"{asked.guidance:g}"]
         return (str(Path(__file__).resolve()), *told)
 
-    def differs(
-        model: Path, output: Path, seed: int, faces: Faces, guidance: float | None
-    ) -> Sequence[str]:
+    def differs(asked: Exam) -> Sequence[str]:
         register_exam()
         return what_differs(
-            lambda: openjanus.load(model.resolve()),
+            lambda: openjanus.load(asked.model.resolve()),
             TASK,
-            output=output,
-            seed=seed,
-            options=exam_options(args, faces, guidance),
+            output=asked.output,
+            seed=asked.seed,
+            options=exam_options(args, asked.faces, asked.split, asked.guidance),
         )
 
     jobs = plan(
@@ -102,7 +101,7 @@ def exam(args: argparse.Namespace) -> int:
         TASK,
         output=args.output,
         seed=args.seed,
-        options=exam_options(args, args.faces, args.guidance),
+        options=exam_options(args, args.faces, args.split, args.guidance),
     )
     return 0
 
@@ -149,6 +148,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     two.add_argument("output", type=Path)
     two.add_argument("--seed", type=int, default=0)
     two.add_argument("--faces", default="both")
+    two.add_argument("--split", default="held_out", help="cells that questions are about")
     _add_sizes(two)
     two.add_argument("--guidance", type=float)
     three = verbs.add_parser("table", help="tables and verdicts of what is there")

@@ -25,10 +25,12 @@ from openjanus.train.ablation import (
     GUIDANCE,
     SEEDS,
     VARIANTS,
+    Exam,
     exam_folder,
     folder_of,
     plan,
     run_name,
+    shown_folder,
 )
 from openjanus.train.ablation_table import draw_bars, level, markdown, read_runs
 from openjanus.train.config import JanusTrainConfig
@@ -192,8 +194,9 @@ def test_parts_may_be_those_of_the_packaged_model(tmp_path):
     assert model.config.language.hidden_size != nano.config.language.hidden_size
 
 
-def exam_command(model, output, seed, faces, guidance):
-    return ("exam", str(model), str(output), str(seed), faces, str(guidance))
+def exam_command(exam: Exam):
+    asked = (exam.model, exam.output, exam.seed, exam.faces, exam.split, exam.guidance)
+    return ("exam", *(str(part) for part in asked))
 
 
 def plan_of(root: Path, **changes):
@@ -218,15 +221,17 @@ def test_the_plan_is_whole_and_in_order(tmp_path):
     assert len([name for name in names if "guidance" in name]) == len(GUIDANCE)
     by_name = {job.name: job for job in jobs}
     assert by_name["exp-e-2"].command[-1] == "--run.seed=2"
-    assert by_name["exp-e-2-exam"].command[-2:] == ("und", "None")
-    assert by_name["exp-d-1-exam-guidance-7.5"].command[-3:] == ("1", "gen", "7.5")
+    assert by_name["exp-e-2-exam"].command[-3:] == ("und", "held_out", "None")
+    assert by_name["exp-d-2-exam-shown"].command[-4:] == ("2", "und", "train", "None")
+    assert len([name for name in names if name.endswith("-exam-shown")]) == 5 * len(SEEDS)
+    assert by_name["exp-d-1-exam-guidance-7.5"].command[-4:] == ("1", "gen", "held_out", "7.5")
 
 
 def test_an_exam_is_compared_with_what_it_would_be_now(tmp_path):
     asked = []
 
-    def differs(*what) -> list[str]:
-        asked.append(what)
+    def differs(exam: Exam) -> list[str]:
+        asked.append(exam)
         return ["checkpoint_sha256"]
 
     jobs = plan_of(tmp_path, experiments=["F"], seeds=[2], groups=[], differs=differs)
@@ -234,15 +239,16 @@ def test_an_exam_is_compared_with_what_it_would_be_now(tmp_path):
     assert list(compared) == ["exp-f-2-exam"]
     assert compared["exp-f-2-exam"]() == ["checkpoint_sha256"]
     folder = tmp_path / "exp-f-2"
-    assert asked == [(folder / "final", folder / "exam", 2, "gen", None)]
+    assert asked == [Exam(model=folder / "final", output=folder / "exam", seed=2, faces="gen")]
 
 
 def test_a_part_of_the_plan_brings_what_it_needs(tmp_path):
     names = [job.name for job in plan_of(tmp_path, experiments=["C"], seeds=[2], groups=[])]
-    assert names == ["text", "semantic", "exp-c-2", "exp-c-2-exam"]
+    assert names == ["text", "semantic", "exp-c-2", "exp-c-2-exam", "exp-c-2-exam-shown"]
     names = [job.name for job in plan_of(tmp_path, experiments=[], groups=["ratio"])]
     assert names == [
-        *("text", "exp-d-1", "exp-d-1-exam", "ratio-514", "ratio-514-exam"),
+        *("text", "exp-d-1", "exp-d-1-exam", "exp-d-1-exam-shown"),
+        *("ratio-514", "ratio-514-exam"),
     ]
 
 
@@ -280,19 +286,24 @@ def test_tables_tell_what_is_there_and_what_is_missing(tmp_path):
     summary.write_text(json.dumps(json.loads(summary.read_text()) | {"parse_failure_rate": 0.25}))
     put_exam(exam_folder(tmp_path, "exp-d-1", 7.5), None, 12.25)
     put_exam(exam_folder(tmp_path, "scratch"), 0.3, 9.0)
+    put_exam(shown_folder(tmp_path, "exp-d-1"), 0.75, None)
     lines = [{"step": n, "loss_und": 4.0 - n / 50, "output_norm": n} for n in range(1, 101)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "scratch" / "metrics.jsonl").write_text(text)
     (tmp_path / "scratch" / "config.yaml").write_text("kind: janus\n")
 
     text = markdown(tmp_path, SEEDS)
-    rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    rows = {line.split(" | ")[0]: line for line in reversed(lines)}  # of two, the first table's
     # t of one degree of freedom is 12.706, the standard error of 0.50 and 0.52 is 0.01.
     assert "| 0.510 [0.383, 0.637] |" in rows["| D"]
     assert rows["| D"].endswith("| -, 0.250 | 87 | 8.53 | `exp-d-1`, `exp-d-2` |")
     assert "| 0.400 (one seed) |" in rows["| E"]
     assert rows["| A"].endswith("| - | 60.1 | 8.72 | none yet |")
     assert "Not there yet: exp-a-1, exp-a-2" in text
+    assert "### New scenes of the cells that training shows" in text
+    assert f"| D | {' | '.join(['0.750 (one seed)'] * 5)} | - | `exp-d-1/exam-shown` |" in text
+    assert text.count("\n| E | ") == 1
     assert "4. D ~ E in understanding: **not shown either way**" in text
     assert "1. A << D in understanding, A ~ D in drawing: **not run**" in text
     assert "| 7.5 | 12.25 | 0.250 [0.200, 0.300] | `exp-d-1/exam-guidance-7.5` |" in text
@@ -322,7 +333,9 @@ def test_tables_of_nothing(tmp_path):
         markdown(tmp_path / "none", SEEDS)
     with pytest.raises(FileNotFoundError, match="no exam in"):
         draw_bars(tmp_path, SEEDS, tmp_path / "bars.png")
-    assert "Not there yet: exp-a-1" in markdown(tmp_path, SEEDS)
+    text = markdown(tmp_path, SEEDS)
+    assert "Not there yet: exp-a-1" in text
+    assert "that training shows\n\nNot there yet." in text
 
 
 def test_a_level_is_of_the_tenth_before_its_place():

@@ -18,6 +18,7 @@ from openjanus.train.queue import Job, train_job
 from openjanus.train.runs import FINAL
 
 Faces = Literal["both", "und", "gen"]
+Split = Literal["train", "held_out"]
 
 SEEDS: Final = (1, 2, 3)
 VARIANT_SEED: Final = 1
@@ -111,11 +112,30 @@ def exam_folder(root: Path, run: str, guidance: float | None = None) -> Path:
     return root / run / ("exam" if guidance is None else f"exam-guidance-{guidance:g}")
 
 
-ExamCommand = Callable[[Path, Path, int, Faces, float | None], Sequence[str]]
-"""(model, output, seed, faces, guidance) to the arguments of a process that examines."""
+def shown_folder(root: Path, run: str) -> Path:
+    """Where a run's answers about new scenes of the cells that training shows lie."""
+    return root / run / "exam-shown"
 
-ExamDiffers = Callable[[Path, Path, int, Faces, float | None], Sequence[str]]
-"""The same to what sets the exam that lies there apart from the one of now: model or options."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exam:
+    """What a run is to be examined by."""
+
+    model: Path
+    output: Path
+    seed: int
+    faces: Faces
+    split: Split = "held_out"
+    """Cells that questions are about."""
+    guidance: float | None = None
+    """Of drawings; None is the model's own."""
+
+
+ExamCommand = Callable[[Exam], Sequence[str]]
+"""An exam to the arguments of the process that takes it."""
+
+ExamDiffers = Callable[[Exam], Sequence[str]]
+"""An exam to what sets the one that lies there apart from it: model or options."""
 
 
 def plan(
@@ -194,6 +214,8 @@ class _Making:
             own = (f"--run.seed={seed}",)
             self._train(name, f"exp-{letter.lower()}", NEEDS[letter], own)
             self.examine(name, seed, FACES[letter])
+            if FACES[letter] != "gen":
+                self.examine_shown(name, seed)
 
     def variant(self, name: str) -> None:
         """A run of one seed, what it goes on from, and its exam."""
@@ -206,15 +228,22 @@ class _Making:
 
     def examine(self, run: str, seed: int, faces: Faces, scale: float | None = None) -> None:
         """The exam of a run."""
-        output = exam_folder(self._root, run, scale)
-        name = f"{run}-{output.name}"
-        asked = (self._root / run / FINAL, output, seed, faces, scale)
+        model, output = self._root / run / FINAL, exam_folder(self._root, run, scale)
+        self._take(run, Exam(model=model, output=output, seed=seed, faces=faces, guidance=scale))
+
+    def examine_shown(self, run: str, seed: int) -> None:
+        """Its answers about new scenes of the cells that training shows."""
+        model, output = self._root / run / FINAL, shown_folder(self._root, run)
+        self._take(run, Exam(model=model, output=output, seed=seed, faces="und", split="train"))
+
+    def _take(self, run: str, exam: Exam) -> None:
+        name = f"{run}-{exam.output.name}"
         self.jobs[name] = Job(
             name=name,
-            command=tuple(self._exam(*asked)),
-            result=output / SUMMARY_NAME,
+            command=tuple(self._exam(exam)),
+            result=exam.output / SUMMARY_NAME,
             needs=(run,),
-            differs=None if self._differs is None else partial(self._differs, *asked),
+            differs=None if self._differs is None else partial(self._differs, exam),
         )
 
     def _train(self, name: str, recipe: str, needs: Sequence[str], own: Sequence[str] = ()) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from openjanus.eval.ablation import (
     COLUMNS,
     EXPERIMENTS,
     PAPER,
+    UNDERSTANDING,
     Cell,
     Comparison,
     Measured,
@@ -30,6 +31,7 @@ from openjanus.train.ablation import (
     exam_folder,
     folder_of,
     run_name,
+    shown_folder,
 )
 from openjanus.train.metrics import read_metrics
 from openjanus.train.queue import read_state
@@ -63,13 +65,21 @@ def _unread(folders: Sequence[Path]) -> str:
     return ", ".join("-" if rate is None else f"{rate:.3f}" for rate in rates) if rates else "-"
 
 
-def read_runs(root: Path, seeds: Sequence[int]) -> list[Measured]:
-    """The experiments' figures, of the runs that were examined."""
+def read_runs(
+    root: Path, seeds: Sequence[int], where: Callable[[Path, str], Path] = exam_folder
+) -> list[Measured]:
+    """The experiments' figures, of the runs that were examined.
+
+    Args:
+        root: Folder of all runs.
+        seeds: Of each experiment.
+        where: The exam of a run; ``shown_folder`` is the other one.
+    """
     found = []
     for letter in FACES:
         for seed in seeds:
             name = run_name(letter, seed)
-            columns = read_exam(exam_folder(root, name))
+            columns = read_exam(where(root, name))
             if columns is not None:
                 values = {column: float(cell["value"]) for column, cell in columns.items()}
                 found.append(Measured(experiment=letter, seed=seed, columns=values, folder=name))
@@ -96,6 +106,7 @@ def markdown(root: Path, seeds: Sequence[int]) -> str:
         _missing(runs, seeds),
         _uneven(root, runs),
         _verdict_list(verdicts(runs)),
+        _shown(root, seeds),
         *(_group(root, group) for group in GROUPS.values()),
         _guidance(root, seeds),
         _runs(root),
@@ -143,6 +154,23 @@ def _table_5(root: Path, runs: Sequence[Measured], seeds: Sequence[int]) -> str:
         "Unread: share of the answers in words that are no answer to their question, run by run."
     )
     return f"{told}\n\n{_table(head, rows)}"
+
+
+def _shown(root: Path, seeds: Sequence[int]) -> str:
+    """The columns of understanding where only the scenes are new, not what they show."""
+    title = "### New scenes of the cells that training shows\n\n"
+    runs = read_runs(root, seeds, shown_folder)
+    if not runs:
+        return f"{title}Not there yet."
+    columns = (*UNDERSTANDING, "understanding")
+    rows = []
+    for letter in dict.fromkeys(run.experiment for run in runs):
+        folders = [shown_folder(root, run.folder) for run in runs if run.experiment == letter]
+        cells = [_cell(cell_of(runs, letter, column), column) for column in columns]
+        where = ", ".join(f"`{folder.relative_to(root)}`" for folder in folders)
+        rows.append([letter, *cells, _unread(folders), where])
+    head = ["exp", *(TITLES.get(column, column) for column in columns), "unread", "exams"]
+    return f"{title}What no verdict is made of.\n\n{_table(head, rows)}"
 
 
 def _missing(runs: Sequence[Measured], seeds: Sequence[int]) -> str:

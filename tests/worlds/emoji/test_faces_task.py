@@ -27,6 +27,7 @@ from openjanus.worlds.emoji.indexed import SceneSource
 from openjanus.worlds.emoji.judge import Calibration, Judge
 from openjanus.worlds.emoji.judge_network import JudgeConfig, empty_network
 from openjanus.worlds.emoji.questions import exam
+from openjanus.worlds.emoji.sampling import touches_held_out
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS
 from openjanus.worlds.emoji.sprites import Sprites
 
@@ -112,6 +113,21 @@ def test_cells_are_held_out_ones_and_many(sprites: Sprites, referee: Judge) -> N
     assert len(task.requests(limit=1, seed=0)) == 6 + 4
 
 
+def test_questions_may_be_about_what_training_shows(sprites: Sprites, referee: Judge) -> None:
+    asked = {}
+    for split in ("held_out", "train"):
+        task = FacesTask(**options_of(sprites, referee, faces="und", split=split, questions=30))
+        asked[split] = task.requests(limit=None, seed=0)
+        assert task.settings(load("tiny")).get("split") == {"train": "train"}.get(split)
+    assert [r.key for r in asked["train"]] == [r.key for r in asked["held_out"]]
+    for split, requests in asked.items():
+        counted = [r for r in requests if "/counting/" in r.key and r.data["answer"] != "one"]
+        held = [touches_held_out(r.data["scene"]) for r in counted]
+        assert held == [split == "held_out"] * len(counted), split
+        named = [r for r in requests if r.key.startswith("choice/")]
+        assert any(touches_held_out(r.data["scene"]) for r in named) == (split == "held_out")
+
+
 def test_wrong_names_are_not_in_the_picture(sprites: Sprites) -> None:
     places = set()
     for i, (scene, question) in enumerate(exam("naming", 60, 5, sprites)):
@@ -159,6 +175,8 @@ def test_features_are_means_over_places(sprites: Sprites, referee: Judge) -> Non
     ("changes", "says"),
     [
         ({"faces": "none"}, "faces must be both, und or gen, got 'none'"),
+        ({"split": "test"}, "split must be train or held_out, got 'test'"),
+        ({"split": "train"}, "split train goes with faces und, got 'both'"),
         ({"references": 1}, "references must be at least 2, got 1"),
         ({"questions": 0}, "must be at least 1"),
     ],

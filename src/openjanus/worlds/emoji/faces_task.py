@@ -2,14 +2,15 @@
 
 Understanding: existence by POPE's F1, naming by four ranked choices, counting and relation by open
 answers. Drawing: a Frechet distance of the judge's features, and GenEval's rules. All of it on
-held-out cells, as the emoji task, with few drawings of many cells.
+held-out cells, as the emoji task, with few drawings of many cells; questions may also be about new
+scenes of the cells that training shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from openjanus.worlds.emoji.indexed import SceneSource, read_artwork
 from openjanus.worlds.emoji.judge import CHUNK, Judge
 from openjanus.worlds.emoji.judge_network import pixel_values_of
 from openjanus.worlds.emoji.questions import QuestionKind, exam
+from openjanus.worlds.emoji.sampling import Split
 from openjanus.worlds.emoji.scenes import GENEVAL_TAGS, Scene, render
 from openjanus.worlds.emoji.sprites import Sprites
 from openjanus.worlds.emoji.task import EmojiTask
@@ -49,6 +51,8 @@ class FacesTask(EmojiTask):
 
     Args:
         faces: What is asked: questions, drawings, or both.
+        split: What the questions are about: held-out cells, or new scenes of those of training,
+            of which nothing is drawn here.
         drawings: Drawings a tag, of as many cells.
         questions: Questions a column.
         references: Pictures that the drawings' features are compared with.
@@ -75,6 +79,7 @@ class FacesTask(EmojiTask):
         self,
         *,
         faces: Faces = "both",
+        split: Split = "held_out",
         drawings: int = 40,
         questions: int = 200,
         references: int = 1000,
@@ -92,6 +97,12 @@ class FacesTask(EmojiTask):
     ) -> None:
         if faces not in ("both", "und", "gen"):
             raise ValueError(f"faces must be both, und or gen, got {faces!r}")
+        if split not in get_args(Split):
+            raise ValueError(f"split must be {' or '.join(get_args(Split))}, got {split!r}")
+        if split == "train" and faces != "und":
+            raise ValueError(
+                f"drawings are of held-out cells: split train goes with faces und, got {faces!r}"
+            )
         if world == "wide":
             raise ValueError("no judge of the wide world ships: world must be v0 or few, got wide")
         if folder is not None and sprites is not None:
@@ -108,6 +119,7 @@ class FacesTask(EmojiTask):
             referee=referee,
         )
         self.faces: Faces = faces
+        self.split: Split = split
         self.references = references
         self.grid = grid
         self.slots = slots
@@ -126,6 +138,8 @@ class FacesTask(EmojiTask):
             "one_ground": self.one_ground,
             "vendors": None if self.vendors is None else list(self.vendors),
             "world": self.sprites.world.name,
+            # Exams of before had no such setting, and are still those of now.
+            **({} if self.split == "held_out" else {"split": self.split}),
         }
 
     def requests(self, *, limit: int | None, seed: int) -> list[Request]:
@@ -141,13 +155,14 @@ class FacesTask(EmojiTask):
             made += self._drawing_requests(drawings, seed)
         if self.faces != "gen":
             questions = self.questions if limit is None else min(limit, self.questions)
-            made += self._asked("understanding", OPEN_KINDS, questions, seed)
+            made += self._asked("understanding", OPEN_KINDS, questions, seed, self.split)
             made += self._choice_requests(questions, seed)
         return made
 
     def _choice_requests(self, n: int, seed: int) -> list[Request]:
         made = []
-        for i, (scene, question) in enumerate(exam("naming", n, seed, self.sprites)):
+        asked = exam("naming", n, seed, self.sprites, split=self.split)
+        for i, (scene, question) in enumerate(asked):
             names = tuple(self.sprites.world.concepts)
             options = four_choices(scene, question.answer, [CHOICE_STREAM, seed, i], names)
             made.append(

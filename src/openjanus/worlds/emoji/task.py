@@ -31,6 +31,7 @@ from openjanus.worlds.emoji.concepts import COLOURS
 from openjanus.worlds.emoji.judge import Judge, judge_drawings
 from openjanus.worlds.emoji.judge_measures import as_record, measure
 from openjanus.worlds.emoji.questions import QUESTION_KINDS, QuestionKind, exam
+from openjanus.worlds.emoji.sampling import Split
 from openjanus.worlds.emoji.scenes import RELATIONS, Tag, render
 from openjanus.worlds.emoji.sheet import contact_sheet
 from openjanus.worlds.emoji.sprites import Sprites
@@ -189,12 +190,19 @@ class EmojiTask:
         groups = ("understanding", "blind")
         return [r for group in groups for r in self._asked(group, QUESTION_KINDS, n, seed)]
 
-    def _asked(self, group: str, kinds: Sequence[QuestionKind], n: int, seed: int) -> list[Request]:
+    def _asked(
+        self,
+        group: str,
+        kinds: Sequence[QuestionKind],
+        n: int,
+        seed: int,
+        split: Split = "held_out",
+    ) -> list[Request]:
         """N questions of each of some kinds."""
         made: list[Request] = []
         for kind in kinds:
             for negatives, count in question_shares(kind, n):
-                asked = exam(kind, count, seed, self.sprites, negatives=negatives)
+                asked = exam(kind, count, seed, self.sprites, split=split, negatives=negatives)
                 for i, (scene, question) in enumerate(asked):
                     data = {
                         "kind": kind,
