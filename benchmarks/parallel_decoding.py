@@ -2,14 +2,15 @@
 
     python benchmarks/parallel_decoding.py [--prompts N] [--look-ahead W ...] [--guidance G ...]
         [--temperature T] [--model MODEL] [--dtype D] [--plain] [--threads N] [--seed S]
-        [--output FILE]
+        [--output FILE] [--picture FILE]
 
 Prompts are those of ``best_of.py``: held-out cells, as many of each of GenEval's six tags. Each is
 drawn by itself, its weights packed, one id a step and with each W, in turn: all meet one machine.
 `ours` and `theirs` are median seconds a drawing with look-ahead and one id a step, `ratio` the
 median over the prompts of the quotients; `steps` are mean decode steps, `accepted` how often a step
 took so many ids. `equal` counts drawings, and `ids` ids, that are those of one id a step in steps
-of as many rows: more than 16 where W is above 8, which `theirs` is not charged for.
+of as many rows: more than 16 where W is above 8, which `theirs` is not charged for. `--picture`
+draws the histograms of `accepted`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from typing import Any
 
 import torch
 from best_of import requests
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 import openjanus
@@ -140,6 +144,26 @@ def measure(
     }
 
 
+def draw_histograms(found: dict[str, dict[str, Any]], output: Path) -> None:
+    """A panel each: the share of the steps that took so many ids."""
+    figure = Figure(figsize=(3.2 * len(found), 2.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    for axes, (name, one) in zip(panels, found.items(), strict=True):
+        counts = {int(taken): count for taken, count in one["accepted"].items()}
+        total = sum(counts.values())
+        axes.bar(list(counts), [count / total for count in counts.values()], color="C0")
+        mean = sum(taken * count for taken, count in counts.items()) / total
+        axes.axvline(mean, color="C1", label=f"mean {mean:.2f}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("ids that a step took")
+        axes.legend(fontsize=8)
+    panels[0].set_ylabel("share of the steps")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=100)
+
+
 def main() -> None:
     """Print and write the figures."""
     parser = argparse.ArgumentParser(description="Several ids of a drawing in one step.")
@@ -155,6 +179,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     janus = openjanus.load(asked.model, device="cpu", dtype=asked.dtype)
@@ -172,6 +197,8 @@ def main() -> None:
             f"steps {steps['theirs']} -> {steps['ours']} ({steps['ratio']}x), "
             f"equal {one['equal'][0]} of {one['equal'][1]}"
         )
+    if asked.picture is not None:
+        draw_histograms(found, asked.picture)
     if asked.output is not None:
         settings = {
             name: getattr(asked, name)
