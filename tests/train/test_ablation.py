@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from openjanus.config import SemanticConfig, SharedEncoderConfig, SiglipConfig, VQConfig
 from openjanus.data.mixture import Mixture
@@ -41,7 +42,9 @@ from openjanus.train.source_config import SourceConfig
 from openjanus.train.start import start_model
 from openjanus.weights.formats import load_model
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "ablation.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "ablation.py"
+RUNS = ROOT / "docs" / "ablation-runs"
 DOORS = {"init", "vq", "und_encoder", "id_cache"}
 """What is to differ between the experiments, beside which kinds they train on; each tokenizer's ids
 have a folder of their own."""
@@ -317,6 +320,23 @@ def test_tables_tell_what_is_there_and_what_is_missing(tmp_path):
 
     draw_bars(tmp_path, SEEDS, tmp_path / "pictures" / "bars.png")
     assert (tmp_path / "pictures" / "bars.png").stat().st_size > 10_000
+
+
+def test_published_tables_are_those_of_the_published_exams():
+    made = markdown(RUNS, SEEDS).split("\n### Prompts hidden")[0]
+    assert made.count("| 87 | 8.53 | `exp-d-1`, `exp-d-2`, `exp-d-3` |") == 1
+    assert "Not there yet" not in made
+    assert made.rstrip() in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("letter", FACES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_published_runs_were_the_recipes_of_now(letter, seed):
+    ran = yaml.safe_load((RUNS / run_name(letter, seed) / "config.yaml").read_text("utf-8"))
+    config = dataclasses.asdict(experiment(letter, seed))
+    for key in ("init", "ratio", "batch_size", "optim", "vq", "und_encoder", "language_model"):
+        assert ran[key] == json.loads(json.dumps(config[key])), key
+    assert (ran["run"]["seed"], ran["run"]["steps"]) == (seed, config["run"]["steps"])
 
 
 def test_exams_of_different_sizes_are_told(tmp_path):

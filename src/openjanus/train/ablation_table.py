@@ -295,7 +295,7 @@ def _runs(root: Path) -> str:
         rows.append(
             [
                 f"`{folder.name}/config.yaml`",
-                str(lines[-1]["step"]) if lines else "0",
+                str(lines[-1]["step"]) if lines else "-",
                 "-" if record is None else f"{record.seconds / 60:.1f}",
                 "-" if record is None else str(record.sessions),
                 "-" if record is None else record.state,
