@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from openjanus.config import DecoderConfig, JanusConfig
-from openjanus.model.attention import KVCache, Run, runs_of
+from openjanus.model.attention import KVCache, Run, attend_widened, runs_of
 from openjanus.model.decoder import Decoder
 from openjanus.model.janus import JanusModel
 
@@ -140,3 +140,29 @@ def test_a_row_has_the_same_bits_in_any_run(language: DecoderConfig, dtype: torc
     together = cache.attend(0, runs_of([33] * 6), q, k, v)
     apart = cache.attend(0, [Run(slice(i, i + 1), slice(i, i + 1), 33) for i in range(6)], q, k, v)
     assert torch.equal(together, apart)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_query_of_16_bits_is_computed_in_fp32_and_rounded_once(
+    kv_heads: int, dtype: torch.dtype
+) -> None:
+    q = embeds_of(3, 4, 1, 32).to(dtype)
+    k, v = (embeds_of(3, kv_heads, 41, 32, seed=seed).to(dtype) for seed in (1, 2))
+    found = attend_widened(q, k, v)
+    wide = [part.double().repeat_interleave(4 // part.shape[1], 1) for part in (k, v)]
+    scores = (q.double() @ wide[0].transpose(2, 3) / 32**0.5).softmax(-1)
+    exact = scores @ wide[1]
+    # Half a step of the dtype, and what fp32 may add to it.
+    bound = exact.abs() * torch.finfo(dtype).eps * 0.51 + 1e-6
+    assert found.dtype == dtype
+    assert ((found.double() - exact).abs() <= bound).all()
+    assert torch.equal(found[1:2], attend_widened(q[1:2], k[1:2], v[1:2]))
+
+
+def test_runs_are_apart_where_they_are_not_merged() -> None:
+    merged = runs_of([5, 5, None, 5], [0, 1, 7, 4])
+    apart = runs_of([5, 5, None, 5], [0, 1, 7, 4], merged=False)
+    assert [run.rows for run in merged] == [slice(0, 2), slice(4, 5)]
+    assert [run.rows for run in apart] == [slice(0, 1), slice(1, 2), slice(4, 5)]
+    assert [run.batch for run in apart] == [slice(0, 1), slice(1, 2), slice(3, 4)]
