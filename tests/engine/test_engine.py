@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -120,6 +120,16 @@ def step_logits(model: JanusModel, monkeypatch: pytest.MonkeyPatch, go: Callable
     return seen
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """So many of a step's, whatever the process was given."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 def test_even_the_logits_are_bit_equal_at_any_slot(
     lively_model: JanusModel, run: Run, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:

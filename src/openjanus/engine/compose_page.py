@@ -15,7 +15,6 @@ from openjanus.engine.prefill import Prefix
 from openjanus.engine.request import ComposeRequest
 from openjanus.engine.sampler import SlotSampler
 from openjanus.engine.sampling import guide
-from openjanus.model.attention import runs_of
 from openjanus.model.janus import JanusModel
 
 
@@ -94,7 +93,7 @@ class ComposePage(TokenPage):
             # Codes that the entrance has been fed: the last one has been sampled alone.
             lengths = [self._codes.num_sampled[slot] - 1 for slot in slots]
             known = [length if has else None for length, has in zip(lengths, is_code, strict=True)]
-            runs = runs_of(known, slots)
+            runs = self._runs_of(known, slots)
             drawn = self.model.embed_gen(codes[:, None], cache=self._gen_cache, runs=runs)
             drawn = drawn.repeat(2, 1, 1)
         return torch.where(by_code.repeat(2)[:, None, None], drawn, embeds)

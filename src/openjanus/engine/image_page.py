@@ -155,7 +155,7 @@ class ImagePage(Page):
             inputs_embeds=self._embed(ids, slots, offsets, idle),
             positions=torch.tensor(places, device=self._next_ids.device),
             cache=self.cache,
-            runs=self._in_pairs(runs_of(lengths, rows), pairs),
+            runs=self._in_pairs(self._runs_of(lengths, rows), pairs),
             face=self.face,
             finish=finish,
         )
@@ -201,7 +201,7 @@ class ImagePage(Page):
             self._sampler.num_sampled[slot] - 1 + offset
             for slot, offset in zip(slots, offsets, strict=True)
         ]
-        runs = runs_of([*lengths, *[None] * idle], [*slots, *[0] * idle])
+        runs = self._runs_of([*lengths, *[None] * idle], [*slots, *[0] * idle])
         embeds = self.model.embed_gen(fed[:, None], cache=self._gen_cache, runs=runs)  # (P, 1, D)
         return embeds.repeat(2, 1, 1)
 

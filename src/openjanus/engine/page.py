@@ -217,6 +217,10 @@ class Page(ABC):
         self.cache.copy_row(prefix.cache, 0, [row], prefix.length)
         self._lengths[row] = prefix.length
 
+    def _runs_of(self, lengths: Sequence[int | None], rows: Sequence[int]) -> list[Run]:
+        """``runs_of``; on a CPU a row is in the same call whoever sits beside it."""
+        return runs_of(lengths, rows, merged=self._next_ids.device.type != "cpu")
+
     def leave(self, slot: int) -> None:
         """Free a slot."""
         self._requests[slot] = None
@@ -267,7 +271,8 @@ class TokenPage(Page):
 
         embeds = self._embed(self._next_ids[slots], slots)
         positions = torch.tensor(places, device=embeds.device)
-        return Plan(embeds, positions, self.cache, runs_of(lengths, rows), self.face, finish)
+        runs = self._runs_of(lengths, rows)
+        return Plan(embeds, positions, self.cache, runs, self.face, finish)
 
     def _choose(self, predicted: Tensor, slots: list[int], seated: list[int]) -> dict[int, int]:
         """What ``face`` predicts of the slots that were run -> the next id of each seated one."""
