@@ -11,7 +11,7 @@ tokens behind it. Rows of int8 and int4 are ours beside their bfloat16.
 
 - `image_bf16`, `image_int8`, `image_int4`: one guided picture's step; `image8_bf16`: eight at once.
   One whole picture of each, from words to pixels, stands in `whole`.
-- `text_int8`, `text_int4`: a word of one answer.
+- `text_int8`, `text_int4`: a word of one answer, `lm_head` in as few bits as the rest.
 - `vq_decode`, `siglip`: a picture through either door, and how far both are from fp32.
 - `mixed`: four chats and four pictures in one engine, beside an engine for either kind. `ours` and
   `theirs` are the sum over the kinds of mixed rate by separate rate, and 1; `gap` is the longest
