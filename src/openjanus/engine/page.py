@@ -9,8 +9,9 @@ where a trial on this machine has shown that the number of rows changes no bit, 
 out.
 
 Attention is another matter: rows do not share anything there, so idle ones have none, and the
-others attend to what they hold and not to the rest of the capacity. A prompt runs alone, in chunks
-of its own (``prefill``).
+others attend to what they hold and not to the rest of the capacity. On a CPU a row, or a guidance
+pair, has a call of its own: with several threads a call's bits change with its number of rows. A
+prompt runs alone, in chunks of its own (``prefill``).
 """
 
 from __future__ import annotations
