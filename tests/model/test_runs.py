@@ -126,6 +126,25 @@ def test_a_batch_of_some_rows_equals_a_batch_of_all(
     torch.testing.assert_close(cache.keys, whole.keys, atol=ATOL, rtol=0)
 
 
+def test_64_bits_stay_64_bits(language: DecoderConfig) -> None:
+    heads, kv_heads, size = (
+        language.num_attention_heads,
+        language.num_key_value_heads,
+        language.head_size,
+    )
+    q = embeds_of(1, heads, 1, size).double()
+    k, v = (embeds_of(1, kv_heads, 1, size, seed=seed).double() for seed in (1, 2))
+    base = filled(language, 1, 40)
+    cache = KVCache(base.keys.double(), base.values.double())
+    found = cache.attend(0, runs_of([33]), q, k, v)
+    keys, values = (
+        part[0, :, :, :34].repeat_interleave(heads // kv_heads, 1)
+        for part in (cache.keys, cache.values)
+    )
+    exact = (q @ keys.transpose(2, 3) / size**0.5).softmax(-1) @ values
+    torch.testing.assert_close(found, exact, atol=1e-13, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_has_the_same_bits_in_any_run(language: DecoderConfig, dtype: torch.dtype) -> None:
     heads, kv_heads, size = (

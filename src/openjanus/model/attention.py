@@ -113,16 +113,8 @@ def runs_of(
         row = place if rows is None else rows[place]
         run = Run(slice(place, place + 1), slice(row, row + 1), length)
         last = runs[-1] if runs else None
-        if (
-            merged
-            and last is not None
-            and (last.batch.stop, last.rows.stop, last.length)
-            == (
-                place,
-                row,
-                length,
-            )
-        ):
+        ends = None if last is None else (last.batch.stop, last.rows.stop, last.length)
+        if merged and last is not None and ends == (place, row, length):
             run = Run(slice(last.batch.start, place + 1), slice(last.rows.start, row + 1), length)
             runs.pop()
         runs.append(run)
@@ -238,7 +230,7 @@ class KVCache:
             seen = None
             if num_new > 1 and run.length > 0:
                 seen = torch.ones(num_new, end, dtype=torch.bool, device=q.device).tril(run.length)
-            if num_new == 1 and q.device.type == "cpu" and q.dtype != torch.float32:
+            if num_new == 1 and q.device.type == "cpu" and q.element_size() == 2:
                 found = attend_widened(q[run.batch], keys, values)
             else:
                 found = F.scaled_dot_product_attention(
