@@ -76,7 +76,13 @@ def run(args: argparse.Namespace) -> int:
             print(f"{job.name}{after}")
         return 0
     stop_after_s = None if args.hours is None else 3600 * args.hours
-    records = run_queue(jobs, args.root, threads=args.threads, stop_after_s=stop_after_s)
+    records = run_queue(
+        jobs,
+        args.root,
+        threads=args.threads,
+        side_by_side=args.side_by_side,
+        stop_after_s=stop_after_s,
+    )
     for name, record in records.items():
         print(f"{name}: {record.state}, {record.seconds / 60:.1f} min")
     return int(any(record.state in ("failed", "blocked") for record in records.values()))
@@ -132,6 +138,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     one.add_argument("--groups", nargs="*", default=list(GROUPS), help=f"of {', '.join(GROUPS)}")
     one.add_argument("--guidance", nargs="*", type=float, default=list(GUIDANCE))
     one.add_argument("--threads", type=int, default=2, help="of each run")
+    one.add_argument("--side-by-side", type=int, default=1, help="runs at a time")
     one.add_argument("--hours", type=float, help="start nothing new after so many")
     _add_sizes(one)
     one.add_argument("--list", action="store_true", help="name the jobs and run nothing")

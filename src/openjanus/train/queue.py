@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, Protocol
 
 from tqdm import tqdm
 
@@ -34,6 +34,8 @@ FORMAT_VERSION = 1
 STATE_NAME = "queue.json"
 LOCK_NAME = "queue.lock"
 LOGS = "logs"
+POLL_S: Final = 0.1
+"""Between two looks at what runs."""
 COMMAND = "import sys; from openjanus.cli import main; sys.exit(main())"
 """What ``openjanus`` is, for the interpreter that runs the queue."""
 
@@ -177,30 +179,38 @@ def _put_aside(job: Job) -> None:
     tqdm.write(told, file=sys.stderr)
 
 
-Runner = Callable[[Sequence[str], Path, Mapping[str, str]], int]
-"""Arguments, log and environment to an exit code."""
+class Process(Protocol):
+    """What was started: a ``subprocess.Popen``, or what a test plays."""
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        ...
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        ...
 
 
-def run_process(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
-    """Run this interpreter with arguments; what it says is added to the log.
+Starter = Callable[[Sequence[str], Path, Mapping[str, str]], Process]
+"""Arguments, log and environment to a process that runs."""
 
-    Returns:
-        Its exit code. A stop of the queue (Ctrl-C, SIGTERM) stops it too.
-    """
+
+def start_process(
+    command: Sequence[str], log: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start this interpreter with arguments; what it says is added to the log."""
     with log.open("a", encoding="utf-8") as words:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, *command],
             stdout=words,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
             close_fds=False,  # the lock
         )
-        try:
-            return process.wait()
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
 
 
 @contextmanager
@@ -226,8 +236,9 @@ def run_queue(
     root: Path,
     *,
     threads: int,
+    side_by_side: int = 1,
     stop_after_s: float | None = None,
-    runner: Runner = run_process,
+    starter: Starter = start_process,
 ) -> dict[str, Record]:
     """Run jobs in order; what is complete is left alone and what failed is tried again.
 
@@ -237,71 +248,137 @@ def run_queue(
         jobs: Each after what it needs.
         root: Folder of the state and the logs.
         threads: Of each process.
+        side_by_side: Processes at a time; more than one where jobs of one thread each leave CPUs
+            idle. A job that must wait for another one lets those behind it pass.
         stop_after_s: Start nothing new after so many seconds; None has no end.
-        runner: Runs a command; another one is for tests.
+        starter: Starts a command; another one is for tests.
 
     Returns:
         The record of each job, also where some failed.
 
     Raises:
-        ValueError: Jobs out of order, fewer than one thread, another queue runs in the folder, or
-            a run in it was started with another configuration.
+        ValueError: Jobs out of order, fewer than one thread or process, another queue runs in the
+            folder, or a run in it was started with another configuration.
     """
     check_jobs(jobs)
-    if threads < 1:
-        raise ValueError(f"threads must be >= 1, got {threads}")
+    for name, value in (("threads", threads), ("side_by_side", side_by_side)):
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
     refusal = (
         f"another queue, or a run that outlived one, is at work in {root}: wait for it, or stop it"
     )
     with held(root, LOCK_NAME, refusal=refusal, inherited=True), _ended_by_sigterm():
         _check_runs(jobs)
-        records = read_state(root)
-        logs = root / LOGS
-        logs.mkdir(exist_ok=True)
-        began = time.monotonic()
-        for place, job in enumerate(jobs, start=1):
-            before = records.get(job.name, Record())
-            lacking = [name for name in job.needs if records[name].state != "done"]
-            if not lacking:
-                _put_aside(job)
-            compared = job.differs is None or not lacking
-            if job.result.exists() and compared:
-                records[job.name] = dataclasses.replace(before, state="done")
-                continue
-            if lacking:
-                failed = any(records[name].state in ("failed", "blocked") for name in lacking)
-                state: JobState = "blocked" if failed else "waiting"
-                records[job.name] = dataclasses.replace(before, state=state)
-                continue
-            if stop_after_s is not None and time.monotonic() - began >= stop_after_s:
-                records[job.name] = dataclasses.replace(before, state="waiting")
-                continue
-            sessions = before.sessions + 1
-            records[job.name] = dataclasses.replace(before, state="running", sessions=sessions)
-            _write_state(root, records)
-            resumed = job.begun is not None and bool(checkpoint_steps(job.begun))
-            how = "goes on" if resumed else "starts"
-            tqdm.write(f"[{place}/{len(jobs)}] {job.name}: {how}", file=sys.stderr)
-            command = (*job.command, *(job.resume if resumed else ()))
-            environment = {"OMP_NUM_THREADS": str(threads)}
-            since, code = time.monotonic(), None
-            try:
-                code = runner(command, logs / f"{job.name}.log", environment)
-            finally:  # a stop of the queue too: its minutes count
-                seconds = time.monotonic() - since
-                records[job.name] = _after(job, records[job.name], code, seconds)
-                _write_state(root, records)
-            if records[job.name].state == "failed":
-                tqdm.write(f"{job.name} failed, see {logs / job.name}.log", file=sys.stderr)
-        _write_state(root, records)
+        (root / LOGS).mkdir(exist_ok=True)
+        end = None if stop_after_s is None else time.monotonic() + stop_after_s
+        records = _Work(jobs, root, threads, side_by_side, end, starter).run()
     return {job.name: records[job.name] for job in jobs}
 
 
-def _after(job: Job, record: Record, code: int | None, seconds: float) -> Record:
-    """A job's record after a session; without an exit code it was stopped."""
-    state: JobState = "running"
-    if code is not None:
-        state = "done" if code == 0 and job.result.exists() else "failed"
-    return dataclasses.replace(
-        record, state=state, seconds=round(record.seconds + seconds, 1), returncode=code
-    )
+class _Work:
+    """What is still to be run, and what runs."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        root: Path,
+        threads: int,
+        side_by_side: int,
+        end: float | None,
+        starter: Starter,
+    ) -> None:
+        self._records = read_state(root)
+        self._places = {job.name: place for place, job in enumerate(jobs, start=1)}
+        self._left = list(jobs)
+        self._open = set(self._places)
+        """Names of what has no outcome yet, in this session."""
+        self._running: dict[str, tuple[Job, Process, float]] = {}
+        self._root = root
+        self._environment = {"OMP_NUM_THREADS": str(threads)}
+        self._side_by_side = side_by_side
+        self._end = end
+        self._starter = starter
+
+    def run(self) -> dict[str, Record]:
+        """Run until nothing is left that can be."""
+        try:
+            while True:
+                self._left = [job for job in self._left if not self._is_settled(job)]
+                if not self._running:
+                    break
+                time.sleep(POLL_S)
+                self._collect()
+        finally:  # a stop of the queue too: it stops what runs, and their minutes count
+            for _, process, _ in self._running.values():
+                process.terminate()
+            for job, process, since in self._running.values():
+                process.wait()
+                self._note(job, None, since)
+            _write_state(self._root, self._records)
+        return self._records
+
+    def _is_settled(self, job: Job) -> bool:
+        """Whether nothing is left to be decided of a job; starts it where it can be started."""
+        if len(self._running) >= self._side_by_side:
+            return False
+        pending = [name for name in job.needs if name in self._open]
+        lacking = pending or [name for name in job.needs if self._records[name].state != "done"]
+        if not lacking:
+            _put_aside(job)
+        compared = job.differs is None or not lacking
+        if job.result.exists() and compared:
+            self._set(job, "done")
+        elif pending:
+            return False
+        elif any(self._records[name].state in ("failed", "blocked") for name in lacking):
+            self._set(job, "blocked")
+        elif lacking or (self._end is not None and time.monotonic() >= self._end):
+            self._set(job, "waiting")
+        else:
+            self._start(job)
+        return True
+
+    def _set(self, job: Job, state: JobState) -> None:
+        self._open.discard(job.name)
+        before = self._records.get(job.name, Record())
+        self._records[job.name] = dataclasses.replace(before, state=state)
+
+    def _start(self, job: Job) -> None:
+        before = self._records.get(job.name, Record())
+        sessions = before.sessions + 1
+        self._records[job.name] = dataclasses.replace(before, state="running", sessions=sessions)
+        _write_state(self._root, self._records)
+        resumed = job.begun is not None and bool(checkpoint_steps(job.begun))
+        place = f"[{self._places[job.name]}/{len(self._places)}]"
+        tqdm.write(f"{place} {job.name}: {'goes on' if resumed else 'starts'}", file=sys.stderr)
+        command = (*job.command, *(job.resume if resumed else ()))
+        since = time.monotonic()
+        process = self._starter(command, self._log(job), self._environment)
+        self._running[job.name] = (job, process, since)
+
+    def _collect(self) -> None:
+        """Note what has ended."""
+        for name, (job, process, since) in list(self._running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self._running[name]
+            self._open.discard(name)
+            self._note(job, code, since)
+            _write_state(self._root, self._records)
+            if self._records[name].state == "failed":
+                tqdm.write(f"{name} failed, see {self._log(job)}", file=sys.stderr)
+
+    def _log(self, job: Job) -> Path:
+        return self._root / LOGS / f"{job.name}.log"
+
+    def _note(self, job: Job, code: int | None, since: float) -> None:
+        """A job's record after a session; without an exit code it was stopped."""
+        state: JobState = "running"
+        if code is not None:
+            state = "done" if code == 0 and job.result.exists() else "failed"
+        before = self._records[job.name]
+        seconds = round(before.seconds + time.monotonic() - since, 1)
+        self._records[job.name] = dataclasses.replace(
+            before, state=state, seconds=seconds, returncode=code
+        )
