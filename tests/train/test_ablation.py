@@ -21,6 +21,7 @@ from openjanus.eval.ablation import COLUMNS, UNDERSTANDING
 from openjanus.pipeline.load import packaged_models
 from openjanus.presets import preset
 from openjanus.train.ablation import (
+    AFRESH,
     FACES,
     GROUPS,
     GUIDANCE,
@@ -172,6 +173,10 @@ def test_both_ways_through_stage_1_take_as_many_steps():
     assert short.run.steps + ends["short"].run.steps == long.run.steps + ends["long"].run.steps
     first, then = ends["short"].sources.gen
     assert first.until_step == then.from_step == round(ends["short"].run.steps * 2 / 3)
+    # What it is fed first is of the same world, drawn the same way: things in it alone differ.
+    assert first.options | {"form": "plain"} == short.sources.gen[0].options
+    drawn = {key: value for key, value in then.options.items() if key != "tags"}
+    assert first.options == drawn | {"form": "plain", "length": 20000}
     assert ends["long"].sources == experiment("D").sources
 
 
@@ -253,6 +258,20 @@ def test_a_part_of_the_plan_brings_what_it_needs(tmp_path):
         *("text", "exp-d-1", "exp-d-1-exam", "exp-d-1-exam-shown"),
         *("ratio-514", "ratio-514-exam"),
     ]
+
+
+def test_what_begins_afresh_waits_for_nothing(tmp_path):
+    jobs = plan_of(tmp_path, experiments=[], groups=["size", "stability"])
+    names = [job.name for job in jobs if "-exam" not in job.name]
+    assert names == ["scratch-small", "scratch"] + [
+        f"scratch-{name}" for name in ("qk-norm", "z-loss", "norm-post", "dropout")
+    ]
+    for job in jobs:
+        assert job.needs == (() if "-exam" not in job.name else (job.name.removesuffix("-exam"),))
+        if not job.needs:
+            assert recipe(job.name).language_model is None
+    text = {name for name in VARIANTS if recipe(name).language_model}
+    assert not text & set(AFRESH)
 
 
 @pytest.mark.parametrize(

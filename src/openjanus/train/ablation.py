@@ -96,6 +96,9 @@ VARIANTS: Final = tuple(
 BEFORE: Final = {"short-stage2": "short-stage1", "long-stage2": "long-stage1"}
 """What some variants go on from."""
 
+AFRESH: Final = tuple(run for _, run in (*GROUPS["stability"].rows, *GROUPS["size"].rows))
+"""Variants whose decoder begins from nothing, and so waits for no part."""
+
 
 def run_name(experiment: str, seed: int) -> str:
     """Folder of an experiment's run."""
@@ -202,7 +205,7 @@ class _Making:
 
     def parts(self, names: Sequence[str]) -> None:
         """What experiments and variants start from."""
-        needed = {part for name in names for part in NEEDS.get(name, ("text",))}
+        needed = {part for name in names for part in _needs(name)}
         for part in PARTS:
             if part in needed:
                 self._train(part, part, ())
@@ -219,11 +222,10 @@ class _Making:
 
     def variant(self, name: str) -> None:
         """A run of one seed, what it goes on from, and its exam."""
-        parts = ("text",)
         before = BEFORE.get(name)
         if before is not None:
-            self._train(before, before, parts)
-        self._train(name, name, parts if before is None else (before,))
+            self._train(before, before, _needs(name))
+        self._train(name, name, _needs(name) if before is None else (before,))
         self.examine(name, VARIANT_SEED, "both")
 
     def examine(self, run: str, seed: int, faces: Faces, scale: float | None = None) -> None:
@@ -249,6 +251,11 @@ class _Making:
     def _train(self, name: str, recipe: str, needs: Sequence[str], own: Sequence[str] = ()) -> None:
         more = (*self._overrides, *own)
         self.jobs[name] = train_job(name, f"ablation/{recipe}", self._root, more, needs=needs)
+
+
+def _needs(name: str) -> tuple[str, ...]:
+    """The parts that an experiment or variant begins with."""
+    return () if name in AFRESH else NEEDS.get(name, ("text",))
 
 
 def _check(experiments: Sequence[str], seeds: Sequence[int], groups: Sequence[str]) -> None:
