@@ -139,21 +139,31 @@ def read_rows(path: Path | None, settings: dict[str, Any]) -> dict[str, Row]:
     return {line["prompt"]: line for line in lines}
 
 
-def main() -> None:
-    """Print and write the figures of every K."""
+def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; None is this process's own."""
     parser = argparse.ArgumentParser(description="Right drawings among those the nano chose.")
-    parser.add_argument("--prompts", type=int, default=192)
+    parser.add_argument("--prompts", type=int, default=144, help="a multiple of 6 up to 144")
     parser.add_argument("--best-of", type=int, nargs="+", default=[1, 4, 8], metavar="K")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="nano")
     parser.add_argument("--judge-question", help="with {prompt} in it; the world's when left out")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--rows", type=Path, help="JSON lines, a prompt each")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
+    if min(options.best_of) < 1 or max(options.best_of) < 2:
+        parser.error("--best-of takes numbers of at least 1, one of them at least 2")
+    try:
+        requests(options.prompts)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def main() -> None:
+    """Print and write the figures of every K."""
+    options = parse()
     asked = requests(options.prompts)
     most = max(options.best_of)
-    if min(options.best_of) < 1 or most < 2:
-        parser.error("--best-of takes numbers of at least 1, one of them at least 2")
     asks = options.judge_question
     question: JudgeQuestion = checks_for_prompt if asks is None else asks
     settings = {"model": options.model, "seed": options.seed, "question": asks}
