@@ -3,6 +3,7 @@
     python scripts/ablation.py run                        # everything, or as far as it gets
     python scripts/ablation.py run --experiments D E --seeds 1 --groups
     python scripts/ablation.py table --output table.md --picture docs/images/ablation.png
+    python scripts/ablation.py publish FOLDER exp-d-1 scratch  # configurations, exams and curves
 
 What is in the table, and what each run costs: docs/ablation.md.
 """
@@ -126,6 +127,15 @@ def table(args: argparse.Namespace) -> int:
     return 0
 
 
+def publish(args: argparse.Namespace) -> int:
+    """Copy what the tables are made of."""
+    from openjanus.train.ablation_table import publish
+
+    written = publish(args.root, args.output, args.runs)
+    print(f"wrote {len(written)} files of {len(args.runs)} runs to {args.output}")
+    return 0
+
+
 def parse(given: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -164,6 +174,11 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     three.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     three.add_argument("--output", type=Path, help="a markdown file")
     three.add_argument("--picture", type=Path, help="a PNG of bars")
+    four = verbs.add_parser("publish", help="copy what the tables are made of, without weights")
+    four.set_defaults(verb=publish)
+    four.add_argument("output", type=Path)
+    four.add_argument("runs", nargs="+", metavar="RUN", help="a folder in --root")
+    four.add_argument("--root", type=Path, default=ROOT)
     return parser.parse_args(given)
 
 

@@ -34,7 +34,7 @@ from openjanus.train.ablation import (
     run_name,
     shown_folder,
 )
-from openjanus.train.ablation_table import draw_bars, level, markdown, read_runs
+from openjanus.train.ablation_table import draw_bars, level, markdown, publish, read_runs
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.queue import check_jobs
 from openjanus.train.recipes import load_recipe, recipe_names
@@ -339,6 +339,35 @@ def test_tables_tell_what_is_there_and_what_is_missing(tmp_path):
 
     draw_bars(tmp_path, SEEDS, tmp_path / "pictures" / "bars.png")
     assert (tmp_path / "pictures" / "bars.png").stat().st_size > 10_000
+
+
+def test_what_tables_are_made_of_can_be_taken_elsewhere(tmp_path):
+    root, there = tmp_path / "runs", tmp_path / "docs"
+    for run in ("exp-d-1", "scratch"):
+        put_exam(exam_folder(root, run), 0.5, 8.0)
+        (root / run / "config.yaml").write_text("kind: janus\n")
+        (root / run / "final").mkdir()
+        (exam_folder(root, run) / "predictions.jsonl").write_text("{}\n")
+    put_exam(exam_folder(root, "exp-d-1", 1.5), None, 7.0)
+    put_exam(shown_folder(root, "exp-d-1"), 0.75, None)
+    lines = [{"step": n, "loss_gen": 4 - n / 7, "output_norm": n, "keys": []} for n in range(20)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (root / "scratch" / "metrics.jsonl").write_text(text)
+
+    written = publish(root, there, ["exp-d-1", "scratch"])
+    assert sorted(str(path.relative_to(there)) for path in written) == [
+        "exp-d-1/config.yaml",
+        "exp-d-1/exam-guidance-1.5/summary.json",
+        "exp-d-1/exam-shown/summary.json",
+        "exp-d-1/exam/summary.json",
+        "scratch/config.yaml",
+        "scratch/exam/summary.json",
+        "scratch/metrics.jsonl",
+    ]
+    assert {path for path in there.rglob("*") if path.is_file()} == set(written)
+    assert markdown(there, SEEDS) == markdown(root, SEEDS)
+    with pytest.raises(FileNotFoundError, match=r"no run in .*nothing: its config\.yaml"):
+        publish(root, there, ["nothing"])
 
 
 def test_published_tables_are_those_of_the_published_exams():

@@ -23,6 +23,7 @@ from openjanus.eval.ablation import (
     cell_of,
     verdicts,
 )
+from openjanus.eval.runner import SUMMARY_NAME
 from openjanus.train.ablation import (
     FACES,
     GROUPS,
@@ -48,6 +49,8 @@ WINDOW = 0.1
 """Share of a run whose mean stands for a loss or a norm at a place."""
 PLACES = (0.25, 0.5, 0.75, 1.0)
 """Of the run, where convergence is read."""
+CURVES = ("loss_und", "loss_gen", "output_norm")
+"""Of ``metrics.jsonl``: what is read there."""
 
 
 def read_exam(folder: Path) -> dict[str, dict[str, Any]] | None:
@@ -249,7 +252,7 @@ def _group(root: Path, group: Group) -> str:
         cells = [_single(columns.get(column), column) for column in COLUMNS]
         cells.append(_unread([exam_folder(root, run)]))
         lines = read_metrics(root / run / "metrics.jsonl")
-        curves = [_levels(lines, key) for key in ("loss_und", "loss_gen", "output_norm")]
+        curves = [_levels(lines, key) for key in CURVES]
         rows.append([what, *cells, *curves, f"`{run}`"])
     if not there:
         return f"### {group.title}\n\nNot there yet."
@@ -303,6 +306,43 @@ def _runs(root: Path) -> str:
         )
     head = ["resolved configuration", "steps", "minutes", "sessions", "state"]
     return f"### Runs\n\n{_table(head, rows)}" if rows else ""
+
+
+def publish(root: Path, output: Path, runs: Sequence[str]) -> list[Path]:
+    """Copy what the tables are made of, and neither weights nor answers.
+
+    Of each run its resolved configuration, the summaries of its exams, and ``CURVES`` with the
+    steps. What lies in ``output`` already is written over.
+
+    Args:
+        root: Folder of all runs.
+        output: Folder that gets one of each run's name.
+        runs: Names of folders in ``root``.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        FileNotFoundError: No such run, or one that was never begun.
+    """
+    copies: dict[Path, str] = {}
+    for run in runs:
+        folder = root / run
+        if not (folder / "config.yaml").is_file():
+            raise FileNotFoundError(f"no run in {folder}: its config.yaml is missing")
+        files = [folder / "config.yaml", *sorted(folder.glob(f"exam*/{SUMMARY_NAME}"))]
+        copies |= {output / path.relative_to(root): path.read_text("utf-8") for path in files}
+        lines = [
+            {"step": line["step"]} | {key: round(line[key], 4) for key in CURVES if key in line}
+            for line in read_metrics(folder / "metrics.jsonl")
+        ]
+        if lines:
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            copies[output / run / "metrics.jsonl"] = text
+    for path, text in copies.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return list(copies)
 
 
 def draw_bars(root: Path, seeds: Sequence[int], output: Path) -> None:
