@@ -93,6 +93,14 @@ def test_int4_is_half_a_step_off_at_most_but_for_the_rounding_of_its_scales(
     assert bool((scale[..., 0] <= 1.01 * step).all())
 
 
+def test_int4_keeps_groups_of_equal_weights() -> None:
+    weight = random(64, 64)
+    weight[:, :32] = torch.linspace(-0.05, 0.05, 64)[:, None]
+    layer = make("int4", weight)
+    found = layer.dequantize(torch.float32)[:, :32]
+    assert bool(((found - weight[:, :32]).abs() <= 2**-8 * weight[:, :32].abs()).all())
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_fp8_is_a_sixteenth_off_at_most(size: tuple[int, int]) -> None:
     weight = random(*size)

@@ -257,7 +257,8 @@ class Int4Linear(QuantizedLinear):
             groups = block.view(len(block), -1, self.group_size)  # (rows, groups, group_size)
             least, most = groups.amin(dim=-1), groups.amax(dim=-1)
             step = _step((most - least) / 15)
-            zero = (least + 8 * step.float()).to(SCALE_DTYPE)
+            # Of equal weights, code 8 is all: the step of 1 in a zero would leave them few bits.
+            zero = torch.where(most > least, least + 8 * step.float(), least).to(SCALE_DTYPE)
             groups.sub_(zero.float()[..., None]).div_(step.float()[..., None])
             found = groups.round_().add_(8).clamp_(0, 15).to(torch.uint8).view(len(block), -1)
             part = slice(start, start + len(block))
