@@ -347,7 +347,7 @@ def test_a_picture_that_cannot_be_started_ends_its_request_alone(
         ({"max_new_tokens": 0}, "max_new_tokens must be an integer >= 1, got 0"),
         ({"image_top_k": 0}, "image_top_k must be an integer >= 1, got 0"),
         ({"image_top_p": 1.5}, r"image_top_p must be in \(0, 1\], got 1.5"),
-        ({"image_temperature": -1.0}, "temperature"),
+        ({"image_temperature": -1.0}, "image_temperature must be finite and >= 0"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"seed": -1}, "seed must be"),
         ({"input_ids": ()}, "input_ids are empty"),

@@ -213,7 +213,7 @@ class ComposeRequest:
         check_sampling(
             temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed
         )
-        DrawingConfig(guidance_scale=self.guidance_scale, temperature=self.image_temperature)
+        DrawingConfig(guidance_scale=self.guidance_scale)  # its rule
         try:
             check_sampling(
                 temperature=self.image_temperature,
