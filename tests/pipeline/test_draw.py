@@ -271,7 +271,8 @@ def test_save_and_sheet(janus: Janus, tmp_path: Path) -> None:
         ("a", {"top_p": 0.0}, "top_p must be in"),
         ("a", {"top_k": 0}, "top_k must be an integer >= 1"),
         ("a", {"guidance_scale": 1.0, "negative_prompt": "b"}, "does nothing at guidance_scale 1"),
-        ("a", {"negative_prompt": " "}, "prompt is empty"),
+        ("a", {"negative_prompt": " "}, "negative_prompt: the prompt is empty"),
+        ("a", {"negative_prompt": 5}, "negative_prompt: a drawing prompt is one string, got int"),
         (["a"], {}, "draw takes one string, got list: use draw_batch"),
         ("a", {"guidance_scale": [1.0, 1.0, 1.0, 1.0], "negative_prompt": "b"}, "does nothing"),
         ("a", {"guidance_scale": [1.0, 2.0]}, "or 4, one a row of ids, got 2"),
@@ -294,6 +295,8 @@ def test_wrong_drawings_are_refused(janus: Janus, prompt, options: dict, message
 def test_a_wrong_stream_is_refused_at_the_call(janus: Janus) -> None:
     with pytest.raises(ValueError, match="prompt is empty"):
         janus.draw_stream("")
+    with pytest.raises(ValueError, match="a drawing prompt is one string, got list"):
+        janus.draw_stream(["a"])
     with pytest.raises(ValueError, match=r"partial_images must be in \[0, 3\], got 4"):
         janus.draw_stream("a", partial_images=4)
 
@@ -301,6 +304,8 @@ def test_a_wrong_stream_is_refused_at_the_call(janus: Janus) -> None:
 def test_a_wrong_prompt_of_a_batch_is_named_and_nothing_is_drawn(janus: Janus) -> None:
     with pytest.raises(ValueError, match=r"prompts\[1\]: the prompt is empty"):
         janus.draw_batch(["a", "", "b"])
+    with pytest.raises(ValueError, match=r"prompts\[1\]: a drawing prompt is one string, got Non"):
+        janus.draw_batch(["a", None])
     with pytest.raises(ValueError, match="got one string: use draw"):
         janus.draw_batch("a cat")
     assert not janus._engine.has_work

@@ -182,7 +182,10 @@ class Artist:
         prompt_ids = self._processor.gen_prompt(prompt)
         uncond_ids = self._processor.uncond_prompt(len(prompt_ids))
         if options.negative_prompt is not None:
-            uncond_ids = self._processor.gen_prompt(options.negative_prompt)
+            try:
+                uncond_ids = self._processor.gen_prompt(options.negative_prompt)
+            except ValueError as error:
+                raise ValueError(f"negative_prompt: {error}") from error
         requests = [
             DrawRequest(
                 prompt_ids=prompt_ids,

@@ -223,6 +223,8 @@ class Processor:
         return self.config.processor.und_system_prompt if system is None else system
 
     def _check_drawing(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise ValueError(f"a drawing prompt is one string, got {type(text).__name__}: {text!r}")
         if not text.strip():
             raise ValueError("the prompt is empty: say what to draw")
         if IMAGE_MARK in text or self.config.processor.image_token in text:
