@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from openjanus.quantization import QuantizationConfig
-from openjanus.rules import near, require, require_positive, require_temperature
+from openjanus.rules import near, require, require_number, require_positive, require_temperature
 
 UND_SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual "
@@ -308,6 +308,7 @@ class DrawingConfig:
     """0 is greedy."""
 
     def __post_init__(self) -> None:
+        require_number("guidance_scale", self.guidance_scale)
         require(
             abs(self.guidance_scale) <= MAX_GUIDANCE_SCALE,  # no NaN is
             f"guidance_scale must be finite and within +-{MAX_GUIDANCE_SCALE}, got "

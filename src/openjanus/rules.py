@@ -17,12 +17,18 @@ def require(rule: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def require_number(name: str, value: object) -> None:
+    """Raise ``ValueError`` unless a value is one of Python's own numbers, which files hold too."""
+    require(isinstance(value, int | float), f"{name} must be an int or a float, got {value!r}")
+
+
 MAX_TEMPERATURE = 1_000_000
 """32 bits hold no more than 3e38, and logits are divided by it."""
 
 
 def require_temperature(temperature: float) -> None:
     """Raise ``ValueError`` for what is no temperature of any sampling."""
+    require_number("temperature", temperature)
     require(
         0 <= temperature < math.inf,
         f"temperature must be finite and >= 0 (0 is greedy), got {temperature}",

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -269,6 +270,9 @@ def test_save_and_sheet(janus: Janus, tmp_path: Path) -> None:
         ("a", {"temperature": -1.0}, "temperature must be finite and >= 0"),
         ("a", {"temperature": 1e39}, "temperature must be at most 1,000,000"),
         ("a", {"top_p": 0.0}, "top_p must be in"),
+        ("a", {"top_p": "1"}, "top_p must be an int or a float, got '1'"),
+        ("a", {"temperature": "1"}, "temperature must be an int or a float, got '1'"),
+        ("a", {"temperature": torch.ones(())}, "temperature must be an int or a float, got tensor"),
         ("a", {"top_k": 0}, "top_k must be an integer >= 1"),
         ("a", {"guidance_scale": 1.0, "negative_prompt": "b"}, "does nothing at guidance_scale 1"),
         ("a", {"negative_prompt": " "}, "negative_prompt: the prompt is empty"),
@@ -277,6 +281,7 @@ def test_save_and_sheet(janus: Janus, tmp_path: Path) -> None:
         ("a", {"guidance_scale": [1.0, 1.0, 1.0, 1.0], "negative_prompt": "b"}, "does nothing"),
         ("a", {"guidance_scale": [1.0, 2.0]}, "or 4, one a row of ids, got 2"),
         ("a", {"guidance_scale": "5"}, "must be a number, or one for each row of ids, got '5'"),
+        ("a", {"guidance_scale": torch.ones(4)}, "a number, or one for each row.* got tensor"),
         ("a", {"prefix_ids": [[1, 2]]}, "prefix_ids must be the first ids of one picture"),
         ("a", {"prefix_ids": [0.5]}, "prefix_ids must be the first ids of one picture"),
         ("a", {"prefix_ids": ["b"]}, "prefix_ids must be the first ids of one picture"),
@@ -293,19 +298,21 @@ def test_wrong_drawings_are_refused(janus: Janus, prompt, options: dict, message
 
 
 def test_a_wrong_stream_is_refused_at_the_call(janus: Janus) -> None:
+    a_list: Any = ["a"]
     with pytest.raises(ValueError, match="prompt is empty"):
         janus.draw_stream("")
     with pytest.raises(ValueError, match="a drawing prompt is one string, got list"):
-        janus.draw_stream(["a"])
+        janus.draw_stream(a_list)
     with pytest.raises(ValueError, match=r"partial_images must be in \[0, 3\], got 4"):
         janus.draw_stream("a", partial_images=4)
 
 
 def test_a_wrong_prompt_of_a_batch_is_named_and_nothing_is_drawn(janus: Janus) -> None:
+    with_none: Any = ["a", None]
     with pytest.raises(ValueError, match=r"prompts\[1\]: the prompt is empty"):
         janus.draw_batch(["a", "", "b"])
     with pytest.raises(ValueError, match=r"prompts\[1\]: a drawing prompt is one string, got Non"):
-        janus.draw_batch(["a", None])
+        janus.draw_batch(with_none)
     with pytest.raises(ValueError, match="got one string: use draw"):
         janus.draw_batch("a cat")
     assert not janus._engine.has_work

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from openjanus.config import DrawingConfig
 from openjanus.engine.noise import MAX_SEED, MAX_STREAM
-from openjanus.rules import require, require_temperature
+from openjanus.rules import require, require_number, require_temperature
 
 _PAPERS = DrawingConfig()
 
@@ -30,6 +30,8 @@ def check_sampling(
         ValueError: One of them breaks its rule.
     """
     require_temperature(temperature)
+    if top_p is not None:
+        require_number("top_p", top_p)
     require(
         top_p is None or 0 < top_p <= 1,
         f"top_p must be in (0, 1], got {top_p}: None keeps everything",

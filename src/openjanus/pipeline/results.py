@@ -57,7 +57,7 @@ class DrawOptions:
         """
         scale = own.guidance_scale if guidance_scale is None else guidance_scale
         return cls(
-            guidance_scale=_schedule(scale) if isinstance(scale, Sequence) else scale,
+            guidance_scale=scale if isinstance(scale, int | float) else _schedule(scale),
             prefix_ids=() if prefix_ids is None else _flat_ids(prefix_ids),
             temperature=own.temperature if temperature is None else temperature,
             top_k=top_k,
@@ -67,7 +67,11 @@ class DrawOptions:
 
 
 def _schedule(scales: Sequence[float]) -> tuple[float, ...]:
-    if isinstance(scales, str) or not all(isinstance(scale, int | float) for scale in scales):
+    if (
+        isinstance(scales, str)
+        or not isinstance(scales, Sequence)
+        or not all(isinstance(scale, int | float) for scale in scales)
+    ):
         raise ValueError(
             f"guidance_scale must be a number, or one for each row of ids, got {scales!r}"
         )
