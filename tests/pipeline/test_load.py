@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -204,6 +205,11 @@ def test_wrong_device_and_dtype() -> None:
         load("tiny", device="gpu")
     with pytest.raises(ValueError, match=r"unknown dtype 'bfloat'.*'bfloat16'"):
         load("tiny", dtype="bfloat")
+    with pytest.raises(ValueError, match=r"unknown dtype torch\.int8; known: auto"):
+        load("tiny", dtype=torch.int8)
+    nothing: Any = None
+    with pytest.raises(ValueError, match="unknown dtype None; known: auto"):
+        load("tiny", dtype=nothing)
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(

@@ -19,7 +19,7 @@ from openjanus.quantization import QuantizationConfig
 from openjanus.rules import near
 from openjanus.weights.adapters import merge_adapter, read_adapter, share_with_adapter
 from openjanus.weights.card import Origin, read_origin
-from openjanus.weights.formats import open_checkpoint
+from openjanus.weights.formats import DTYPES, open_checkpoint
 from openjanus.weights.hub import HUB_ID, fetch
 from openjanus.weights.previewer import read_previewer
 from openjanus.weights.shards import open_tensors
@@ -292,11 +292,12 @@ def _dtype(
     """The dtype of the weights; None is the checkpoint's own."""
     if dtype == KEEP:
         return None
-    if isinstance(dtype, torch.dtype):
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES:
         return dtype
     if dtype != "auto":
-        if dtype not in _DTYPES:
-            raise ValueError(f"unknown dtype {dtype!r}; {near(dtype, ['auto', KEEP, *_DTYPES])}")
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
+            known = near(str(dtype), ["auto", KEEP, *_DTYPES])
+            raise ValueError(f"unknown dtype {dtype!r}; {known}")
         return _DTYPES[dtype]
     if device.type != "cpu":
         return None
