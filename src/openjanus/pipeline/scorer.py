@@ -67,6 +67,8 @@ class Scorer:
         self, turns: Sequence[Turn], answer: str, system: str | None
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Ids of a prompt and of its answer."""
+        if not answer.strip():
+            raise ValueError("the answer is empty: give what the model might reply")
         turns = [*turns, Turn(role="assistant", text=answer)]
         ids, is_answer = self._processor.training_dialogue(turns, system=system)
         context = self._model.config.language.max_position_embeddings
