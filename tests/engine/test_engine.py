@@ -380,6 +380,8 @@ def test_add_refuses_what_the_model_cannot_do(
     [
         ({"rows_per_page": 3}, "rows_per_page must be even, got 3"),
         ({"rows_per_page": 0}, "rows_per_page must be >= 1, got 0"),
+        ({"rows_per_page": 2.0}, "rows_per_page must be an integer, got 2.0"),
+        ({"look_ahead": "8"}, "look_ahead must be an integer, got '8'"),
         ({"max_pages": 0}, "max_pages must be >= 1"),
         ({"look_ahead": 0}, "look_ahead must be >= 1, got 0"),
         ({"prefix_cache_size": -1}, "prefix_cache_size must be >= 0"),

@@ -53,6 +53,8 @@ class EngineOptions:
         names += ("look_ahead", "max_cache_bytes")
         for name in names:
             value = getattr(self, name)
+            if value is not None and not isinstance(value, int):
+                raise ValueError(f"{name} must be an integer, got {value!r}")
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         if self.rows_per_page % 2 != 0:
