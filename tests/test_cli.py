@@ -466,6 +466,11 @@ def test_eval_hands_its_options_to_the_task(monkeypatch, capsys, tmp_path):
         (["draw", "a car", "--model", "tiny", "--device", "toaster"], "toaster"),
         (["draw", "a car", "--model", "no-such", "--output", __file__], "is a file: name a folder"),
         (["compose", "Hi", "--model", "no-such", "--output", __file__], "is a file: name a folder"),
+        (
+            ["draw", "a car", "--model", "no-such", "--output", f"{__file__}/a/b"],
+            f"{__file__} is a file: name a folder",
+        ),
+        (["bench", "--threads", "99999999999"], "--threads must be at most 1024, got 99999999999"),
         (["chat", "Hello", "--model", "tiny", "--image", "missing.png"], "missing.png"),
         (["chat", "", "--model", "tiny"], "empty"),
         (["chat", "word " * 400, "--model", "tiny"], "context"),

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from openjanus import Janus
     from openjanus.bench.measure import Rival
 
+MAX_THREADS = 1024
+"""Of a processor; no machine has more cores for one process to gain by."""
+
 
 def add_verbs(verbs: Any) -> None:
     """Add this module's verb."""
@@ -67,6 +70,8 @@ def _bench(args: argparse.Namespace) -> None:
         require(not args.json.is_dir(), f"--json {args.json} is a folder: give a file")
     if args.threads is not None:
         require_at_least_one("--threads", args.threads)
+        most = f"--threads must be at most {MAX_THREADS}, got {args.threads}: one a core is best"
+        require(args.threads <= MAX_THREADS, most)
         torch.set_num_threads(args.threads)
     rival, against = _rival(args.against)  # before anything is loaded: it may be missing
     janus = _load(args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -84,7 +85,11 @@ def _add_draw(verbs: Any) -> None:
 
 def _require_folder(output: Path) -> None:
     """Before anything is drawn."""
-    require(not output.exists() or output.is_dir(), f"--output {output} is a file: name a folder")
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    what = "" if there == output else f": {there}"
+    require(there.is_dir(), f"--output {output}{what} is a file: name a folder")
+    allowed = os.access(there, os.W_OK | os.X_OK)
+    require(allowed, f"--output {output}{what} cannot be written to: name a folder of yours")
 
 
 def _draw(args: argparse.Namespace) -> None:
