@@ -115,7 +115,7 @@ def exam(args: argparse.Namespace) -> int:
 
 def table(args: argparse.Namespace) -> int:
     """Print the tables of what is there."""
-    from openjanus.train.ablation_table import draw_bars, markdown
+    from openjanus.train.ablation_table import draw_bars, draw_guidance, markdown
 
     text = markdown(args.root, args.seeds)
     print(text, end="")
@@ -124,6 +124,8 @@ def table(args: argparse.Namespace) -> int:
         args.output.write_text(text, encoding="utf-8")
     if args.picture is not None:
         draw_bars(args.root, args.seeds, args.picture)
+    if args.guidance_picture is not None:
+        draw_guidance(args.root, args.seeds, args.guidance_picture)
     return 0
 
 
@@ -174,6 +176,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     three.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     three.add_argument("--output", type=Path, help="a markdown file")
     three.add_argument("--picture", type=Path, help="a PNG of bars")
+    three.add_argument("--guidance-picture", type=Path, help="a PNG of drawings by guidance")
     four = verbs.add_parser("publish", help="copy what the tables are made of, without weights")
     four.set_defaults(verb=publish)
     four.add_argument("output", type=Path)

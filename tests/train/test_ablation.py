@@ -12,12 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from PIL import Image
 
 from openjanus.config import SemanticConfig, SharedEncoderConfig, SiglipConfig, VQConfig
 from openjanus.data.mixture import Mixture
 from openjanus.data.samples import KINDS, Kind
 from openjanus.data.sources import build_source
 from openjanus.eval.ablation import COLUMNS, UNDERSTANDING
+from openjanus.eval.geneval import TAGS
 from openjanus.pipeline.load import packaged_models
 from openjanus.presets import preset
 from openjanus.train.ablation import (
@@ -34,7 +36,14 @@ from openjanus.train.ablation import (
     run_name,
     shown_folder,
 )
-from openjanus.train.ablation_table import draw_bars, level, markdown, publish, read_runs
+from openjanus.train.ablation_table import (
+    draw_bars,
+    draw_guidance,
+    level,
+    markdown,
+    publish,
+    read_runs,
+)
 from openjanus.train.config import JanusTrainConfig
 from openjanus.train.queue import check_jobs
 from openjanus.train.recipes import load_recipe, recipe_names
@@ -339,6 +348,27 @@ def test_tables_tell_what_is_there_and_what_is_missing(tmp_path):
 
     draw_bars(tmp_path, SEEDS, tmp_path / "pictures" / "bars.png")
     assert (tmp_path / "pictures" / "bars.png").stat().st_size > 10_000
+
+
+def test_drawings_by_guidance_are_shown(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no exam by guidance"):
+        draw_guidance(tmp_path, SEEDS, tmp_path / "guidance.png")
+    for scale, shade in ((1.5, 40), (10.0, 200)):
+        folder = exam_folder(tmp_path, "exp-d-1", scale)
+        put_exam(folder, None, 7.0)
+        lines: list[dict[str, object]] = [{"key": "question/1", "answer": "yes"}]
+        for n, tag in enumerate(TAGS):
+            name = f"{n}.png"
+            Image.new("RGB", (8, 8), (shade, 30 * n, 0)).save(folder / name)
+            told = {"tag": tag, "prompt": f"a photo of {n} dogs beside a cat", "files": [name]}
+            lines += [told, told | {"files": ["missing.png"]}]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "predictions.jsonl").write_text(text)
+    draw_guidance(tmp_path, SEEDS, tmp_path / "pictures" / "guidance.png")
+    with Image.open(tmp_path / "pictures" / "guidance.png") as image:
+        assert image.size == (240, 720)
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20) or []}
+    assert {(shade, 30 * n, 0) for shade in (40, 200) for n in range(6)} <= colours
 
 
 def test_what_tables_are_made_of_can_be_taken_elsewhere(tmp_path):

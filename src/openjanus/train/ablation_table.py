@@ -9,7 +9,11 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from openjanus.eval.ablation import (
     COLUMNS,
@@ -23,7 +27,8 @@ from openjanus.eval.ablation import (
     cell_of,
     verdicts,
 )
-from openjanus.eval.runner import SUMMARY_NAME
+from openjanus.eval.geneval import TAGS
+from openjanus.eval.runner import PREDICTIONS_NAME, SUMMARY_NAME
 from openjanus.train.ablation import (
     FACES,
     GROUPS,
@@ -382,3 +387,51 @@ def draw_bars(root: Path, seeds: Sequence[int], output: Path) -> None:
         axes.set_ylim(0, top * 1.3 if math.isfinite(top) and top > 0 else 1.0)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=100)
+
+
+def draw_guidance(root: Path, seeds: Sequence[int], output: Path) -> None:
+    """The first drawing of each tag by guidance, each with the same noise in a row.
+
+    Args:
+        root: Folder of all runs, with the drawings of their exams.
+        seeds: The first one's Exp-D is shown.
+        output: A PNG.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        FileNotFoundError: No such exam, or its drawings are elsewhere.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("drawing needs matplotlib: pip install openjanus[train]") from error
+    run = run_name("D", seeds[0])
+    scales = guidance_scales(root, run)
+    if not scales:
+        raise FileNotFoundError(f"no exam by guidance in {root / run}: run D with --guidance first")
+    figure = Figure(figsize=(1.2 * len(scales), 1.2 * len(TAGS)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(TAGS), len(scales), squeeze=False)
+    for column, scale in enumerate(scales):
+        folder = exam_folder(root, run, scale)
+        for row, found in enumerate(_first_drawings(folder)):
+            axes = panels[row, column]
+            axes.imshow(np.asarray(Image.open(folder / found["files"][0])))
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if row == 0:
+                axes.set_title(f"{scale:g}", fontsize=9)
+            if column == 0:
+                told = fill(found["prompt"].removeprefix("a photo of "), 16)
+                axes.set_ylabel(told, fontsize=7, rotation=0, ha="right", va="center")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=100)
+
+
+def _first_drawings(folder: Path) -> list[dict[str, Any]]:
+    """Of an exam's predictions the first that drew each tag."""
+    path = folder / PREDICTIONS_NAME
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    drawn = [line for line in lines if "files" in line]
+    return [next(line for line in drawn if line["tag"] == tag) for tag in TAGS]
