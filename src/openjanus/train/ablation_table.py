@@ -417,7 +417,8 @@ def draw_guidance(root: Path, seeds: Sequence[int], output: Path) -> None:
         folder = exam_folder(root, run, scale)
         for row, found in enumerate(_first_drawings(folder)):
             axes = panels[row, column]
-            axes.imshow(np.asarray(Image.open(folder / found["files"][0])))
+            with Image.open(folder / found["files"][0]) as picture:
+                axes.imshow(np.asarray(picture))
             axes.set_xticks([])
             axes.set_yticks([])
             if row == 0:

@@ -303,7 +303,7 @@ class _Work:
         """Run until nothing is left that can be."""
         try:
             while True:
-                self._left = [job for job in self._left if not self._is_settled(job)]
+                self._left = [job for job in self._left if not self._settle(job)]
                 if not self._running:
                     break
                 time.sleep(POLL_S)
@@ -317,8 +317,8 @@ class _Work:
             _write_state(self._root, self._records)
         return self._records
 
-    def _is_settled(self, job: Job) -> bool:
-        """Whether nothing is left to be decided of a job; starts it where it can be started."""
+    def _settle(self, job: Job) -> bool:
+        """Start a job, or say what becomes of it; False where it is too early for either."""
         if len(self._running) >= self._side_by_side:
             return False
         pending = [name for name in job.needs if name in self._open]
